@@ -1,0 +1,44 @@
+# Every target does its own set-up: a virtual environment in .venv, installed again only when pyproject.toml or
+# constraints.txt change. Another interpreter: `make test PYTHON=python3.12`. More pip options: `make demo PIP_OPTIONS=...`.
+PYTHON ?= python3
+PIP_OPTIONS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+INSTALLED := $(VENV)/.installed-$(KEY)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+install: $(INSTALLED) ## Make .venv and install the package with everything that tests and lint need.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightning-mm needs Python 3.11 or newer, got " + sys.version + "; try make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[test,dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(INSTALLED) ## Train, adapt and sweep on generated data; prints one table (a few minutes on two cores).
+	$(BIN)/lightning-mm demo
+
+test: $(INSTALLED) ## Run all tests.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+lint: $(INSTALLED) ## Check format, style and types.
+	$(BIN)/ruff format --check lightning_mm tests
+	$(BIN)/ruff check lightning_mm tests
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Format the code and mend what can be mended.
+	$(BIN)/ruff check --fix lightning_mm tests
+	$(BIN)/ruff format lightning_mm tests
+
+bench: $(INSTALLED) ## Time the data, the network and the sweep.
+	$(BIN)/python -m pytest --numprocesses 0 -m slow --durations 20
+
+clean: ## Remove what builds and runs leave behind; .venv stays.
+	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache
