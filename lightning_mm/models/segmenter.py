@@ -1,0 +1,180 @@
+"""A segmentation network with one encoder per modality, fused at every scale.
+
+Shapes: B samples, M modalities, C_m channels of modality m, K classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Literal
+
+import torch
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.base.initialization import initialize_head
+from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
+from lightning_mm.models.decoders import DecoderName, build_decoder
+from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
+
+FusionName = Literal["mean", "max", "concat", "attention"]
+_FUSIONS: dict[FusionName, type[Fusion]] = {
+    "mean": MeanFusion,
+    "max": MaxFusion,
+    "concat": ConcatFusion,
+    "attention": AttentionFusion,
+}
+
+
+class MultiEncoderSegmenter(nn.Module):
+    """Encoders of segmentation-models-pytorch, one per modality, a fusion per scale, and one decoder.
+
+    Absent inputs and features never enter: the logits and gradients of a sample are the same bits whatever stands in
+    the place of a modality that is not available, and an encoder whose modality is absent everywhere gets zero gradient.
+
+    Args:
+        channels: Modality to its number of input channels; the order is the column order of ``available``.
+        num_classes: Number of classes K.
+        encoder: Name of an encoder of segmentation-models-pytorch (``resnet18``, ``mit_b0``, ``tu-<timm model>``, ...),
+            for all modalities or for each.
+        encoder_weights: Pretrained weights such as ``imagenet`` (downloaded on first use); ``None`` starts at random.
+        encoder_depth: Number of scales, 3 to 5; H and W must be divisible by 2 ** depth.
+        fusion: ``mean``, ``max``, ``concat``, ``attention``, or a subclass of :class:`~lightning_mm.models.Fusion`.
+        decoder: ``unet``, ``fpn`` or ``segformer``.
+        decoder_channels: Widths of the decoder, see :func:`~lightning_mm.models.decoders.build_decoder`.
+
+    Shape:
+        ``{modality: [B, C_m, H, W]}`` and ``Bool[B, M]`` -> logits ``[B, K, H, W]``.
+
+    Raises:
+        LightningMMError: If a setting or an input does not fit; the message names the modality.
+
+    Example:
+        >>> network = MultiEncoderSegmenter({"rgb": 3, "depth": 1}, num_classes=4, encoder_depth=3)
+        >>> inputs = {"rgb": torch.zeros(2, 3, 32, 32), "depth": torch.zeros(2, 1, 32, 32)}
+        >>> network(inputs, torch.tensor([[True, True], [True, False]])).shape
+        torch.Size([2, 4, 32, 32])
+    """
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        num_classes: int,
+        encoder: str | dict[str, str] = "resnet18",
+        encoder_weights: str | None = None,
+        encoder_depth: int = 5,
+        fusion: FusionName | type[Fusion] = "mean",
+        decoder: DecoderName = "unet",
+        decoder_channels: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if encoder_depth not in (3, 4, 5):
+            raise LightningMMError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
+        if num_classes < 1:
+            raise LightningMMError(f"num_classes must be at least 1, got {num_classes}")
+        self.modalities = Modalities(channels)
+        self.channels = dict(channels)
+        self.num_classes = num_classes
+        self.stride = 2**encoder_depth
+        self.encoders = nn.ModuleDict()
+        for name, name_of_encoder in self._encoder_of_each(encoder).items():
+            built = _build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
+            try:
+                self.encoders[name] = built
+            except KeyError as error:  # "pop", "a.b": names that an nn.ModuleDict cannot hold
+                raise LightningMMError(f"modality {name!r} cannot name a part of a network: {error}; rename it") from error
+        if isinstance(fusion, str) and fusion not in _FUSIONS:
+            raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
+        fusion_class = _FUSIONS[fusion] if isinstance(fusion, str) else fusion
+        widths = zip(*[built.out_channels[1 : encoder_depth + 1] for built in self.encoders.values()])
+        self.fusion = nn.ModuleList(fusion_class(list(scale)) for scale in widths)
+        fused = [0, *(module.out_channels for module in self.fusion)]
+        self.decoder, width = build_decoder(decoder, fused, decoder_channels)
+        self.head = SegmentationHead(width, num_classes, kernel_size=3 if decoder == "unet" else 1)
+        initialize_head(self.head)
+
+    def forward(self, inputs: Mapping[str, Tensor], available: Tensor | None = None) -> Tensor:
+        """Logits of every pixel; ``available=None`` means that all modalities are there."""
+        self._check(inputs, available)
+        features = []
+        for position, (name, encoder) in enumerate(self.encoders.items()):
+            image = inputs[name]
+            if available is not None:
+                # The features of absent rows are masked below; this keeps a NaN out of the encoder's gradients and
+                # batch statistics too.
+                image = torch.where(available[:, position].view(-1, 1, 1, 1), image, 0.0)
+            features.append(encoder(image))
+        fused = [
+            fusion([scales[level] for scales in features], available) for level, fusion in enumerate(self.fusion, 1)
+        ]
+        # smp decoders read nothing but the size of the first entry.
+        logits = self.head(self.decoder([features[0][0], *fused]))
+        size = inputs[self.modalities[0]].shape[-2:]
+        return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear")
+
+    def _encoder_of_each(self, encoder: str | dict[str, str]) -> dict[str, str]:
+        if isinstance(encoder, str):
+            return {name: encoder for name in self.channels}
+        if set(encoder) != set(self.channels):
+            raise LightningMMError(
+                f"encoder must name one encoder for each of {list(self.channels)}, got {list(encoder)}; "
+                "or give one name for all"
+            )
+        return {name: encoder[name] for name in self.channels}
+
+    def _check(self, inputs: Mapping[str, Tensor], available: Tensor | None) -> None:
+        missing = [name for name in self.modalities if name not in inputs]
+        unknown = [name for name in inputs if name not in self.channels]
+        if missing or unknown:
+            which = f"lack {missing}" if missing else f"have unknown {unknown}"
+            raise LightningMMError(
+                f"inputs {which}; expected one tensor for each of {list(self.modalities)}, got {list(inputs)} "
+                "(an absent modality still needs a placeholder and False in `available`)"
+            )
+        first = inputs[self.modalities[0]]
+        for name, channels in self.channels.items():
+            shape = tuple(inputs[name].shape)
+            if len(shape) != 4 or shape[1] != channels:
+                raise LightningMMError(
+                    f"modality {name!r}: expected [batch, {channels}, height, width] ({channels} channels), got {shape}"
+                )
+            if shape[2] % self.stride or shape[3] % self.stride:
+                raise LightningMMError(
+                    f"modality {name!r}: height and width must be divisible by {self.stride} (2 ** encoder_depth), "
+                    f"got {shape[2]} x {shape[3]}; resize or pad, or use a smaller encoder_depth"
+                )
+            if shape[0] != first.shape[0] or shape[2:] != tuple(first.shape[2:]):
+                raise LightningMMError(
+                    f"modality {name!r}: expected the batch and size of {self.modalities[0]!r} {tuple(first.shape)}, "
+                    f"got {shape}; all modalities must lie on one pixel grid"
+                )
+        expected = (first.shape[0], len(self.modalities))
+        if available is not None and (tuple(available.shape) != expected or available.dtype != torch.bool):
+            raise LightningMMError(
+                f"available: expected a bool tensor of shape {expected}, one column for each of "
+                f"{list(self.modalities)}, got {available.dtype} {tuple(available.shape)}"
+            )
+
+
+def _build_encoder(modality: str, name: str, channels: int, depth: int, weights: str | None) -> nn.Module:
+    if channels < 1:
+        raise LightningMMError(f"modality {modality!r}: expected at least 1 channel, got {channels}")
+    if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():
+        close = get_close_matches(name, get_encoder_names(), n=3)
+        raise LightningMMError(
+            f"modality {modality!r}: unknown encoder {name!r}; "
+            + (f"did you mean {' or '.join(map(repr, close))}?" if close else "expected a name such as 'resnet18', 'mit_b0'")
+        )
+    try:
+        encoder = get_encoder(name, in_channels=channels, depth=depth, weights=weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise LightningMMError(f"modality {modality!r}: encoder {name!r} cannot be built: {error}") from error
+    if encoder.output_stride != 2**depth:
+        raise LightningMMError(
+            f"modality {modality!r}: encoder {name!r} has stride {encoder.output_stride} at depth {depth}, expected {2**depth}"
+        )
+    return encoder
