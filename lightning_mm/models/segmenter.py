@@ -33,8 +33,8 @@ _FUSIONS: dict[FusionName, type[Fusion]] = {
 class MultiEncoderSegmenter(nn.Module):
     """Encoders of segmentation-models-pytorch, one per modality, a fusion per scale, and one decoder.
 
-    Absent inputs and features never enter: the logits and gradients of a sample are the same bits whatever stands in
-    the place of a modality that is not available, and an encoder whose modality is absent everywhere gets zero gradient.
+    Absent inputs and features never enter: logits and gradients are the same bits whatever stands in the place of a
+    modality that is not available, and the encoder of a modality that is absent everywhere gets zero gradient.
 
     Args:
         channels: Modality to its number of input channels; the order is the column order of ``available``.
@@ -86,7 +86,7 @@ class MultiEncoderSegmenter(nn.Module):
             try:
                 self.encoders[name] = built
             except KeyError as error:  # "pop", "a.b": names that an nn.ModuleDict cannot hold
-                raise LightningMMError(f"modality {name!r} cannot name a part of a network: {error}; rename it") from error
+                raise LightningMMError(f"rename modality {name!r}: it cannot name a part of a network: {error}") from error
         if isinstance(fusion, str) and fusion not in _FUSIONS:
             raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
         fusion_class = _FUSIONS[fusion] if isinstance(fusion, str) else fusion
@@ -118,7 +118,7 @@ class MultiEncoderSegmenter(nn.Module):
 
     def _encoder_of_each(self, encoder: str | dict[str, str]) -> dict[str, str]:
         if isinstance(encoder, str):
-            return {name: encoder for name in self.channels}
+            return dict.fromkeys(self.channels, encoder)
         if set(encoder) != set(self.channels):
             raise LightningMMError(
                 f"encoder must name one encoder for each of {list(self.channels)}, got {list(encoder)}; "
@@ -165,16 +165,15 @@ def _build_encoder(modality: str, name: str, channels: int, depth: int, weights:
         raise LightningMMError(f"modality {modality!r}: expected at least 1 channel, got {channels}")
     if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():
         close = get_close_matches(name, get_encoder_names(), n=3)
-        raise LightningMMError(
-            f"modality {modality!r}: unknown encoder {name!r}; "
-            + (f"did you mean {' or '.join(map(repr, close))}?" if close else "expected a name such as 'resnet18', 'mit_b0'")
-        )
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "use one such as 'resnet18' or 'mit_b0'"
+        raise LightningMMError(f"modality {modality!r}: unknown encoder {name!r}; {hint}")
     try:
         encoder = get_encoder(name, in_channels=channels, depth=depth, weights=weights)
     except (KeyError, ValueError, RuntimeError) as error:
         raise LightningMMError(f"modality {modality!r}: encoder {name!r} cannot be built: {error}") from error
     if encoder.output_stride != 2**depth:
         raise LightningMMError(
-            f"modality {modality!r}: encoder {name!r} has stride {encoder.output_stride} at depth {depth}, expected {2**depth}"
+            f"modality {modality!r}: encoder {name!r} has stride {encoder.output_stride} at depth {depth}, "
+            f"expected {2**depth}"
         )
     return encoder

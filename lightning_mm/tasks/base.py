@@ -1,0 +1,189 @@
+"""The base of all tasks: one network, its modalities, a fill, an optimizer, and one shared step.
+
+Shapes: B samples, M modalities, N samples of any set; ``available`` is ``Bool[B, M]``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torchmetrics import MetricCollection
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill, Zeros, fill_inputs
+from lightning_mm.missing.fills import Nest
+from lightning_mm.modalities import Modalities
+from lightning_mm.tasks.base_checkpoint import load_base
+
+Stage = Literal["train", "val", "test"]
+
+
+class BaseTask(LightningModule):
+    """A network on batches ``{"inputs", "available", "observed", "target", "index"}``; subclasses add loss and metrics.
+
+    Args:
+        model: The network; its forward takes ``{modality: input}`` and, if it has such a parameter, ``available``.
+        modalities: Names of the columns of ``available``, in order. A network with ``channels`` must list the same.
+        fill: What stands in the place of an absent modality, :class:`~lightning_mm.missing.Zeros` by default.
+        optimizer: Called with parameter groups; one-dimensional parameters and those of ``self.adapter`` get no weight
+            decay.
+        lr_scheduler: Called with the optimizer; one with a ``monitor`` (ReduceLROnPlateau) is given that figure.
+        lr_interval: Whether the scheduler steps after every ``epoch`` or ``step``.
+        base_ckpt: A checkpoint whose network is loaded into ``model`` at the start.
+
+    Raises:
+        LightningMMError: If network and modalities do not agree, or ``base_ckpt`` does not fit the network.
+    """
+
+    primary_metric: str = ""
+    """The figure that tables and model selection use."""
+    metric_directions: dict[str, Literal["max", "min"]]
+    """Every figure of the task and which way is better."""
+    unsaved: ClassVar[tuple[str, ...]] = ("model", "fill", "optimizer", "lr_scheduler", "base_ckpt")
+    """Arguments that are objects (or paths of this machine) and so are not stored as hyper-parameters."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modalities: list[str],
+        fill: Fill | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        base_ckpt: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=list(self.unsaved))
+        self.modalities = Modalities(modalities)
+        channels = getattr(model, "channels", None)
+        if isinstance(channels, Mapping) and tuple(channels) != self.modalities.names:
+            raise LightningMMError(
+                f"task and network disagree on the modalities: the task lists {list(self.modalities)}, the network's "
+                f"channels {list(channels)}; write the same names in the same order"
+            )
+        self.model = model
+        self.fill = Zeros() if fill is None else fill
+        self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        self.takes_available = "available" in inspect.signature(model.forward).parameters
+        if base_ckpt is not None:
+            load_base(model, base_ckpt)
+        self.metric_directions = {}
+        self.metrics = nn.ModuleDict()
+        metrics = self.configure_metrics()
+        for stage in ("val", "test"):
+            self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
+
+    # What a task defines
+
+    def loss(self, outputs: Any, target: Any) -> Tensor:
+        """Mean loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Any) -> Any:
+        """What the metrics compare with the target, batch first (classes rather than logits)."""
+        raise NotImplementedError
+
+    def configure_metrics(self) -> MetricCollection:
+        """The metrics of validation and test; called once at the end of the base's ``__init__``."""
+        raise NotImplementedError
+
+    def check_target(self, target: Any) -> None:
+        """Refuse targets that the task cannot mean; called before the loss."""
+
+    def sample_statistics(self, outputs: Any, target: Any) -> dict[str, Tensor]:
+        """Small statistics of each sample ``[B, ...]`` from which :meth:`metrics_from` makes the figures."""
+        raise NotImplementedError
+
+    def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Figures of any set of samples from their stacked statistics ``[N, ...]``; fast, the bootstrap calls it often."""
+        raise NotImplementedError
+
+    # What all tasks share
+
+    def forward(self, inputs: Mapping[str, Nest], available: Tensor | None = None) -> Any:
+        """Outputs of the network; absent places are filled first, so what stands there cannot matter.
+
+        Args:
+            inputs: ``{modality: [B, ...]}``, a placeholder in absent places.
+            available: ``Bool[B, M]``; ``None`` means that all modalities are there.
+        """
+        absent = [name for name in self.modalities if name not in inputs]
+        if absent:
+            raise LightningMMError(f"inputs lack {absent}; expected {list(self.modalities)}, got {list(inputs)}")
+        used = {name: inputs[name] for name in self.modalities}
+        if available is None:
+            return self.model(used)
+        if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
+            raise LightningMMError(
+                f"available: expected Bool[B, {len(self.modalities)}], one column for each of {list(self.modalities)}, "
+                f"got {available.dtype} {tuple(available.shape)}"
+            )
+        filled = fill_inputs(self.fill, self.modalities, used, available)
+        return self.model(filled, available=available) if self.takes_available else self.model(filled)
+
+    def _shared_step(self, batch: dict[str, Any], stage: Stage) -> Tensor:
+        outputs = self(batch["inputs"], batch["available"])
+        self.check_target(batch["target"])
+        loss = self.loss(outputs, batch["target"])
+        size = len(batch["available"])
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
+        if stage != "train":
+            self.metrics[stage].update(self.predictions(outputs), batch["target"])
+        return loss
+
+    def _log_metrics(self, stage: Stage) -> None:
+        figures = self.metrics[stage].compute()
+        primary = f"{stage}/{self.primary_metric}"
+        for name, value in figures.items():
+            # Already the figure of all processes; sync_dist keeps it so and spares Lightning's warning.
+            self.log(name, value, prog_bar=name == primary, sync_dist=True)
+        self.metrics[stage].reset()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self._shared_step(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._shared_step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._shared_step(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        outputs = self(batch["inputs"], batch["available"])
+        return {"index": batch["index"], "prediction": self.predictions(outputs), "available": batch["available"]}
+
+    def configure_optimizers(self) -> Any:
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise LightningMMError(
+                "nothing to train: every parameter is frozen; add an adapter (FrozenBackboneAdapter) or unfreeze the "
+                "network"
+            )
+        adapter = getattr(self, "adapter", None)
+        adapted = {id(p) for p in adapter.parameters()} if isinstance(adapter, nn.Module) else set()
+        decayed = [p for p in trainable if p.ndim > 1 and id(p) not in adapted]
+        # Identity is where an adapter, a norm and a bias start or belong: decay would pull them from there to zero.
+        plain = [p for p in trainable if p.ndim <= 1 or id(p) in adapted]
+        groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
+        groups += [{"params": plain, "weight_decay": 0.0}] if plain else []
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        schedule: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
+        if hasattr(scheduler, "monitor"):
+            schedule["monitor"] = scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": schedule}

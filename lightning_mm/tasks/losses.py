@@ -1,0 +1,117 @@
+"""Losses of dense prediction that know an ignored label.
+
+Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _Weighted(nn.Module):
+    """Holds class weights outside the state dict, so that a base checkpoint fits whatever the loss."""
+
+    weight: Tensor | None
+
+    def __init__(self, ignore_index: int, weight: Sequence[float] | None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.register_buffer("weight", None if weight is None else torch.tensor(weight).float(), persistent=False)
+
+
+class CrossEntropyLoss(_Weighted):
+    """Cross entropy as in torch, but zero and not NaN where every pixel is ignored.
+
+    Args:
+        ignore_index: The label of pixels that do not count.
+        weight: One weight per class; the mean is over the sum of the weights, as in torch.
+    """
+
+    def __init__(self, ignore_index: int = 255, weight: Sequence[float] | None = None) -> None:
+        super().__init__(ignore_index, weight)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits = logits.float()
+        total = F.cross_entropy(logits, target, self.weight, ignore_index=self.ignore_index, reduction="sum")
+        valid = target != self.ignore_index
+        norm = valid.sum() if self.weight is None else self.weight[target[valid]].sum()
+        return total / torch.where(norm > 0, norm, 1)
+
+
+class DiceLoss(nn.Module):
+    """One minus the Dice coefficient, averaged over classes.
+
+    Args:
+        ignore_index: The label of pixels that do not count.
+        per_sample: Dice of every sample, then the mean over samples; otherwise the batch counts as one large image,
+            which is steadier where a class is in few samples.
+        skip_absent: Leave out classes that the truth does not hold (their Dice says nothing about the shape); the
+            official code of DELIVER keeps them.
+        smooth: Added to numerator and denominator.
+
+    Reference:
+        V-Net, arXiv 1606.04797; ``per_sample=True, skip_absent=False`` is the loss of DELIVER (arXiv 2303.01480).
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, per_sample: bool = False, skip_absent: bool = True, smooth: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.ignore_index, self.smooth = ignore_index, smooth
+        self.per_sample, self.skip_absent = per_sample, skip_absent
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        probability = logits.float().softmax(dim=1)
+        valid = target != self.ignore_index
+        truth = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
+        probability = probability * valid[:, None]
+        over = (2, 3) if self.per_sample else (0, 2, 3)
+        hit, size = (truth * probability).sum(over), (truth + probability).sum(over)
+        loss = 1 - (hit + self.smooth) / (size / 2 + self.smooth)
+        if not self.skip_absent:
+            return loss.mean()
+        present = truth.sum(over) > 0
+        return torch.where(present, loss, 0.0).sum() / present.sum().clamp(min=1)
+
+
+class OhemCrossEntropyLoss(_Weighted):
+    """Cross entropy of the hard pixels only: those whose true class got a probability below ``threshold``.
+
+    Where fewer than ``min_kept`` of the valid pixels are hard, the hardest ``min_kept`` are used. Class weights enter
+    the comparison, and the mean is a plain one, as in the code of DELIVER.
+
+    Args:
+        threshold: Probability of the true class below which a pixel is hard.
+        min_kept: Least share of the valid pixels of the batch.
+        ignore_index: The label of pixels that do not count.
+        weight: One weight per class.
+
+    Reference:
+        Shrivastava et al., arXiv 1604.03540; as in DELIVER (arXiv 2303.01480).
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.7,
+        min_kept: float = 1 / 16,
+        ignore_index: int = 255,
+        weight: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(ignore_index, weight)
+        self.limit, self.min_kept = -math.log(threshold), min_kept
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        losses = F.cross_entropy(
+            logits.float(), target, self.weight, ignore_index=self.ignore_index, reduction="none"
+        ).flatten()
+        hard = losses[losses > self.limit]
+        least = int((target != self.ignore_index).sum().item() * self.min_kept)
+        if hard.numel() < least:
+            hard = losses.topk(least).values
+        # Nothing hard and nothing to keep (all ignored): zero, with a gradient, instead of the mean of nothing.
+        return hard.mean() if hard.numel() else losses.sum() * 0.0

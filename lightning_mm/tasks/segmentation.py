@@ -1,0 +1,138 @@
+"""Semantic segmentation: one class per pixel.
+
+Shapes: B samples, M modalities, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torchmetrics import ClasswiseWrapper, MetricCollection
+from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, MulticlassJaccardIndex
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
+from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
+
+LossName = Literal["ce", "dice", "ce+dice", "ohem"]
+
+
+class SemanticSegmentationTask(BaseTask):
+    """Trains and evaluates a network that puts out one logit per class and pixel.
+
+    Metrics: ``miou`` (classes in neither truth nor prediction left out), ``iou_<class>``, ``pixel_accuracy``; with two
+    classes also ``iou``, that of class 1, which is then the primary metric.
+
+    Args:
+        model: The network, ``{modality: [B, C_m, H, W]} -> [B, C, H, W]``; see :class:`BaseTask`.
+        modalities: Names of the columns of ``available``, in order.
+        num_classes: Number of classes C.
+        loss: Cross entropy, Dice, their sum, or cross entropy of the hard pixels.
+        class_weights: One weight per class for the cross entropies.
+        ignore_index: Label of pixels that count in neither loss nor metrics.
+        class_names: Names for the metrics of single classes, by default their numbers.
+        fill: See :class:`BaseTask`, as for the rest.
+
+    Shape:
+        Target ``Int64[B, H, W]`` with labels 0 to C - 1 and ``ignore_index``.
+
+    Raises:
+        LightningMMError: If settings do not agree, or a label is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modalities: list[str],
+        num_classes: int,
+        loss: LossName = "ce",
+        class_weights: list[float] | None = None,
+        ignore_index: int = 255,
+        class_names: list[str] | None = None,
+        fill: Fill | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        base_ckpt: str | None = None,
+    ) -> None:
+        names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
+        if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
+            raise LightningMMError(
+                f"num_classes is {num_classes}: expected at least 2, and as many distinct class_names, got {names}"
+            )
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise LightningMMError(f"class_weights: expected {num_classes} numbers, got {len(class_weights)}")
+        made_for = getattr(model, "num_classes", num_classes)
+        if made_for != num_classes:
+            raise LightningMMError(
+                f"task and network disagree on the classes: the task has num_classes {num_classes}, the network "
+                f"{made_for}; write the same number"
+            )
+        # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
+        self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
+        super().__init__(model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt)
+        self.primary_metric = "iou" if num_classes == 2 else "miou"
+        figures = ["miou", "pixel_accuracy", *(f"iou_{name}" for name in names), *(["iou"] if num_classes == 2 else [])]
+        self.metric_directions = dict.fromkeys(figures, "max")
+        self.criterion = _criterion(loss, ignore_index, class_weights)
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return torch.stack([term(outputs, target) for term in self.criterion]).sum()
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(dim=1)
+
+    def configure_metrics(self) -> MetricCollection:
+        settings: dict[str, Any] = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
+        settings["validate_args"] = False  # check_target has looked at the labels; theirs sorts every batch
+        undefined = float("nan")
+        per_class = MulticlassJaccardIndex(average="none", zero_division=undefined, **settings)
+        metrics: dict[str, Any] = {
+            "miou": MulticlassJaccardIndex(average="macro", **settings),
+            "pixel_accuracy": MulticlassAccuracy(average="micro", **settings),
+            "per_class": ClasswiseWrapper(per_class, labels=self.class_names, prefix="iou_"),
+        }
+        if self.num_classes == 2:
+            metrics["iou"] = BinaryJaccardIndex(
+                ignore_index=self.ignore_index, validate_args=False, zero_division=undefined
+            )
+        return MetricCollection(metrics)
+
+    def check_target(self, target: Tensor) -> None:
+        if target.dtype != torch.int64 or target.ndim != 3:
+            raise LightningMMError(
+                f"target: expected Int64[B, H, W], one label per pixel, got {target.dtype} {tuple(target.shape)}"
+            )
+        wrong = (target != self.ignore_index) & ((target < 0) | (target >= self.num_classes))
+        if wrong.any():
+            labels = target[wrong].unique().tolist()
+            raise LightningMMError(
+                f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}, or "
+                f"{self.ignore_index} for pixels to ignore; set num_classes or ignore_index, or mend the labels"
+            )
+
+    def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        self.check_target(target)
+        confusion = confusion_per_sample(self.predictions(outputs), target, self.num_classes, self.ignore_index)
+        return {"confusion": confusion}
+
+    def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        return segmentation_figures(statistics["confusion"].sum(0), self.class_names, self.ignore_index)
+
+
+def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) -> nn.ModuleList:
+    terms: dict[str, list[nn.Module]] = {
+        "ce": [CrossEntropyLoss(ignore_index, weight)],
+        "dice": [DiceLoss(ignore_index)],
+        "ce+dice": [CrossEntropyLoss(ignore_index, weight), DiceLoss(ignore_index)],
+        "ohem": [OhemCrossEntropyLoss(ignore_index=ignore_index, weight=weight)],
+    }
+    if loss not in terms:
+        raise LightningMMError(f"loss must be one of {list(terms)}, got {loss!r}")
+    return nn.ModuleList(terms[loss])

@@ -1,0 +1,54 @@
+"""Confusion matrices of samples and the figures made of them: pure functions.
+
+Shapes: B samples, C classes, H x W pixels; a confusion matrix has the truth in rows, the prediction in columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def confusion_per_sample(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Counts of (truth, prediction) pairs in every sample, pixels of ``ignore_index`` left out.
+
+    Shape:
+        ``Int[B, ...]`` twice -> ``Int64[B, C, C]``.
+
+    Example:
+        >>> confusion_per_sample(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 9]]), num_classes=2, ignore_index=9)
+        tensor([[[1, 1],
+                 [0, 0]]])
+    """
+    prediction, target = prediction.flatten(1), target.flatten(1)
+    valid = target != ignore_index
+    row = torch.arange(len(target), device=target.device)[:, None].expand_as(target)
+    cell = (row * num_classes + target) * num_classes + prediction
+    counts = torch.bincount(cell[valid], minlength=len(target) * num_classes**2)
+    return counts.view(len(target), num_classes, num_classes)
+
+
+def segmentation_figures(confusion: Tensor, class_names: Sequence[str], ignore_index: int) -> dict[str, float]:
+    """``miou``, ``iou_<class>`` and ``pixel_accuracy`` of a confusion matrix, for two classes also ``iou`` (of class 1).
+
+    A class that is in neither truth nor prediction has no IoU (NaN) and is left out of the mean, and so is the ignored
+    class if it is one of the classes.
+
+    Args:
+        confusion: ``Int[C, C]``.
+        class_names: One name per class.
+        ignore_index: The label that was left out of the counts.
+    """
+    counts = confusion.double().cpu()
+    hit = counts.diagonal()
+    iou = hit / (counts.sum(0) + counts.sum(1) - hit)
+    counted = ~iou.isnan()
+    if 0 <= ignore_index < len(class_names):
+        counted[ignore_index] = False
+    figures = {"miou": iou[counted].mean().item(), "pixel_accuracy": (hit.sum() / counts.sum()).item()}
+    figures |= {f"iou_{name}": value for name, value in zip(class_names, iou.tolist())}
+    if len(class_names) == 2:
+        figures["iou"] = iou[1].item()
+    return figures
