@@ -1,0 +1,202 @@
+"""The adapter of one network: its banks, its basis, its fill, and the hooks that bring them to the frozen base.
+
+Shapes: B samples, M modalities, K rows of the basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_mm.adapters.banks import Bank, Kind
+from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
+from lightning_mm.adapters.layout import Site
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.modalities import Modalities
+
+
+class SiteHook:
+    """Modulates the output of one layer; an object, so that it survives deepcopy and pickle."""
+
+    def __init__(self, adapter: Adapter, site: Site) -> None:
+        self.adapter, self.site = adapter, site
+        self.key = bank_key(site.name)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        adapter = self.adapter
+        if adapter.route is None or not adapter.enabled:
+            return None
+        bank = adapter.banks[self.key]
+        if isinstance(output, tuple):
+            return (bank(output[0], adapter.route, adapter.basis, self.site), *output[1:])
+        return bank(output, adapter.route, adapter.basis, self.site)
+
+
+class NetworkHook:
+    """Before the base runs: keeps it in eval mode, fills absent inputs, hands on `available` and sets the route."""
+
+    def __init__(self, adapter: Adapter, available_path: InputPath | None) -> None:
+        self.adapter, self.available_path = adapter, available_path
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        adapter = self.adapter
+        adapter.keep_frozen(network)
+        call: Call = (args, kwargs)
+        given = self.available_path.get(call) if self.available_path else None
+        available = given if given is not None else adapter.available
+        if available is None:
+            adapter.route = None
+            return None
+        if self.available_path and given is None:
+            call = self.available_path.put(call, available)
+        available = adapter.check(available, call)
+        call = adapter.fill_absent(call, available)
+        adapter.route = adapter.routed(available)
+        return call
+
+
+class Adapter(nn.Module):
+    """Banks for all adapted layers of one network; the network itself is not a part of it.
+
+    Args:
+        kind: What is learned at each layer, e.g. ``SSF()``.
+        basis: How availability picks from the banks.
+        modalities: Their names in order.
+        fill: What stands for an absent input; None leaves the inputs alone.
+        sites: The adapted layers.
+        paths: Where each modality's input lies in a call.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        basis: Basis,
+        modalities: Modalities,
+        fill: Fill | None,
+        sites: Sequence[Site],
+        paths: Mapping[str, InputPath],
+    ) -> None:
+        super().__init__()
+        basis.bind(modalities)
+        self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
+        self.basis, self.fill = basis, fill
+        self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
+        self.enabled = True
+        self.available: Tensor | None = None
+        self.route: Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+        self._modules_of_base: list[nn.Module] = []
+        self._required_grad: list[tuple[nn.Parameter, bool]] = []
+
+    # what is learned ------------------------------------------------------------------------------------------------
+
+    def parameters_per_combination(self) -> float:
+        """Numbers added for one combination: those of a bank's rows that one incomplete combination uses, on average."""
+        rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
+        used = float(rows.sum(1).float().mean()) / len(self.basis.names)
+        return used * sum(parameter.numel() for parameter in self.banks.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.banks.parameters()), torch.device("cpu"))
+
+    # attaching ------------------------------------------------------------------------------------------------------
+
+    def attach(self, network: nn.Module) -> None:
+        """Freeze the network and put the hooks on its modules; its module tree and state_dict stay as they are."""
+        if self._handles:
+            raise LightningMMError("this adapter is attached to a network already; remove it first")
+        reference = next((p for p in network.parameters()), None)
+        if reference is not None:
+            self.to(reference.device)
+        self._required_grad = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+        self._modules_of_base = list(network.modules())
+        network.requires_grad_(False)
+        network.eval()
+        hook = NetworkHook(self, parameter_path(network, "available"))
+        self._handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
+        modules = dict(network.named_modules())
+        for site in self.sites:
+            self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site)))
+
+    def detach(self) -> None:
+        """Take the hooks off and give the parameters their ``requires_grad`` back."""
+        for handle in self._handles:
+            handle.remove()
+        for parameter, required in self._required_grad:
+            parameter.requires_grad_(required)
+        self._handles, self._modules_of_base, self._required_grad = [], [], []
+        self.route = self.available = None
+
+    def keep_frozen(self, network: nn.Module) -> None:
+        """Undo a ``train()`` call on the base: its norm layers and dropout stay in eval mode."""
+        if not torch.compiler.is_compiling() and any(module.training for module in self._modules_of_base):
+            network.eval()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Run the base without its banks (inputs are filled all the same): the zero-fill baseline."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    @contextmanager
+    def using(self, available: Tensor | None) -> Iterator[None]:
+        """Set `available` for calls of the base that do not carry it."""
+        before, self.available = self.available, available
+        try:
+            yield
+        finally:
+            self.available = before
+
+    # one call -------------------------------------------------------------------------------------------------------
+
+    def check(self, available: Tensor, call: Call) -> Tensor:
+        """``available`` on the right device, after a check of its shape and dtype.
+
+        Raises:
+            LightningMMError: If it is not ``Bool[B, M]`` for the B of the inputs.
+        """
+        size = next((s for path in self.paths.values() if (s := batch_size(path.get(call))) is not None), None)
+        if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
+            raise LightningMMError(
+                f"`available` must be Bool[B, {len(self.modalities)}], one column for each of {list(self.modalities)}, "
+                f"got {available.dtype} {tuple(available.shape)}"
+            )
+        if size is not None and available.shape[0] != size:
+            raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
+        return available.to(self.device)
+
+    def fill_absent(self, call: Call, available: Tensor) -> Call:
+        """The same call with absent inputs filled; arguments are not changed in place."""
+        if self.fill is None:
+            return call
+        for column, (name, path) in enumerate(self.paths.items()):
+            value = path.get(call)
+            if value is not None:
+                call = path.put(call, self.fill(name, value, available[:, column]))
+        return call
+
+    def routed(self, available: Tensor) -> Tensor | None:
+        """The route of this batch; None (nothing to do) for a full batch in inference, where looking is cheap."""
+        if not self.enabled:
+            return None
+        looking_is_cheap = available.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looking_is_cheap and not torch.is_grad_enabled() and bool(available.all()):
+            return None
+        return self.basis.route(available)
+
+
+def bank_key(name: str) -> str:
+    """A module name as a key of ``nn.ModuleDict``, which takes no dots and none of its own attributes."""
+    key = name.replace(".", "/")
+    return key + "/" if not key or hasattr(nn.ModuleDict, key) else key

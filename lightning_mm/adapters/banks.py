@@ -1,0 +1,39 @@
+"""The small protocol of all adapter kinds: a kind is a plain description, a bank its parameters at one layer.
+
+A user's own kind is one file: a :class:`Kind` with the layers it goes to, and a :class:`Bank` with its rows.
+
+Shapes: K rows of the basis, C channels of the layer.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.layout import Site
+
+
+class Bank(nn.Module):
+    """The parameters of one layer for all combinations; a fresh bank changes nothing."""
+
+    def forward(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> Tensor:
+        """Modulate the output of the layer; ``route`` is what ``basis.route`` gave for this batch."""
+        raise NotImplementedError
+
+    def fold(self, module: nn.Module, route: Tensor, basis: Basis) -> None:
+        """Write the adaptation of one combination (``route`` of a single row) into ``module``, a copy of the layer.
+
+        Raises:
+            LightningMMError: If the layer cannot take it.
+        """
+        raise NotImplementedError
+
+
+class Kind:
+    """Which layers are adapted, and how; its attributes are its settings, named like its ``__init__`` arguments."""
+
+    targets: tuple[type[nn.Module], ...]
+
+    def bank(self, site: Site, rows: int) -> Bank:
+        """A fresh bank for one layer."""
+        raise NotImplementedError

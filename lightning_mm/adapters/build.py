@@ -1,0 +1,96 @@
+"""Choose the layers to adapt and build an adapter for a network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.banks import Kind
+from lightning_mm.adapters.bases import Basis, OneHot
+from lightning_mm.adapters.inputs import Call, locate_inputs, parameter_path
+from lightning_mm.adapters.probe import example_size, probe
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.modalities import Modalities
+
+
+def build_adapter(
+    network: nn.Module,
+    modalities: Modalities | Iterable[str],
+    kind: Kind,
+    *,
+    basis: Basis | None = None,
+    fill: Fill | None,
+    inputs: Mapping[str, str] | None = None,
+    example: Call,
+    targets: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Adapter:
+    """Build an adapter that fits a network, without attaching it.
+
+    Args:
+        network: The base; it is run a few times on the example and not changed.
+        modalities: Names in order.
+        kind: What is learned at each layer.
+        basis: Default :class:`OneHot`.
+        fill: What stands for an absent input, None leaves inputs alone.
+        inputs: Modality to its argument, see :func:`locate_inputs`.
+        example: ``(args, kwargs)`` of a typical call.
+        targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all layers of the kind's types.
+        exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
+
+    Raises:
+        LightningMMError: If an input is not found, a pattern fits nothing, a layer named in ``targets`` cannot be adapted,
+            or nothing is left to adapt.
+    """
+    modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
+    paths = locate_inputs(network, modalities, inputs, example)
+    available = parameter_path(network, "available")
+    if available is not None and available.get(example) is None:
+        example = available.put(example, modalities.masks([modalities.full]).expand(example_size(example), -1))
+    chosen, explicit = _choose(network, kind, targets, exclude)
+    sites, reasons = probe(network, chosen, example)
+    _report(reasons, explicit)
+    if not sites:
+        raise LightningMMError(
+            f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; reasons: {reasons or 'no layer of its types'}"
+        )
+    return Adapter(kind, basis or OneHot(), modalities, fill, list(sites.values()), paths)
+
+
+def _choose(
+    network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
+) -> tuple[dict[str, nn.Module], set[str]]:
+    every = {name: module for name, module in network.named_modules() if isinstance(module, kind.targets)}
+    all_names = dict(network.named_modules())
+    for pattern in (*(targets or ()), *exclude):
+        if not any(fnmatchcase(name, pattern) for name in all_names):
+            raise LightningMMError(
+                f"no layer of {type(network).__name__} is called {pattern!r}; its layers are named like {list(every)[:5]}"
+            )
+    names = list(every) if targets is None else [n for n in all_names if any(fnmatchcase(n, p) for p in targets)]
+    explicit = set(targets or ()) & set(all_names)
+    wrong = [name for name in explicit if name not in every]
+    if wrong:
+        types = ", ".join(sorted(t.__name__ for t in kind.targets))
+        raise LightningMMError(
+            f"layer {wrong[0]!r} is a {type(all_names[wrong[0]]).__name__}; {type(kind).__name__} adapts {types}"
+        )
+    kept = [name for name in names if name in every and not any(fnmatchcase(name, p) for p in exclude)]
+    return {name: every[name] for name in kept}, explicit
+
+
+def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
+    named = [name for name in reasons if name in explicit]
+    if named:
+        raise LightningMMError(
+            f"layer {named[0]!r} cannot be adapted: {reasons[named[0]]}. Leave it out of `targets`, or adapt a layer around it"
+        )
+    if reasons:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        warnings.warn(f"{len(reasons)} layers are left out of the adapter: {listed}", stacklevel=4)
+

@@ -1,0 +1,143 @@
+"""Where each modality lies in a call of a network: a parameter, or a path into a dict, list or tuple argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class InputPath:
+    """One argument of ``forward`` (by position and name) and the keys that lead into it."""
+
+    position: int | None
+    name: str
+    keys: tuple[str | int, ...] = ()
+
+    def get(self, call: Call) -> Any:
+        """The value in a call, None when it was not given."""
+        args, kwargs = call
+        if self.name in kwargs:
+            value = kwargs[self.name]
+        elif self.position is not None and self.position < len(args):
+            value = args[self.position]
+        else:
+            return None
+        for key in self.keys:
+            if value is None or (isinstance(value, Mapping) and key not in value):
+                return None
+            value = value[key]
+        return value
+
+    def put(self, call: Call, value: Any) -> Call:
+        """The same call with another value here; containers on the way are copied, not changed."""
+        args, kwargs = call
+        if self.name in kwargs or self.position is None or self.position >= len(args):
+            return args, {**kwargs, self.name: _put(kwargs.get(self.name), self.keys, value)}
+        changed = _put(args[self.position], self.keys, value)
+        return (*args[: self.position], changed, *args[self.position + 1 :]), kwargs
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> InputPath:
+        return cls(state["position"], state["name"], tuple(state["keys"]))
+
+
+def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
+    if not keys:
+        return value
+    inner = _put(container[keys[0]], keys[1:], value)
+    if isinstance(container, Mapping):
+        return {**container, keys[0]: inner}
+    items = [inner if i == keys[0] else item for i, item in enumerate(container)]
+    return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+
+
+def parameter_path(network: nn.Module, name: str) -> InputPath | None:
+    """The parameter of ``forward`` with this name, or None."""
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    for position, parameter in enumerate(parameters):
+        if parameter.name == name and parameter.kind is not parameter.VAR_KEYWORD:
+            return InputPath(None if parameter.kind is parameter.KEYWORD_ONLY else position, name)
+    return None
+
+
+def locate_inputs(
+    network: nn.Module, modalities: Iterable[str], where: Mapping[str, str] | None, example: Call
+) -> dict[str, InputPath]:
+    """Find the input of every modality.
+
+    Args:
+        network: Its ``forward`` signature names the parameters.
+        modalities: Modality names.
+        where: Modality to a parameter name (``"image"``), a dotted path into an argument (``"batch.image"``) or a key of a
+            dict argument; default: the modality's own name.
+        example: A typical call, which shows the keys of dict arguments.
+
+    Raises:
+        LightningMMError: If an input is not found, or two modalities share one; the message lists what there is.
+    """
+    where = dict(where or {})
+    names = list(modalities)
+    strangers = sorted(set(where) - set(names))
+    if strangers:
+        raise LightningMMError(f"`inputs` names {strangers}, which are not among the modalities {names}")
+    parameters = [name for name in inspect.signature(network.forward).parameters]
+    found: dict[str, InputPath] = {}
+    for modality in names:
+        path = _find(network, where.get(modality, modality), example)
+        if path is None:
+            raise LightningMMError(
+                f"modality {modality!r}: no argument {where.get(modality, modality)!r} in forward({', '.join(parameters)}) of "
+                f"{type(network).__name__}, nor a key of a dict argument ({_dict_keys(network, example)}); say where it is with "
+                f"inputs={{{modality!r}: 'parameter' or 'parameter.key'}}"
+            )
+        if path in found.values():
+            raise LightningMMError(f"modality {modality!r} and another one are both read from {path.name!r}; see `inputs`")
+        found[modality] = path
+    return found
+
+
+def _find(network: nn.Module, spec: str, example: Call) -> InputPath | None:
+    head, *rest = spec.split(".")
+    base = parameter_path(network, head) or (InputPath(None, head) if head in example[1] else None)
+    if base is not None:
+        keys: list[str | int] = []
+        value = base.get(example)
+        for part in rest:
+            key: str | int = int(part) if part.isdigit() and not isinstance(value, Mapping) else part
+            if isinstance(value, Mapping) and key not in value:
+                return None
+            keys.append(key)
+            value = value[key] if value is not None else None
+        return InputPath(base.position, base.name, tuple(keys))
+    for name in inspect.signature(network.forward).parameters:
+        path = parameter_path(network, name)
+        value = path.get(example) if path else None
+        if path and isinstance(value, Mapping) and spec in value:
+            return InputPath(path.position, path.name, (spec,))
+    return None
+
+
+def _dict_keys(network: nn.Module, example: Call) -> str:
+    args, kwargs = example
+    keys = [str(key) for value in (*args, *kwargs.values()) if isinstance(value, Mapping) for key in value]
+    return ", ".join(keys) or "none in the example"
+
+
+def batch_size(value: Any) -> int | None:
+    """Number of samples of an input: the first axis of its first tensor leaf."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.ndim else None
+    leaves = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return next((size for size in map(batch_size, leaves) if size is not None), None)

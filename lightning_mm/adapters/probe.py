@@ -1,0 +1,251 @@
+"""Find out, by a few forwards of an example, which layers fire and where samples and channels lie in their outputs.
+
+Batch axis: from two batch sizes. Order inside a merged axis (B*T or T*B): by changing one sample. Channel axis: for layers
+whose own ``forward`` is torch's, from its definition; for all others by changing one entry of a weight or bias.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.adapters.inputs import Call
+from lightning_mm.adapters.layout import Layout, Order, Site, changed_indices
+from lightning_mm.errors import LightningMMError
+
+Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Normalisation = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm,
+)  # fmt: skip
+Adaptable = (nn.Linear, *Convolution, *Normalisation, nn.MultiheadAttention)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)
+
+
+class Unroutable(Exception):
+    """A layer whose outputs cannot be told apart by sample; the text says why."""
+
+
+def main_output(output: Any) -> Any:
+    """The tensor that is adapted: the output itself, or the first of a tuple (``nn.MultiheadAttention``)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def probe(network: nn.Module, modules: Mapping[str, nn.Module], example: Call) -> tuple[dict[str, Site], dict[str, str]]:
+    """Run the example and describe the outputs of ``modules``.
+
+    Args:
+        network: Run in eval mode, without gradients, its mode and the global random state are given back.
+        modules: Name to submodule of the network.
+        example: ``(args, kwargs)`` of a typical call, batch first, at least one sample.
+
+    Returns:
+        The sites that can be adapted, and for the others the reason why not.
+    """
+    with _quiet(network):
+        three = _shapes(network, modules, _resize(example, 3))
+        axes: dict[str, dict[int, tuple[int, int]]] = {}
+        two = _shapes(network, modules, _resize(example, 2), axes)
+        reasons: dict[str, str] = {}
+        layouts: dict[str, list[Layout]] = {}
+        for name in modules:
+            try:
+                layouts[name] = _layouts(two[name], three[name], axes.get(name, {}))
+            except Unroutable as reason:
+                reasons[name] = str(reason)
+        merged = {name for name, found in layouts.items() if any(layout.order != "plain" for layout in found)}
+        if merged:
+            _order_merged(network, {name: modules[name] for name in merged}, _resize(example, 2), layouts, reasons)
+    sites = {
+        name: Site(name, next(iter(axes[name].values()))[1], tuple(found))
+        for name, found in layouts.items()
+        if name not in reasons
+    }
+    return sites, reasons
+
+
+@contextmanager
+def _quiet(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _tensors(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_tensors(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def example_size(example: Call) -> int:
+    """Batch size of an example: the first axis of its first tensor."""
+    sizes: list[int] = []
+    _tensors(example, lambda tensor: (sizes.append(tensor.shape[0]) if tensor.ndim else None, tensor)[1])
+    if not sizes or sizes[0] == 0:
+        raise LightningMMError("`example` must be (args, kwargs) of a typical call with at least one sample in a tensor")
+    return sizes[0]
+
+
+def _resize(example: Call, size: int) -> Call:
+    batch = example_size(example)
+
+    def resize(tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == batch:
+            tensor = tensor[torch.arange(size, device=tensor.device) % batch]
+        return torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
+
+    args, kwargs = _tensors(tuple(example[0]), resize), _tensors(dict(example[1]), resize)
+    return args, kwargs
+
+
+def _change_first(example: Call, size: int) -> Call:
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != size:
+            return tensor
+        changed = tensor.clone()
+        if tensor.is_floating_point():
+            changed[0] += (1 + tensor[0].abs()) * torch.randn_like(tensor[0])
+        elif tensor.dtype != torch.bool and tensor[0].ndim:
+            changed[0] = tensor[0].roll(1)
+        return changed
+
+    return _tensors(example[0], change), _tensors(example[1], change)
+
+
+@contextmanager
+def _watch(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, Any, Any, Any], None]) -> Iterator[None]:
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, args, kwargs, output: note(name, module, args, kwargs, main_output(output))
+
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shapes(
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    axes: dict[str, dict[int, tuple[int, int]]] | None = None,
+) -> dict[str, list[tuple[int, ...]]]:
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) and not output.is_nested else ()
+        shapes[name].append(shape)
+        if axes is not None and shape and len(shape) not in axes.setdefault(name, {}):
+            axis = _channel_axis(module, args, kwargs, output)
+            if axis is not None:
+                axes[name][len(shape)] = (axis, shape[axis])
+
+    with _watch(modules, note):
+        network(*example[0], **example[1])
+    return shapes
+
+
+def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> int | None:
+    known = next((kind for kind in Adaptable if isinstance(module, kind) and type(module).forward is kind.forward), None)
+    if known is not None:
+        if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
+            return None
+        if isinstance(module, Convolution):  # an unbatched input has one axis less
+            return output.ndim - (3 if "1d" in known.__name__ else 4 if "2d" in known.__name__ else 5) + 1
+        return output.ndim - 1 if issubclass(known, CHANNELS_LAST) else 1
+    changed = copy.copy(module)  # same children and buffers, own parameter table
+    changed._parameters = dict(module._parameters)
+    for entry in ("bias", "weight"):
+        parameter = module._parameters.get(entry)
+        if parameter is None or parameter.ndim == 0:
+            continue
+        altered = parameter.detach().clone()
+        altered[0] += 1 + altered[0].abs()
+        changed._parameters[entry] = nn.Parameter(altered)
+        after = main_output(type(module).forward(changed, *args, **kwargs))
+        changed._parameters[entry] = parameter
+        found = [
+            axis
+            for axis in range(output.ndim)
+            if output.shape[axis] == len(altered) and changed_indices(output, after, axis).tolist() == [0]
+        ]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _layouts(
+    two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
+) -> list[Layout]:
+    if not two:
+        raise Unroutable("it never fires as a module in the example")
+    if len(two) != len(three):
+        raise Unroutable("how often it fires depends on the batch size")
+    found: dict[int, Layout] = {}
+    for small, large in zip(two, three):
+        if len(small) not in axes:
+            raise Unroutable("its output is no plain tensor, or no axis of it holds the channels")
+        differing = [axis for axis, (a, b) in enumerate(zip(small, large)) if a != b]
+        if len(small) != len(large) or len(differing) != 1:
+            raise Unroutable("its output does not grow with the batch, so it is shared by all samples")
+        axis, channel_axis = differing[0], axes[len(small)][0]
+        if 3 * small[axis] != 2 * large[axis] or axis == channel_axis:
+            raise Unroutable(f"its batch axis cannot be told: output {list(small)} for 2 samples, {list(large)} for 3")
+        order: Order = "plain" if small[axis] == 2 else "sample_major"
+        layout = Layout(len(small), axis, channel_axis, order)
+        if found.setdefault(layout.ndim, layout) != layout:
+            raise Unroutable("it fires several times with its samples on different axes")
+    return list(found.values())
+
+
+def _order_merged(
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    layouts: dict[str, list[Layout]],
+    reasons: dict[str, str],
+) -> None:
+    """Tell B*T from T*B: only the entries of the first sample may change when the first sample does."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        outputs[name].append(output)
+
+    with _watch(modules, note):
+        network(*example[0], **example[1])
+    before, outputs = outputs, {name: [] for name in modules}
+    changed = _change_first(example, 2)
+    with _watch(modules, note):
+        network(*changed[0], **changed[1])
+    for name in modules:
+        orders: dict[int, Order] = {}
+        for old, new in zip(before[name], outputs[name]):
+            layout = next(layout for layout in layouts[name] if layout.ndim == old.ndim)
+            if layout.order == "plain":
+                continue
+            size = old.shape[layout.batch_axis]
+            rows = set(changed_indices(old, new, layout.batch_axis).tolist())
+            first_half, even = set(range(size // 2)), set(range(0, size, 2))
+            fits: list[Order] = [o for o, part in (("sample_major", first_half), ("step_major", even)) if rows <= part]  # type: ignore[misc]
+            if not rows or len(fits) != 1 or orders.setdefault(old.ndim, fits[0]) != fits[0]:
+                reasons[name] = "the order of samples and steps inside its first axis cannot be told"
+        layouts[name] = [
+            Layout(layout.ndim, layout.batch_axis, layout.channel_axis, orders.get(layout.ndim, layout.order))
+            for layout in layouts[name]
+        ]

@@ -1,0 +1,129 @@
+"""The saved form of an adapter: ``adapter_model.safetensors`` and ``adapter_config.json`` with the fingerprint of its base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.banks import Kind
+from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.inputs import InputPath
+from lightning_mm.adapters.layout import Site
+from lightning_mm.adapters.settings import from_settings, settings_of
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.modalities import Modalities
+from lightning_mm.version import __version__
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of names, shapes, dtypes and values of all weights and buffers of a network."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
+    """Everything but the weights, in plain types."""
+    return {
+        "version": __version__,
+        "kind": settings_of(adapter.kind),
+        "basis": settings_of(adapter.basis),
+        "fill": None if adapter.fill is None else settings_of(adapter.fill),
+        "modalities": list(adapter.modalities),
+        "rows": list(adapter.basis.names),
+        "sites": [site.to_dict() for site in adapter.sites],
+        "inputs": {name: path.to_dict() for name, path in adapter.paths.items()},
+        "base_fingerprint": base_fingerprint,
+    }
+
+
+def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
+    """A fresh adapter as described by :func:`adapter_config`."""
+    return Adapter(
+        from_settings(config["kind"], Kind),
+        from_settings(config["basis"], Basis),
+        Modalities(config["modalities"]),
+        None if config["fill"] is None else from_settings(config["fill"], Fill),
+        [Site.from_dict(site) for site in config["sites"]],
+        {name: InputPath.from_dict(path) for name, path in config["inputs"].items()},
+    )
+
+
+def check_fingerprint(expected: str, network: nn.Module) -> None:
+    """Raise a LightningMMError unless the network has the weights that the adapter was trained on."""
+    found = fingerprint(network)
+    if found != expected:
+        raise LightningMMError(
+            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has {found}: it is another "
+            "network or has other weights; load the base's own checkpoint first"
+        )
+
+
+def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Raise a LightningMMError that names every key that is missing, left over or of another shape."""
+    problems = [f"missing {key}" for key in sorted(set(expected) - set(found))]
+    problems += [f"left over {key}" for key in sorted(set(found) - set(expected))]
+    problems += [
+        f"{key}: expected shape {tuple(expected[key].shape)}, got {tuple(found[key].shape)}"
+        for key in sorted(set(expected) & set(found))
+        if expected[key].shape != found[key].shape
+    ]
+    if problems:
+        raise LightningMMError(f"{where} does not fit the adapter: {'; '.join(problems)}")
+
+
+def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path) -> None:
+    """Write both files beside their places and rename them, so that a folder never holds half an adapter."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
+    weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
+        save_file(weights, Path(beside) / WEIGHTS)
+        (Path(beside) / CONFIG).write_text(config + "\n", encoding="utf-8")
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(beside) / name, folder / name)
+
+
+def load_adapter(folder: str | Path, network: nn.Module) -> Adapter:
+    """Read a saved adapter for a network, without attaching it.
+
+    Raises:
+        DataNotFoundError: If a file is not there.
+        LightningMMError: If a file is damaged, the network is another one, or keys do not fit; the message says which.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise DataNotFoundError(f"no saved adapter in {folder}: {name} is not there; `save` writes {WEIGHTS} and {CONFIG}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        adapter = adapter_from_config(config)
+    except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
+        raise LightningMMError(f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again") from None
+    check_fingerprint(config["base_fingerprint"], network)
+    modules = dict(network.named_modules())
+    lost = [site.name for site in adapter.sites if site.name not in modules]
+    if lost:
+        raise LightningMMError(f"the adapter in {folder} adapts layers that the network does not have: {lost}")
+    check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
+    adapter.load_state_dict(weights)
+    return adapter
+

@@ -1,0 +1,50 @@
+"""Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from typing import Any, TypeVar
+
+from lightning_mm.errors import LightningMMError
+
+T = TypeVar("T")
+
+
+def settings_of(thing: object) -> dict[str, Any]:
+    """``{"class_path": ..., "init_args": {...}}`` in plain types.
+
+    Raises:
+        LightningMMError: If an argument is not kept as an attribute of the same name, or is not plain.
+    """
+    init_args: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(thing, name):
+            raise LightningMMError(f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved")
+        init_args[name] = getattr(thing, name)
+    state = {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": init_args}
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(state))
+    except TypeError as error:
+        raise LightningMMError(f"the settings of {type(thing).__name__} are not plain types: {error}") from None
+    return plain
+
+
+def from_settings(state: dict[str, Any], expected: type[T]) -> T:
+    """Build the object again; only subclasses of ``expected`` are made.
+
+    Raises:
+        LightningMMError: If the class does not exist or is not one of these.
+    """
+    path = str(state["class_path"])
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise LightningMMError(f"cannot find the class {path!r} that the saved adapter names; install what defines it") from None
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
+    return found(**state["init_args"])
