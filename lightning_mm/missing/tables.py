@@ -1,0 +1,114 @@
+"""Draws of a policy written to a file, so that others can evaluate under exactly the same missing modalities.
+
+A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a JSON text with all that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.missing.policies import MissingnessPolicy
+from lightning_mm.modalities import Modalities
+
+_FORMAT = "lightning_mm table 1"
+
+
+def save_table(
+    path: str | Path, policy: MissingnessPolicy, modalities: Modalities, size: int, seed: int = 0, epoch: int = 0
+) -> dict[str, Any]:
+    """Draw ``available`` for samples 0 to ``size - 1`` and write it with a header that says how it was made.
+
+    Args:
+        path: The file, by habit ``*.npz``; it appears whole or not at all.
+        policy: What draws.
+        modalities: Names in the order of the columns.
+        size: Number of samples.
+        seed: Seed of the draw.
+        epoch: Epoch of the draw.
+
+    Returns:
+        The header.
+
+    Raises:
+        LightningMMError: If ``size`` is not positive.
+    """
+    if size < 1:
+        raise LightningMMError(f"a table needs at least one sample, got size={size}")
+    available = policy.draw(modalities, range(size), epoch=epoch, seed=seed).numpy().astype(np.uint8)
+    header = {
+        "format": _FORMAT,
+        "policy": repr(policy),
+        "modalities": list(modalities),
+        "size": size,
+        "seed": seed,
+        "epoch": epoch,
+        "crc32": zlib.crc32(available.tobytes()),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        np.savez_compressed(file, available=available, header=np.array(json.dumps(header)))
+    os.replace(beside, path)
+    return header
+
+
+class SavedTable(MissingnessPolicy):
+    """Reads ``available`` from a table written by :func:`save_table`; seed and epoch of the run change nothing.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If the file is not a table or is damaged; in :meth:`draw`, if it was made for other modalities or
+            for fewer samples.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._header, self._available = _read(Path(path))
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """All that made the table: policy, modalities, size, seed, epoch."""
+        return dict(self._header)
+
+    def draw(self, modalities: Modalities, index: Sequence[int] | Tensor, *, epoch: int, seed: int) -> Tensor:
+        if list(modalities) != self._header["modalities"]:
+            raise LightningMMError(
+                f"table {self.path} was made for modalities {self._header['modalities']}, got {list(modalities)}; "
+                "write a table for these modalities, in this order"
+            )
+        rows = torch.as_tensor(index, dtype=torch.int64)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self._available):
+            raise LightningMMError(
+                f"table {self.path} holds {len(self._available)} samples, asked for sample {int(rows.max())}; "
+                "write a table of the size of the data set"
+            )
+        return self._available[rows]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
+    if not path.is_file():
+        raise DataNotFoundError(f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            available = file["available"]
+            header = json.loads(str(file["header"]))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, zlib.error) as error:
+        raise LightningMMError(f"{path} is not a table written by lightning_mm.missing.save_table: {error}") from error
+    if header.get("format") != _FORMAT or header.get("crc32") != zlib.crc32(available.tobytes()):
+        raise LightningMMError(f"table {path} is damaged or of another version; write it again with save_table")
+    return header, torch.from_numpy(available.astype(bool))
