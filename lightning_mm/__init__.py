@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_mm.modalities import Modalities
+from lightning_mm.version import __version__
 
 if TYPE_CHECKING:
     from lightning_mm.data import ModalityDropoutDataModule
 
 __all__ = ["Modalities", "ModalityDropoutDataModule", "__version__"]
-
-__version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,121 @@
+"""Shortens jsonargparse's messages: which key, what is wrong with it, and the nearest right one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_NOT_ACCEPTED = re.compile(r"[Oo]ption '([^']+)' is not accepted")
+_PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
+_PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
+_NOISE = re.compile(
+    r"^\s*(- Expected a <class 'NoneType'>|Given value( type)?:.*|Subtypes:.*|Errors:|"
+    r"(- )?Does not validate against any of the Union subtypes|- Not a valid subclass of .*|Subclass types expect one of:|"
+    r"- a class path \(str\)|- a dict with.*|- Expected a path but .* either not accessible or invalid)\s*$"
+)
+
+
+def shorten(message: str, parser: ArgumentParser) -> str:
+    """Say what is wrong in a config or on the command line in a line or a few.
+
+    Args:
+        message: What jsonargparse says.
+        parser: The parser that says it; its options and those of its subcommands are what a key can be.
+    """
+    options = list(_options(parser))
+    outer = re.search(r"Subcommand '\w+' does not accept option '([^']+)'", message)
+    if outer:
+        return _unknown(outer[1], "", options)
+    unrecognized = re.search(r"unrecognized arguments: (--[\w.+]+)", message, re.IGNORECASE)
+    if unrecognized:
+        return _unknown(unrecognized[1].lstrip("-"), "--", options)
+    inner = _NOT_ACCEPTED.search(message)
+    if inner:
+        owners = _PROBLEM_WITH.findall(message[: inner.start()])
+        if owners:
+            names = arguments_of(owners[-1])
+            return f"{_where(message, inner.start())}: {_unknown(inner[1], '', names)} of {owners[-1]}"
+        return _unknown(inner[1], "", options)
+    problem = _PROBLEM_WITH.findall(message)
+    if problem and re.search(r"No module named|has no attribute|not (?:find|import)|Import of|Unable to", message):
+        return f"{_where(message, len(message))}: {_unknown_class(problem[-1])}"
+    lines = [
+        line.strip().removeprefix("- ") for line in message.splitlines() if line.strip() and not _NOISE.match(line)
+    ]
+    return _joined(lines)
+
+
+def arguments_of(class_path: str) -> list[str]:
+    """Names that a class or function takes; those of its bases too where it passes ``**kwargs`` on."""
+    found = _import(class_path)
+    if not callable(found):
+        return []
+    names: list[str] = []
+    for owner in inspect.getmro(found)[:-1] if inspect.isclass(found) else [found]:
+        function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
+        if function is None:
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        names += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return [name for name in dict.fromkeys(names) if name != "self"]
+
+
+def _unknown(key: str, dashes: str, known: Iterable[str]) -> str:
+    known = list(known)
+    # The whole key first; then the last part alone, so that `modle.num_classes` finds no `data.num_workers`.
+    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return f"unknown key {dashes + key!r}; did you mean {dashes + close[0]!r}?"
+    if known and len(known) <= 30:
+        return f"unknown key {dashes + key!r}; expected one of {', '.join(known)}"
+    return f"unknown key {dashes + key!r}; --help lists all keys, --print_config shows a config in full"
+
+
+def _unknown_class(class_path: str) -> str:
+    module_name, _, name = class_path.rpartition(".")
+    module = _import(module_name)
+    if module is None:
+        return f"cannot import {class_path!r}: there is no module {module_name!r}"
+    close = get_close_matches(name, [one for one in dir(module) if inspect.isclass(getattr(module, one, None))], n=1)
+    hint = f"; did you mean '{module_name}.{close[0]}'?" if close else ""
+    return f"{module_name!r} has no class {name!r}{hint}"
+
+
+def _where(message: str, end: int) -> str:
+    """The path of keys that leads to what is wrong, e.g. ``model.model``."""
+    return ".".join(_PARSER_KEY.findall(message[:end])) or "config"
+
+
+def _options(parser: ArgumentParser) -> Iterable[str]:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # the subcommands
+            for inner in action.choices.values():
+                if isinstance(inner, ArgumentParser):
+                    yield from _options(inner)
+        else:
+            yield from (option.lstrip("-") for option in action.option_strings if option.startswith("--"))
+
+
+def _import(path: str) -> object | None:
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:cut]))
+        except Exception:  # whatever a user's module raises: this is about a better message, no more
+            continue
+        for name in parts[cut:]:
+            found = getattr(found, name, None)
+        return found
+    return None
+
+
+def _joined(lines: list[str]) -> str:
+    text = " ".join(lines)
+    text = _PARSER_KEY.sub(r"\1", text).replace("<class '", "").replace("'>", "")
+    return text[:600] + (" ..." if len(text) > 600 else "")

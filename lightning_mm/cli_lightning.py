@@ -1,0 +1,206 @@
+"""The verbs that run a trainer: LightningCLI with ``fit validate test predict sweep``."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_mm.callbacks import FrozenBackboneAdapter
+from lightning_mm.cli_config_errors import shorten
+from lightning_mm.cli_errors import UsageError
+from lightning_mm.data import ModalityDropoutDataModule
+from lightning_mm.errors import LightningMMError
+from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
+from lightning_mm.tasks import BaseTask
+
+CHECKPOINT_WORDS = ("best", "last", "hpc")
+"""Values of ``--ckpt_path`` that Lightning resolves itself."""
+
+
+def run_lightning(args: list[str]) -> None:
+    """Run one of the verbs ``fit validate test predict sweep``; ``args`` starts with the verb."""
+    # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
+    CommandLine(
+        BaseTask,
+        ModalityDropoutDataModule,
+        trainer_class=SweepingTrainer,
+        subclass_mode_model=True,
+        parser_class=Parser,
+        parser_kwargs={"prog": "lightning-mm", **parser, **{verb: dict(parser) for verb in CommandLine.subcommands()}},
+        save_config_callback=SaveConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
+class SweepingTrainer(Trainer):
+    """A trainer with one more verb."""
+
+    def sweep(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        ckpt_path: str | None = None,
+        combinations: list[str] | None = None,
+        split: Literal["test", "val"] = "test",
+        method: str | None = None,
+        also: dict[str, str] | None = None,
+        out: str | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+    ) -> SweepResult:
+        """Evaluate every combination of available modalities in one pass over a split.
+
+        Args:
+            model: The task.
+            datamodule: The data.
+            ckpt_path: Its weights; those of an adapter if the config has a FrozenBackboneAdapter.
+            combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
+            split: The split; choose settings on val, report test.
+            method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted with
+                one. A network named dedicated is run on the combination of all of its modalities only.
+            also: Further methods of the same network: name in the table to checkpoint.
+            out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir.
+            bootstrap: Replicates for intervals over samples; 0 for none.
+            seed: Seed of the training run, written to every row of the table.
+            config: The configuration of the run, kept in sweep.json.
+        """
+        folder = Path(out or Path(self.default_root_dir) / "sweep")
+        # Copies are taken before the adapter comes in: further methods are the plain network.
+        others = {name: deepcopy(model) for name in also or {}}
+        for name, path in (also or {}).items():
+            load_weights(others[name], path)
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FrozenBackboneAdapter):
+                callback.setup(self, model, "test")
+        if ckpt_path is not None:
+            load_weights(model, ckpt_path)
+        methods: Any = model
+        if method == DEDICATED:
+            methods = {method: [model]}
+        elif method is not None or others:
+            methods = {method or (ADAPTED if hasattr(model, "adapter") else ZERO_FILL): model}
+        result = sweep(
+            {**methods, **others} if others else methods,
+            datamodule,
+            combinations=combinations,
+            split=split,
+            trainer=self,
+            bootstrap=bootstrap,
+            seed=seed,
+            config=config,
+        )
+        if self.is_global_zero:
+            # The files first: what happens to W&B or to the terminal after this loses nothing.
+            written = result.save(folder)
+            for logger in self.loggers:
+                _log(logger, result)
+            result.print()
+            print("written: " + ", ".join(map(str, written.values())))
+        return result
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with a config in one short message."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)  # a parser inside another one: the outer one reports
+        raise UsageError(shorten(message, self))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole config beside the results, named after the verb, and to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
+
+
+class CommandLine(LightningCLI):
+    """Our verbs, one list of modalities for data and task, and checkpoints that never change settings."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule", "config"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.modalities", "model.init_args.modalities")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Without Lightning's warning about arguments from Python: ours always come from `main`.
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what
+        # the network is; a checkpoint of another one is an error when its weights are loaded.
+        verb = self.config[self.config.subcommand]
+        for name, path in {"ckpt_path": verb.get("ckpt_path"), **(verb.get("also") or {})}.items():
+            if path and path not in CHECKPOINT_WORDS and "://" not in path:
+                check_checkpoint(name, path)
+
+    def before_instantiate_classes(self) -> None:
+        # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": True}
+
+    def sweep(self, **settings: Any) -> None:
+        """Run the trainer's sweep with the whole config, which it keeps with the results."""
+        config = self.config[str(self.subcommand)]
+        settings["config"] = plain_config(self._parser(self.subcommand), config)
+        self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+
+def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """A parsed config in plain types, as it would be written to YAML."""
+    loaded: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
+    return loaded
+
+
+def check_checkpoint(name: str, path: str) -> None:
+    """Refuse a path that is not there or not written by ``torch.save``, before data and network are made.
+
+    Raises:
+        UsageError: The message names the setting and the path.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"{name}: no file at {path!r}; give the .ckpt file that a `fit` wrote")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{name}: {path!r} is not a checkpoint (not written by torch.save, or cut off)")
+
+
+def load_weights(task: LightningModule, path: str) -> None:
+    """Load a checkpoint into a task the way the trainer does before a test: hooks first, strict unless the task says no.
+
+    Raises:
+        LightningMMError: If the file holds more than tensors and plain types, or no weights.
+    """
+    check_checkpoint("ckpt_path", path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise LightningMMError(
+            f"{path!r} holds more than weights and plain settings, and is not loaded: {error}"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise LightningMMError(f"{path!r} is not a Lightning checkpoint: it has no 'state_dict'")
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"], strict=task.strict_loading)
+
+
+def _log(logger: Any, result: SweepResult) -> None:
+    from lightning_mm.tracking import log_sweep
+
+    log_sweep(logger, result)
