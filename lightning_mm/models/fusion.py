@@ -101,7 +101,8 @@ class ConcatFusion(Fusion):
             nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
 
     def fuse(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
-        return self.mix(torch.cat(features, dim=1))
+        mixed: Tensor = self.mix(torch.cat(features, dim=1))
+        return mixed
 
 
 class AttentionFusion(Fusion):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
@@ -81,19 +81,21 @@ class MultiEncoderSegmenter(nn.Module):
         self.num_classes = num_classes
         self.stride = 2**encoder_depth
         self.encoders = nn.ModuleDict()
+        scales = []
         for name, name_of_encoder in self._encoder_of_each(encoder).items():
             built = _build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
+            scales.append(built.out_channels[1 : encoder_depth + 1])
             try:
                 self.encoders[name] = built
             except KeyError as error:  # "pop", "a.b": names that an nn.ModuleDict cannot hold
-                raise LightningMMError(f"rename modality {name!r}: it cannot name a part of a network: {error}") from error
+                raise LightningMMError(f"modality {name!r} cannot name a part of a network: {error}") from error
         if isinstance(fusion, str) and fusion not in _FUSIONS:
             raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
         fusion_class = _FUSIONS[fusion] if isinstance(fusion, str) else fusion
-        widths = zip(*[built.out_channels[1 : encoder_depth + 1] for built in self.encoders.values()])
-        self.fusion = nn.ModuleList(fusion_class(list(scale)) for scale in widths)
-        fused = [0, *(module.out_channels for module in self.fusion)]
-        self.decoder, width = build_decoder(decoder, fused, decoder_channels)
+        fusions = [fusion_class(widths) for widths in zip(*scales)]
+        self.fusion = nn.ModuleList(fusions)
+        widths_fused = [0, *(module.out_channels for module in fusions)]
+        self.decoder, width = build_decoder(decoder, widths_fused, decoder_channels)
         self.head = SegmentationHead(width, num_classes, kernel_size=3 if decoder == "unet" else 1)
         initialize_head(self.head)
 
@@ -160,7 +162,7 @@ class MultiEncoderSegmenter(nn.Module):
             )
 
 
-def _build_encoder(modality: str, name: str, channels: int, depth: int, weights: str | None) -> nn.Module:
+def _build_encoder(modality: str, name: str, channels: int, depth: int, weights: str | None) -> Any:
     if channels < 1:
         raise LightningMMError(f"modality {modality!r}: expected at least 1 channel, got {channels}")
     if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():

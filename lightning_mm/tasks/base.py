@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -102,7 +102,7 @@ class BaseTask(LightningModule):
         raise NotImplementedError
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Figures of any set of samples from their stacked statistics ``[N, ...]``; fast, the bootstrap calls it often."""
+        """Figures of any set of samples from their statistics ``[N, ...]``; fast, as the bootstrap calls it often."""
         raise NotImplementedError
 
     # What all tasks share
@@ -135,16 +135,19 @@ class BaseTask(LightningModule):
         size = len(batch["available"])
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
         if stage != "train":
-            self.metrics[stage].update(self.predictions(outputs), batch["target"])
+            self._stage_metrics(stage).update(self.predictions(outputs), batch["target"])
         return loss
 
     def _log_metrics(self, stage: Stage) -> None:
-        figures = self.metrics[stage].compute()
+        metrics = self._stage_metrics(stage)
         primary = f"{stage}/{self.primary_metric}"
-        for name, value in figures.items():
+        for name, value in metrics.compute().items():
             # Already the figure of all processes; sync_dist keeps it so and spares Lightning's warning.
             self.log(name, value, prog_bar=name == primary, sync_dist=True)
-        self.metrics[stage].reset()
+        metrics.reset()
+
+    def _stage_metrics(self, stage: Stage) -> MetricCollection:
+        return cast(MetricCollection, self.metrics[stage])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self._shared_step(batch, "train")

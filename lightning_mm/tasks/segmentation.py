@@ -111,7 +111,7 @@ class SemanticSegmentationTask(BaseTask):
             )
         wrong = (target != self.ignore_index) & ((target < 0) | (target >= self.num_classes))
         if wrong.any():
-            labels = target[wrong].unique().tolist()
+            labels = sorted(set(target[wrong].tolist()))
             raise LightningMMError(
                 f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}, or "
                 f"{self.ignore_index} for pixels to ignore; set num_classes or ignore_index, or mend the labels"

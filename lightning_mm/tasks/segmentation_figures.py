@@ -31,7 +31,7 @@ def confusion_per_sample(prediction: Tensor, target: Tensor, num_classes: int, i
 
 
 def segmentation_figures(confusion: Tensor, class_names: Sequence[str], ignore_index: int) -> dict[str, float]:
-    """``miou``, ``iou_<class>`` and ``pixel_accuracy`` of a confusion matrix, for two classes also ``iou`` (of class 1).
+    """``miou``, ``iou_<class>`` and ``pixel_accuracy`` of a confusion matrix; of two classes also ``iou`` (class 1).
 
     A class that is in neither truth nor prediction has no IoU (NaN) and is left out of the mean, and so is the ignored
     class if it is one of the classes.

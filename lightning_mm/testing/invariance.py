@@ -1,0 +1,179 @@
+"""A check that nothing in the place of an absent modality can reach the outputs or gradients of a network.
+
+Shapes: B samples, M modalities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill, fill_inputs
+from lightning_mm.missing.fills import Nest
+from lightning_mm.modalities import Modalities
+
+
+def assert_missing_invariant(
+    network: Callable[..., Any],
+    modalities: Sequence[str],
+    inputs: Mapping[str, Nest],
+    *,
+    combinations: Sequence[str] | None = None,
+    fill: Fill | None = None,
+    available_argument: str | None = "available",
+    poisons: Sequence[float] = (math.nan, 1e9),
+    check_gradients: bool = True,
+    seed: int = 0,
+) -> None:
+    """Assert that values in absent places leave outputs and parameter gradients bit-identical.
+
+    Every combination is tried for the whole batch, then all of them mixed in one batch (row i has the i-th, and so on
+    round). Random layers get the same numbers each time, and buffers (running statistics) are put back.
+
+    Args:
+        network: Any module or function, called ``network(inputs, available=mask)``.
+        modalities: Names of the columns of the mask, in order.
+        inputs: ``{modality: nest of [B, ...]}`` with proper values everywhere.
+        combinations: Which combinations to try; all by default.
+        fill: Applied to the inputs before each call, for networks that rely on somebody else's fill.
+        available_argument: Name of the mask parameter; ``None`` for a network that takes only the inputs (then a fill
+            is what protects it).
+        poisons: What is put in absent places of floating leaves; integer and bool leaves get other values out of the
+            range of the leaf, so that they stay valid ids.
+        check_gradients: Also compare the gradients of all parameters of network and fill (those that want one).
+        seed: Of the random numbers that the network draws.
+
+    Raises:
+        AssertionError: Naming the combination, the poison, and the output or parameter that changed.
+        LightningMMError: If ``inputs`` or ``combinations`` do not fit ``modalities``.
+
+    Example:
+        >>> def late_mean(inputs, available):
+        ...     rows = torch.stack([inputs["a"], inputs["b"]], dim=1)
+        ...     return torch.where(available, rows, 0.0).sum(1) / available.sum(1)
+        >>> assert_missing_invariant(late_mean, ["a", "b"], {"a": torch.ones(3), "b": torch.ones(3)})
+    """
+    names = Modalities(modalities)
+    if set(inputs) != set(names):
+        raise LightningMMError(f"inputs must hold one entry for each of {list(names)}, got {list(inputs)}")
+    size = next(_tensors(inputs))[1].shape[0]
+    selected = names.select(combinations)
+    masks = {name: names.mask(name).expand(size, -1).clone() for name in selected}
+    if size > 1 and len(selected) > 1:
+        masks["mixed batch"] = names.masks(selected)[torch.arange(size) % len(selected)]
+
+    def run(values: Mapping[str, Nest], available: Tensor) -> dict[str, Tensor]:
+        return _run(network, names, values, available, fill, available_argument, check_gradients, seed)
+
+    for combination, mask in masks.items():
+        if mask.all():
+            continue
+        available = mask.to(next(_tensors(inputs))[1].device)
+        expected = run(inputs, available)
+        for poison in poisons:
+            poisoned = {
+                name: _poison(inputs[name], available[:, position], poison) for position, name in enumerate(names)
+            }
+            _compare(expected, run(poisoned, available), combination, poison)
+
+
+def _run(
+    network: Callable[..., Any],
+    names: Modalities,
+    inputs: Mapping[str, Nest],
+    available: Tensor,
+    fill: Fill | None,
+    available_argument: str | None,
+    check_gradients: bool,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Outputs and gradients by name; the network is left as it was."""
+    modules = [part for part in (network, fill) if isinstance(part, nn.Module)]
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    wanted = {
+        f"{'fill.' if module is fill else ''}{name}": parameter
+        for module in modules
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    devices = [available.device] if available.is_cuda else []
+    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(check_gradients):
+        torch.manual_seed(seed)
+        values = dict(inputs) if fill is None else fill_inputs(fill, names, inputs, available)
+        outputs = network(values) if available_argument is None else network(values, **{available_argument: available})
+        results = {f"output{path}": leaf for path, leaf in _tensors(outputs)}
+        if not results:
+            raise LightningMMError(f"the network put out no tensor but {type(outputs).__name__}")
+        differentiable = [leaf for leaf in results.values() if leaf.requires_grad]
+        if check_gradients and wanted and differentiable:
+            # Random weights: the plain sum of, say, a softmax has no gradient at all.
+            generator = torch.Generator().manual_seed(seed)
+            total = torch.stack(
+                [
+                    (leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum().real.double()
+                    for leaf in differentiable
+                ]
+            ).sum()
+            gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+            results |= {f"gradient of {name}": g for name, g in zip(wanted, gradients) if g is not None}
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    return {name: value.detach() for name, value in results.items()}
+
+
+def _poison(value: Nest, present: Tensor, poison: float) -> Nest:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex():
+            other = torch.full_like(value, poison)
+        elif value.dtype == torch.bool:
+            other = ~value
+        elif value.numel() and value.min() < value.max():
+            other = value.min() + value.max() - value
+        else:
+            other = torch.where(value > 0, value - 1, value + 1)
+        return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, other)
+    if isinstance(value, Mapping):
+        return {key: _poison(leaf, present, poison) for key, leaf in value.items()}
+    if isinstance(value, (list, tuple)):
+        poisoned = [_poison(leaf, present, poison) for leaf in value]
+        return type(value)(*poisoned) if hasattr(value, "_fields") else type(value)(poisoned)
+    return value
+
+
+def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a nest with their paths, also inside dataclasses (the outputs of many libraries)."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, leaf in value.items():
+            yield from _tensors(leaf, f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for position, leaf in enumerate(value):
+            yield from _tensors(leaf, f"{path}[{position}]")
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, name), f"{path}.{name}")
+
+
+def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], combination: str, poison: float) -> None:
+    where = f"combination {combination!r}, {poison} in absent places"
+    if expected.keys() != got.keys():
+        changed = sorted(expected.keys() ^ got.keys())
+        raise AssertionError(f"{where}: {changed} exist only with or only without the poison")
+    for name, before in expected.items():
+        after = got[name]
+        if before.shape != after.shape:
+            raise AssertionError(f"{where}: {name} changed shape {tuple(before.shape)} -> {tuple(after.shape)}")
+        same = (before == after) | ((before != before) & (after != after))
+        if not same.all():
+            share = 1 - same.double().mean().item()
+            raise AssertionError(
+                f"{where}: {name} changed in {share:.1%} of its values, e.g. {before[~same][0].item()} -> "
+                f"{after[~same][0].item()}; absent values leak (a product with 0 keeps NaN: use torch.where, or a fill)"
+            )
