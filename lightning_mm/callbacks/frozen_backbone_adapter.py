@@ -1,0 +1,210 @@
+"""Freeze the network of any LightningModule and train an adapter for missing modalities in its place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapter
+from lightning_mm.adapters.inputs import Call, parameter_path
+from lightning_mm.callbacks.capture import capture_call, first_batch
+from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint, load_network
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill, Zeros
+from lightning_mm.modalities import Modalities
+
+
+class FrozenBackboneAdapter(Callback):
+    """Freezes ``pl_module.<network>`` and adds ``pl_module.adapter``, the only thing that trains.
+
+    Works on any LightningModule: the network is called by the module's own steps; hooks fill the absent inputs and modulate
+    the features of each sample by its combination. Frozen means: no gradient, norm layers and dropout in eval mode, running
+    statistics unchanged. Checkpoints hold the adapter and the base's fingerprint only.
+
+    Args:
+        adapter: What is learned at each layer, default ``SSF()``.
+        basis: How availability picks from the banks, default ``OneHot()``.
+        network: The attribute (dotted where nested) that holds the network.
+        available: Where ``Bool[B, M]`` lies in a batch: a dotted path of keys, attributes or positions, or a function of the
+            batch. Not used where the network's own forward is given ``available``.
+        modalities: Names in order; default: the module's or the data module's ``modalities``.
+        fill: What stands for an absent input; default: the module's own ``fill`` if it has one, else zeros.
+        inputs: Modality to the argument of the network that holds it, see ``adapt``.
+        targets: Names or patterns of layers to adapt; default: all.
+        exclude: Names or patterns of layers to leave out.
+        base_ckpt: Checkpoint of the trained base: a Lightning checkpoint or a bare ``state_dict``.
+        example: Function from a batch to the ``(args, kwargs)`` of the network; default: seen from one step.
+        weight_decay: Of the adapter's parameters, 0 whatever the optimizer's own value is.
+
+    Raises:
+        LightningMMError: At the start of a run, if one of these does not fit the module; the message says which.
+    """
+
+    def __init__(
+        self,
+        adapter: Kind | None = None,
+        basis: Basis | None = None,
+        network: str = "model",
+        available: str | Callable[[Any], Tensor] = "available",
+        modalities: list[str] | None = None,
+        fill: Fill | None = None,
+        inputs: dict[str, str] | None = None,
+        targets: list[str] | None = None,
+        exclude: list[str] | None = None,
+        base_ckpt: str | None = None,
+        example: Callable[[Any], Call] | None = None,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.kind, self.basis = adapter or SSF(), basis or OneHot()
+        self.network, self.available = network, available
+        self.modalities, self.fill, self.inputs = modalities, fill, inputs
+        self.targets, self.exclude = targets, exclude or []
+        self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
+        self._module: LightningModule | None = None
+
+    # attaching ------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._module is None:
+            # a frozen base is in eval mode on purpose
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            self.attach(pl_module, first_batch(trainer, stage), stage, getattr(trainer, "datamodule", None))
+
+    def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
+        """Load the base, build the adapter from one batch and attach it; :meth:`setup` does this at the start of a run."""
+        try:
+            network = attrgetter(self.network)(pl_module)
+        except AttributeError:
+            children = [name for name, _ in pl_module.named_children()]
+            raise LightningMMError(
+                f"{type(pl_module).__name__} has no attribute {self.network!r}; `network` must name the one that holds the network, "
+                f"out of {children}"
+            ) from None
+        if not isinstance(network, nn.Module) or hasattr(pl_module, "adapter"):
+            what = f"{self.network!r} is no nn.Module" if not isinstance(network, nn.Module) else "it has an attribute 'adapter' already"
+            raise LightningMMError(f"{type(pl_module).__name__} cannot be adapted: {what}")
+        if self.base_ckpt is not None:
+            load_network(network, self.base_ckpt, f"{self.network}.")
+        call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, stage)
+        fill = self.fill or getattr(pl_module, "fill", None)
+        adapter = build_adapter(
+            network,
+            Modalities(self._modalities(pl_module, datamodule)),
+            self.kind,
+            basis=self.basis,
+            fill=fill if isinstance(fill, Fill) else Zeros(),
+            inputs=self.inputs,
+            example=call,
+            targets=self.targets,
+            exclude=self.exclude,
+        )
+        if parameter_path(network, "available") is None:
+            with_mask = self._mask(batch)
+            adapter.check(with_mask, call)
+        adapter.attach(network)
+        pl_module.add_module("adapter", adapter)
+        AdapterOnlyCheckpoint(pl_module, self.network, network, adapter).install(pl_module)
+        self._module = pl_module
+        total = sum(parameter.numel() for parameter in network.parameters())
+        added = adapter.parameters_per_combination()
+        rank_zero_info(
+            f"FrozenBackboneAdapter: {type(network).__name__} frozen ({total:,} parameters); {type(self.kind).__name__} on "
+            f"{len(adapter.sites)} layers adds {added:,.0f} per combination ({100 * added / max(total, 1):.2f} %)"
+        )
+        return adapter
+
+    def _modalities(self, pl_module: LightningModule, datamodule: Any) -> Sequence[str]:
+        for names in (self.modalities, getattr(pl_module, "modalities", None), getattr(datamodule, "modalities", None)):
+            if names:
+                return list(names)
+        raise LightningMMError(
+            f"FrozenBackboneAdapter does not know the modalities: neither {type(pl_module).__name__} nor the data module has "
+            "`modalities`; give modalities=[...]"
+        )
+
+    # optimizer ------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        adapter = self._adapter(pl_module)
+        if adapter is None:
+            return
+        own = {id(parameter) for parameter in adapter.parameters()}
+        found = False
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                trained = [id(parameter) for parameter in group["params"] if parameter.requires_grad]
+                found = found or bool(own.intersection(trained))
+                if trained and own.issuperset(trained) and "weight_decay" in group:
+                    group["weight_decay"] = self.weight_decay
+        if not found:
+            raise LightningMMError(
+                f"no optimizer of {type(pl_module).__name__} holds the adapter's parameters; build it in configure_optimizers from "
+                "self.parameters()"
+            )
+
+    # availability of the current batch ------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._set(pl_module, batch)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._clear(pl_module)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self._set(pl_module, batch)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._clear(pl_module)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self._set(pl_module, batch)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._clear(pl_module)
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self._set(pl_module, batch)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._clear(pl_module)
+
+    def _adapter(self, pl_module: LightningModule) -> Adapter | None:
+        return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None
+
+    def _set(self, pl_module: LightningModule, batch: Any) -> None:
+        adapter = self._adapter(pl_module)
+        if adapter is not None and parameter_path(attrgetter(self.network)(pl_module), "available") is None:
+            adapter.available = self._mask(batch)
+
+    def _clear(self, pl_module: LightningModule) -> None:
+        adapter = self._adapter(pl_module)
+        if adapter is not None:
+            adapter.available = None
+
+    def _mask(self, batch: Any) -> Tensor:
+        if callable(self.available):
+            return self.available(batch)
+        value: Mapping[str, Any] | Any = batch
+        for part in self.available.split("."):
+            try:
+                if isinstance(value, Mapping):
+                    value = value[part]
+                elif part.lstrip("-").isdigit():
+                    value = value[int(part)]
+                else:
+                    value = getattr(value, part)
+            except (KeyError, IndexError, AttributeError):
+                has = list(value) if isinstance(value, Mapping) else type(value).__name__
+                raise LightningMMError(
+                    f"no `available` at {self.available!r} in the batch ({part!r} not found in {has}); give FrozenBackboneAdapter "
+                    "`available`: a path such as 'mask' or '2', or a function of the batch"
+                ) from None
+        if not isinstance(value, Tensor):
+            raise LightningMMError(f"`available` at {self.available!r} is a {type(value).__name__}, expected a tensor Bool[B, M]")
+        return value

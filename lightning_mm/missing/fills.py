@@ -1,0 +1,170 @@
+"""What stands in the place of an absent modality.
+
+A fill is one row per modality, the same for every sample that lacks it; it is applied inside the forward, so that the
+values in absent places (NaN, stale frames, other ids) can reach neither outputs nor gradients.
+
+Shapes: B samples, M modalities; an input is a tensor ``[B, ...]`` or a nest (dict, list, tuple) of such tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+
+Nest = Any
+"""A tensor ``[B, ...]``, or a dict, list or tuple of nests."""
+
+
+class Fill(nn.Module):
+    """Base of all fills: subclasses say with :meth:`row` what an absent modality looks like."""
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        """The value that replaces one absent sample.
+
+        Args:
+            name: The modality.
+            leaf: One tensor of its input, ``[B, ...]``; only its shape, dtype and device may be used.
+            path: Where the leaf lies inside a nested input, e.g. ``"length"``; empty for a plain tensor.
+
+        Shape:
+            Broadcastable to ``[1, ...]`` of the leaf.
+        """
+        raise NotImplementedError
+
+    def forward(self, name: str, value: Nest, present: Tensor) -> Nest:
+        """Replace the rows of ``value`` where ``present`` (``Bool[B]``) is False; nothing is changed in place."""
+        return self._fill(name, value, present, "")
+
+    def _fill(self, name: str, value: Nest, present: Tensor, path: str) -> Nest:
+        if isinstance(value, Tensor):
+            if value.shape[:1] != present.shape:
+                raise LightningMMError(
+                    f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
+                    f"got shape {tuple(value.shape)}; inputs are batch first"
+                )
+            row = self.row(name, value, path).to(dtype=value.dtype, device=value.device)
+            return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, row)
+        if isinstance(value, Mapping):
+            return {key: self._fill(name, leaf, present, f"{path}.{key}".lstrip(".")) for key, leaf in value.items()}
+        if isinstance(value, (list, tuple)):
+            filled = [self._fill(name, leaf, present, f"{path}.{i}".lstrip(".")) for i, leaf in enumerate(value)]
+            return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
+        return value
+
+
+class Zeros(Fill):
+    """Zeros, which after normalisation is the mean input (the choice of arXiv 2310.03986)."""
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        return leaf.new_zeros(())
+
+
+class Constant(Fill):
+    """One number per modality, zero where none is given; ``Constant({"image": 1.0})`` is the all-ones image of ViLT."""
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        super().__init__()
+        self.values = dict(values)
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        return leaf.new_full((), self.values.get(name, 0.0))
+
+
+class Mean(Fill):
+    """The mean of each channel over the training data; zero for modalities that are not given.
+
+    Args:
+        values: Modality to its channel means; a single number holds for all channels.
+        channel_axis: Axis of the channels in a batch, 1 for images ``[B, C, H, W]``, -1 for sequences ``[B, T, C]``.
+    """
+
+    def __init__(self, values: Mapping[str, float | Sequence[float]], channel_axis: int = 1) -> None:
+        super().__init__()
+        self.values = {name: [float(v) for v in (value if isinstance(value, Sequence) else [value])] for name, value in values.items()}
+        self.channel_axis = channel_axis
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        values = self.values.get(name, [0.0])
+        if len(values) not in (1, leaf.shape[self.channel_axis]):
+            raise LightningMMError(
+                f"fill Mean of {name!r}: expected 1 or {leaf.shape[self.channel_axis]} channel means, got {len(values)}"
+            )
+        shape = [1] * leaf.ndim
+        shape[self.channel_axis] = len(values)
+        return torch.tensor(values, device=leaf.device).view(shape)
+
+
+class Noise(Fill):
+    """Gaussian noise of a given standard deviation, the same row for every sample and call.
+
+    A fixed row keeps evaluation repeatable; integer inputs are filled with zeros.
+    """
+
+    def __init__(self, std: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        self.std, self.seed = std, seed
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf.new_zeros(())
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.std * torch.randn(1, *leaf.shape[1:], generator=generator)
+
+
+class Learned(Fill):
+    """A trainable row per modality, zeros at the start; one entry per channel.
+
+    Args:
+        channels: Modality to the size of its channel axis; modalities that are not given are filled with zeros.
+        channel_axis: Axis of the channels in a batch, 1 for images, -1 for sequences.
+    """
+
+    def __init__(self, channels: Mapping[str, int], channel_axis: int = 1) -> None:
+        super().__init__()
+        self.channel_axis = channel_axis
+        self.channels = dict(channels)
+        self.rows = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name, size in channels.items()})
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        if name not in self.rows or not leaf.is_floating_point():
+            return leaf.new_zeros(())
+        shape = [1] * leaf.ndim
+        shape[self.channel_axis] = -1
+        return self.rows[name].view(shape)
+
+
+class Tokens(Fill):
+    """Token ids for an absent text, e.g. the tokenised empty string ``[101, 102]``, padded to the length of the batch.
+
+    Args:
+        ids: Modality to the ids of its first tokens.
+        pad: The id of padding.
+        path: Which leaf of a nested input holds the ids (its attention mask then is 1 for the given tokens); empty for a plain tensor.
+    """
+
+    def __init__(self, ids: Mapping[str, Sequence[int]], pad: int = 0, path: str = "") -> None:
+        super().__init__()
+        self.ids = {name: list(values) for name, values in ids.items()}
+        self.pad, self.path = pad, path
+
+    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+        if name not in self.ids or leaf.ndim != 2:
+            return leaf.new_zeros(())
+        ids = self.ids[name][: leaf.shape[1]]
+        is_mask = path != self.path
+        row = leaf.new_full((1, leaf.shape[1]), 0 if is_mask else self.pad)
+        row[0, : len(ids)] = 1 if is_mask else torch.tensor(ids, dtype=leaf.dtype, device=leaf.device)
+        return row
+
+
+def fill_inputs(fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Tensor) -> dict[str, Nest]:
+    """Fill every absent place of ``{modality: input}``; ``available`` is ``Bool[B, M]``; other keys pass through."""
+    filled = dict(inputs)
+    for position, name in enumerate(modalities):
+        filled[name] = fill(name, inputs[name], available[:, position])
+    return filled

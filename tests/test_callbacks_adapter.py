@@ -1,0 +1,219 @@
+"""`FrozenBackboneAdapter` on a LightningModule that is not ours, with its own batch format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
+from lightning_mm.callbacks import EpochSeed, FrozenBackboneAdapter, load_weights
+from lightning_mm.errors import LightningMMError
+
+MODALITIES = ["camera", "radar"]
+
+
+class Fusion(nn.Module):
+    """BatchNorm and dropout in both branches; knows nothing of missing modalities."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.camera = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
+        self.radar = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, image: Tensor, echo: Tensor) -> Tensor:
+        return self.head(self.camera(image) + self.radar(echo))
+
+
+class Theirs(LightningModule):
+    """Somebody else's module: tuples as batches, the network under a name of its own, its own logging."""
+
+    def __init__(self, lr: float = 0.05) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = Fusion()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        image, echo, _, label = batch
+        return nn.functional.cross_entropy(self.net(image, echo=echo), label)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        loss = self.step(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        self.log("val_loss", self.step(batch))
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        self.log("test_loss", self.step(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+
+
+class Samples(Dataset[Any]):
+    """(image, echo, available, label); the label can be read from either modality."""
+
+    def __init__(self, size: int = 32) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.label = torch.randint(0, 2, (size,), generator=generator)
+        sign = (2.0 * self.label - 1).unsqueeze(1)
+        self.image = sign + torch.randn(size, 6, generator=generator)
+        self.echo = sign + torch.randn(size, 3, generator=generator)
+        self.available = torch.tensor([[True, False], [False, True], [True, True], [False, True]]).repeat(size // 4, 1)
+        self.image[~self.available[:, 0]] = float("nan")  # what is absent may hold anything
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.image[index], self.echo[index], self.available[index], self.label[index]
+
+
+def loader() -> DataLoader[Any]:
+    return DataLoader(Samples(), batch_size=8)
+
+
+def callback(**changes: Any) -> FrozenBackboneAdapter:
+    settings = {"network": "net", "available": "2", "modalities": MODALITIES, "inputs": {"camera": "image", "radar": "echo"}}
+    return FrozenBackboneAdapter(SSF(), **{**settings, **changes})
+
+
+def trainer(folder: Path, callbacks: list[Any], epochs: int = 2, **settings: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=folder, max_epochs=epochs, callbacks=callbacks, accelerator="cpu", devices=1, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+
+
+def module(seed: int = 0) -> Theirs:
+    torch.manual_seed(seed)
+    made = Theirs()
+    made.train()
+    for _ in range(3):
+        made.net(torch.randn(16, 6), torch.randn(16, 3))  # running statistics that are not those of the start
+    return made
+
+
+@pytest.mark.parametrize("basis", [OneHot, Additive])
+def test_trains_only_the_adapter_and_leaves_the_base_bit_for_bit(tmp_path: Path, basis: type[Basis]) -> None:
+    theirs = module()
+    before = {key: value.clone() for key, value in theirs.net.state_dict().items()}
+    run = trainer(tmp_path, [callback(basis=basis())])
+    run.fit(theirs, loader(), loader())
+    assert list(before) == list(theirs.net.state_dict())
+    assert all(torch.equal(value, before[key]) for key, value in theirs.net.state_dict().items())
+    assert {name.split(".")[0] for name, p in theirs.named_parameters() if p.requires_grad} == {"adapter"}
+    assert all(bank.scale.abs().sum() > 0 for bank in theirs.adapter.banks.values())
+    assert [group["weight_decay"] for group in run.optimizers[0].param_groups] == [0.0]
+    assert theirs.adapter.available is None
+
+
+def test_adapting_pays(tmp_path: Path) -> None:
+    theirs = module()
+    hook = callback()
+    run = trainer(tmp_path, [hook], epochs=8)
+    run.fit(theirs, loader())
+    adapted = run.validate(theirs, loader(), verbose=False)[0]["val_loss"]
+    with theirs.adapter.disabled():
+        zero_fill = run.validate(theirs, loader(), verbose=False)[0]["val_loss"]
+    assert adapted < 0.8 * zero_fill
+
+
+def test_checkpoint_holds_the_adapter_and_not_the_base(tmp_path: Path) -> None:
+    theirs = module()
+    for weights_only in (False, True):
+        saver = ModelCheckpoint(tmp_path / str(weights_only), save_weights_only=weights_only)
+        trainer(tmp_path, [callback(), saver]).fit(module(), loader())
+        checkpoint = torch.load(saver.best_model_path, weights_only=True)
+        assert not [key for key in checkpoint["state_dict"] if key.startswith("net.")]
+        assert [key for key in checkpoint["state_dict"] if key.startswith("adapter.banks")]
+        assert checkpoint["lightning_mm_adapter"]["base_fingerprint"] == fingerprint(theirs.net)
+
+
+def test_resume_at_an_epoch_boundary_equals_the_uninterrupted_run(tmp_path: Path) -> None:
+    whole = module()
+    trainer(tmp_path / "whole", [callback(), EpochSeed(3)], epochs=4).fit(whole, loader(), loader())
+    first = ModelCheckpoint(tmp_path / "first", save_last=True)
+    trainer(tmp_path / "first", [callback(), EpochSeed(3), first], epochs=2).fit(module(), loader(), loader())
+    resumed = module()
+    torch.manual_seed(99)  # the state of the process must not matter
+    second = trainer(tmp_path / "second", [callback(), EpochSeed(3)], epochs=4)
+    second.fit(resumed, loader(), loader(), ckpt_path=first.last_model_path)
+    assert second.current_epoch == 4
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert all(not m.training for m in resumed.net.modules())
+
+
+def test_base_checkpoint_is_loaded_and_others_are_refused(tmp_path: Path) -> None:
+    base = module(seed=5)
+    torch.save(base.net.state_dict(), tmp_path / "bare.pt")
+    torch.save({"state_dict": base.state_dict()}, tmp_path / "lightning.ckpt")
+    for name in ("bare.pt", "lightning.ckpt"):
+        theirs = module(seed=0)
+        trainer(tmp_path, [callback(base_ckpt=str(tmp_path / name))], epochs=1).fit(theirs, loader())
+        assert fingerprint(theirs.net) == fingerprint(base.net)
+    torch.save({"camera.0.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    with pytest.raises(LightningMMError, match="checkpoint of another network than Fusion: .* missing, e.g. camera.0.bias"):
+        trainer(tmp_path, [callback(base_ckpt=str(tmp_path / "other.pt"))]).fit(module(), loader())
+    with pytest.raises(FileNotFoundError, match="nowhere.pt does not exist"):
+        trainer(tmp_path, [callback(base_ckpt="nowhere.pt")]).fit(module(), loader())
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(LightningMMError, match="cannot be read"):
+        trainer(tmp_path, [callback(base_ckpt=str(tmp_path / "broken.pt"))]).fit(module(), loader())
+
+
+def test_adapter_checkpoint_of_another_base_or_none_is_refused(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path)
+    trained = module()
+    run = trainer(tmp_path, [callback(), saver], epochs=1)
+    run.fit(trained, loader())
+    again = module()
+    hook = callback()
+    hook.attach(again, next(iter(loader())))
+    load_weights(again, saver.best_model_path)
+    assert all(torch.equal(a, b) for a, b in zip(again.adapter.state_dict().values(), trained.adapter.state_dict().values()))
+    with pytest.raises(LightningMMError, match="another network or has other weights"):
+        trainer(tmp_path, [callback()], epochs=2).fit(module(seed=7), loader(), ckpt_path=saver.best_model_path)
+    plain = ModelCheckpoint(tmp_path / "plain")
+    trainer(tmp_path, [plain], epochs=1).fit(module(), DataLoader(Clean(), batch_size=8))
+    with pytest.raises(LightningMMError, match="holds no adapter"):
+        trainer(tmp_path, [callback()], epochs=2).fit(module(), loader(), ckpt_path=plain.best_model_path)
+    with pytest.raises(LightningMMError, match="left over|missing|expected shape"):
+        trainer(tmp_path, [callback(basis=Additive(), exclude=["head"])], epochs=2).fit(
+            module(), loader(), ckpt_path=saver.best_model_path
+        )
+
+
+class Clean(Samples):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = self.image.nan_to_num()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "model"}, "has no attribute 'model'.*out of \\['net'\\]"),
+        ({"available": "mask"}, "no `available` at 'mask' in the batch"),
+        ({"available": "3"}, "must be Bool\\[B, 2\\]"),
+        ({"modalities": None}, "does not know the modalities"),
+        ({"modalities": ["camera", "sonar"]}, "`inputs` names \\['radar'\\]"),
+        ({"inputs": {"camera": "image", "radar": "sound"}}, "modality 'radar': no argument 'sound'"),
+    ],
+)
+def test_mistakes_are_told_before_training(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(LightningMMError, match=message):
+        trainer(tmp_path, [callback(**changes)]).fit(module(), loader())
+    assert not list(tmp_path.rglob("*.ckpt"))
