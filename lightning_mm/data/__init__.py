@@ -1,5 +1,16 @@
-"""The data module and the data sets."""
+"""The data module, augmentations and the data sets."""
 
+from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
+from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.scenes import Scenes
+from lightning_mm.data.module import ModalityDropoutDataModule
 
-__all__ = ["Scenes"]
+__all__ = [
+    "Augmentation",
+    "Collate",
+    "Compose",
+    "Dihedral",
+    "ModalityDropoutDataModule",
+    "RandomCropResize",
+    "Scenes",
+]

@@ -1,10 +1,10 @@
 """Policies that decide which modalities a sample is shown with.
 
-A policy is a plain object of plain settings; a draw is a pure function of ``(seed, sample index, epoch)``: the same whatever
-the rank, the number of workers, the batch size or the order of samples.
+A policy is a plain object of plain settings; a draw is a pure function of ``(seed, sample index, epoch)``: the same
+whatever the rank, the number of workers, the batch size or the order of samples.
 
-Shapes: B samples, M modalities, C combinations. ``available`` is ``Bool[B, M]``, True where the modality is present; no row
-is ever empty.
+Shapes: B samples, M modalities, C combinations. ``available`` is ``Bool[B, M]``, True where the modality is present; no
+row is ever empty.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class RotatingCombinations(MissingnessPolicy):
 class IndependentMissing(MissingnessPolicy):
     """Each modality is missing on its own with probability ``p_missing``, given that enough of them are present.
 
-    The law is exactly the conditional one, as if rows with too few modalities were drawn again until they have enough; it
-    is drawn directly, from the first modality to the last, so that it takes no longer when ``p_missing`` is high.
+    The law is exactly the conditional one, as if rows with too few modalities were drawn again until they have enough;
+    it is drawn directly, from the first modality to the last, so that it takes no longer when ``p_missing`` is high.
 
     Args:
         p_missing: One probability for all modalities, or one per modality; modalities without one are never missing.
@@ -134,7 +134,8 @@ class IndependentMissing(MissingnessPolicy):
             enough[m, 1:] = p_present[m] * enough[m + 1, :-1] + (1 - p_present[m]) * enough[m + 1, 1:]
         if enough[0, self.min_present] == 0:
             raise LightningMMError(
-                f"{self!r} can never leave {self.min_present} of {list(modalities)} present; lower min_present or p_missing"
+                f"{self!r} can never leave {self.min_present} of {list(modalities)} present; "
+                "lower min_present or p_missing"
             )
         uniform = random_uniform(seed, epoch, index, len(modalities))
         needed = np.full(len(uniform), self.min_present)
@@ -150,7 +151,9 @@ class IndependentMissing(MissingnessPolicy):
             return [1.0 - self.p_missing] * len(modalities)
         unknown = [name for name in self.p_missing if name not in modalities]
         if unknown:
-            raise LightningMMError(f"p_missing names unknown modality {unknown[0]!r}; expected names out of {list(modalities)}")
+            raise LightningMMError(
+                f"p_missing names unknown modality {unknown[0]!r}; expected names out of {list(modalities)}"
+            )
         return [1.0 - self.p_missing.get(name, 0.0) for name in modalities]
 
 

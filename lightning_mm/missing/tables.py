@@ -72,8 +72,8 @@ class SavedTable(MissingnessPolicy):
 
     Raises:
         DataNotFoundError: If there is no such file.
-        LightningMMError: If the file is not a table or is damaged; in :meth:`draw`, if it was made for other modalities or
-            for fewer samples.
+        LightningMMError: If the file is not a table or is damaged; in :meth:`draw`, if it was made for other modalities
+            or for fewer samples.
     """
 
     def __init__(self, path: str) -> None:
@@ -102,7 +102,9 @@ class SavedTable(MissingnessPolicy):
 
 def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
     if not path.is_file():
-        raise DataNotFoundError(f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table")
+        raise DataNotFoundError(
+            f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             available = file["available"]

@@ -42,7 +42,7 @@ _SPREAD = np.array([0.05, 0.05, 0.05, 0.12, 0.12], dtype=np.float32)
 class Scenes(Dataset[dict[str, Any]]):
     """Objects of five classes on a ground plane, seen by a colour camera, a depth sensor and a thermal camera.
 
-    Which classes share their appearance in a modality, so that it cannot tell them apart (every pair of modalities can):
+    Which classes share their appearance in a modality, so that it cannot tell them apart; every pair of modalities can:
 
     ========  ==================================  ==============================
     modality  cannot tell apart                   tells apart
@@ -52,9 +52,9 @@ class Scenes(Dataset[dict[str, Any]]):
     thermal   ground / rock, person / vent        sign, puddle, the two pairs
     ========  ==================================  ==============================
 
-    Nuisances: colour has an illumination gradient, a colour cast and texture; depth a tilted ground plane and an unknown
-    offset; temperature an unknown ambient value, a drift over the image and a blurred lens; all have pixel noise. Inputs are
-    scaled to roughly zero mean and unit standard deviation, so that zeros are the mean input.
+    Nuisances: colour has an illumination gradient, a colour cast and texture; depth a tilted ground plane and an
+    unknown offset; temperature an unknown ambient value, a drift over the image and a blurred lens; all have pixel
+    noise. Inputs are scaled to roughly zero mean and unit standard deviation, so that zeros are the mean input.
 
     Args:
         split: ``train``, ``val`` or ``test``; splits share no scene.
@@ -126,7 +126,7 @@ class Scenes(Dataset[dict[str, Any]]):
 
 
 def _layout(rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-    """Place objects one over the other: the object seen at every pixel ``[H, W]`` (0 is ground), and each one's class."""
+    """Place objects one over the other: object at every pixel ``[H, W]`` (0: ground), class of each object."""
     count = int(rng.integers(6, 11))
     classes = np.concatenate([[0], rng.integers(1, len(CLASS_NAMES), count)]).astype(np.int64)
     shapes = rng.integers(0, len(SHAPES), count)
@@ -150,7 +150,7 @@ def _inside(shape: str, u: Array, v: Array) -> Array:
         return u * u / 1.7 + v * v * 1.7 < 1
     if shape == "box":
         return np.maximum(np.abs(u), np.abs(v)) < 0.85
-    return (v > -0.7) & (np.abs(u) * 1.5 + v < 1.2)  # triangle
+    return np.asarray((v > -0.7) & (np.abs(u) * 1.5 + v < 1.2))  # triangle
 
 
 def _sense(rng: np.random.Generator, image: Array, noise: float) -> Array:

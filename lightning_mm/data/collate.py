@@ -1,0 +1,169 @@
+"""Samples to a batch: stacks, stands placeholders in for what was not observed, pads sequences and draws ``available``.
+
+Shapes: B samples, M modalities, T time steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.policies import Complete, MissingnessPolicy
+from lightning_mm.modalities import Modalities
+
+Batch = dict[str, Any]
+
+
+class Collate:
+    """Makes ``{"inputs", "available", "observed", "target", "index"}`` out of a list of samples.
+
+    A leaf of an input or target may be a tensor, an array, a number or a string (strings become a list); leaves may be
+    nested in dicts, lists and tuples. Leaves of equal shape are stacked. Sequences of different lengths are padded with
+    zeros at the end if the sample says how long they are: ``{"values": Tensor[T, ...], "length": T}``; every leaf
+    beside ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. A modality that a sample does not
+    have becomes zeros of the right shape with ``observed`` False.
+
+    Args:
+        modalities: Names in the order of the masks' columns.
+        policy: What to drop; nothing when not given.
+        seed: Seed of the policy.
+        template: Gives a value of a modality for a batch in which no sample has it.
+
+    Shape:
+        ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 where samples carry none.
+
+    Raises:
+        LightningMMError: When called, if shapes or keys differ between samples, or a modality has no template.
+
+    Example:
+        >>> sample = {"inputs": {"a": torch.ones(2), "b": None}, "target": 1}
+        >>> collate = Collate(Modalities(["a", "b"]), template=lambda name: torch.ones(3))
+        >>> batch = collate([sample, sample])
+        >>> batch["observed"].tolist(), batch["inputs"]["b"].shape
+        ([[True, False], [True, False]], torch.Size([2, 3]))
+    """
+
+    def __init__(
+        self,
+        modalities: Modalities,
+        policy: MissingnessPolicy | None = None,
+        seed: int = 0,
+        template: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.modalities, self.policy, self.seed, self.template = modalities, policy, seed, template
+        self._templates: dict[str, Any] = {}
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        columns = {name: [sample["inputs"].get(name) for sample in samples] for name in self.modalities}
+        observed = torch.tensor([[value is not None for value in column] for column in columns.values()]).T.contiguous()
+        return {
+            "inputs": {name: self._input(name, column) for name, column in columns.items()},
+            "available": self._available(samples, observed),
+            "observed": observed,
+            "target": _stack([sample["target"] for sample in samples], "target"),
+            "index": torch.tensor([sample.get("index", -1) for sample in samples]),
+        }
+
+    def _available(self, samples: Sequence[Mapping[str, Any]], observed: Tensor) -> Tensor:
+        if self.policy is None or isinstance(self.policy, Complete):
+            return observed.clone()
+        if any("index" not in sample for sample in samples):
+            raise LightningMMError(
+                f"policy {self.policy!r} draws by the index of a sample, but samples carry none; use "
+                'ModalityDropoutDataModule, or give "index" in the samples'
+            )
+        # A batch is of one epoch: samplers yield batches of one epoch only.
+        index, epoch = [sample["index"] for sample in samples], samples[0].get("epoch", 0)
+        available = observed & self.policy.draw(self.modalities, index, epoch=epoch, seed=self.seed)
+        # Drawn and observed may have nothing in common; such a row is shown with what it has.
+        return torch.where(available.any(1, keepdim=True), available, observed)
+
+    def _input(self, name: str, values: list[Any]) -> Any:
+        if any(value is None for value in values):
+            seen = [value for value in values if value is not None]
+            blank = _blank(seen[0] if seen else self._template(name))
+            values = [blank if value is None else value for value in values]
+        return _stack(values, f"modality {name!r}")
+
+    def _template(self, name: str) -> Any:
+        if name not in self._templates:
+            if self.template is None:
+                raise LightningMMError(f"modality {name!r}: absent from the batch, and Collate was given no template")
+            self._templates[name] = self.template(name)
+        return self._templates[name]
+
+
+def _blank(value: Any) -> Any:
+    """Zeros in the form of a value; the length of a sequence stays, so that no placeholder is zero steps long."""
+    if isinstance(value, Mapping):
+        return {key: leaf if key == "length" else _blank(leaf) for key, leaf in value.items()}
+    if isinstance(value, (list, tuple)):
+        return _rebuild(value, [_blank(leaf) for leaf in value])
+    if isinstance(value, (Tensor, np.ndarray)):
+        return torch.zeros_like(torch.as_tensor(value))
+    return type(value)()  # 0, 0.0, False or ""
+
+
+def _stack(values: list[Any], where: str) -> Any:
+    first = values[0]
+    if any(type(value) is not type(first) for value in values):
+        kinds = sorted({type(value).__name__ for value in values})
+        if not all(isinstance(value, (int, float, np.number)) for value in values):
+            raise LightningMMError(f"{where}: samples have different types {kinds}; expected one type in all samples")
+    if isinstance(first, Mapping):
+        keys = [sorted(value) for value in values]
+        if any(other != keys[0] for other in keys):
+            raise LightningMMError(f"{where}: samples have different keys, {keys[0]} and others; expected the same")
+        if "length" in first:
+            values = _pad(values, where)
+        return {key: _stack([value[key] for value in values], f"{where}, {key!r}") for key in first}
+    if isinstance(first, str):
+        return values
+    if isinstance(first, (list, tuple)):
+        if any(len(value) != len(first) for value in values):
+            raise LightningMMError(f"{where}: lists of different lengths; give tensors and a 'length' instead")
+        return _rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
+    if isinstance(first, (Tensor, np.ndarray)):
+        tensors = [torch.as_tensor(value) for value in values]
+        for tensor in tensors:
+            if tensor.shape != tensors[0].shape:
+                raise LightningMMError(
+                    f"{where}: samples have different shapes, {tuple(tensors[0].shape)} and {tuple(tensor.shape)}; "
+                    'bring them to one size, or give sequences as {"values": Tensor[T, ...], "length": T} to '
+                    "have them padded"
+                )
+        return torch.stack(tensors)
+    if isinstance(first, (int, float, np.number)):
+        return torch.tensor(values)
+    raise LightningMMError(f"{where}: cannot batch {type(first).__name__}; expected tensors, numbers or strings")
+
+
+def _pad(values: list[Any], where: str) -> list[dict[str, Any]]:
+    """Bring every leaf that is as long as its sample's ``length``, in all samples, to the longest length."""
+    lengths = [int(value["length"]) for value in values]
+    sequences = [
+        key
+        for key, leaf in values[0].items()
+        if isinstance(leaf, (Tensor, np.ndarray))
+        and leaf.ndim > 0
+        and all(len(value[key]) == length for value, length in zip(values, lengths))
+    ]
+    if not sequences:
+        raise LightningMMError(f"{where}: 'length' is {lengths[0]}, but no tensor beside it has as many entries")
+    padded = []
+    for value, length in zip(values, lengths):
+        out = {**value, "length": length}
+        for key in sequences:
+            tensor = torch.as_tensor(value[key])
+            out[key] = torch.cat([tensor, tensor.new_zeros(max(lengths) - length, *tensor.shape[1:])])
+        padded.append(out)
+    return padded
+
+
+def _rebuild(like: Any, leaves: list[Any]) -> Any:
+    return type(like)(*leaves) if hasattr(like, "_fields") else type(like)(leaves)

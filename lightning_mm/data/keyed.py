@@ -1,0 +1,105 @@
+"""A data set read by ``(index, epoch)`` keys: checks samples and augments them by (seed, index, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from lightning_mm.data.sampler import Key
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
+
+Sample = dict[str, Any]
+Augmentation = Callable[[Sample, np.random.Generator], Sample]
+
+_AUGMENT = 0xA6  # keeps this stream of random numbers apart from the sampler's
+_SEARCH = 64  # samples looked through for the name of a modality that the first sample does not have
+
+
+class KeyedDataset(Dataset[list[Sample]]):
+    """Reads lists of keys from a map-style data set.
+
+    Args:
+        dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}`` with a length.
+        modalities: The modalities to keep; other inputs are left out.
+        augment: Called with the sample and a generator keyed by (seed, index, epoch).
+        seed: Seed of the augmentation.
+        name: How errors call the data set, e.g. ``Scenes (train)``.
+
+    Raises:
+        LightningMMError: If the data set is empty, has no length, or does not know one of the modalities; when read, if
+            a sample has another form or none of the modalities.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        modalities: Modalities,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+        name: str = "data set",
+    ) -> None:
+        self.dataset, self.modalities, self.augment, self.seed, self.name = dataset, modalities, augment, seed, name
+        if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+            raise LightningMMError(f"{name}: expected a data set with __len__ and __getitem__, got {dataset!r}")
+        if len(dataset) == 0:
+            raise LightningMMError(f"{name}: the data set is empty; expected at least one sample")
+        self._check_names()
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, keys: Sequence[Key]) -> list[Sample]:
+        return [self.read(index, epoch) for index, epoch in keys]
+
+    def read(self, index: int, epoch: int) -> Sample:
+        """One sample with exactly the wanted inputs (None where not observed), ``target``, ``index`` and ``epoch``."""
+        raw = self._raw(index)
+        inputs = {name: raw["inputs"].get(name) for name in self.modalities}
+        if all(value is None for value in inputs.values()):
+            raise LightningMMError(
+                f"{self.name}: sample {index} has none of the modalities {list(self.modalities)}, only "
+                f"{sorted(raw['inputs'])}; leave such samples out of the data set"
+            )
+        sample: Sample = {"inputs": inputs, "target": raw["target"]}
+        if self.augment is not None:
+            sample = self.augment(sample, np.random.default_rng([_AUGMENT, self.seed % 2**64, index, epoch]))
+        return {**sample, "index": index, "epoch": epoch}
+
+    def template(self, modality: str) -> Any:
+        """The first value of a modality that the data set has; gives placeholders their shape.
+
+        Raises:
+            LightningMMError: If no sample has the modality.
+        """
+        for index in range(len(self)):
+            if self._raw(index)["inputs"].get(modality) is not None:
+                return self.read(index, 0)["inputs"][modality]
+        raise LightningMMError(
+            f"{self.name}: no sample has modality {modality!r}, so its shape is unknown; drop it from data.modalities"
+        )
+
+    def _raw(self, index: int) -> Mapping[str, Any]:
+        sample = self.dataset[index]
+        if not isinstance(sample, Mapping) or "target" not in sample or not isinstance(sample.get("inputs"), Mapping):
+            came = sorted(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
+            raise LightningMMError(
+                f'{self.name}: expected samples {{"inputs": {{modality: value}}, "target": ...}}, got {came} at {index}'
+            )
+        return sample
+
+    def _check_names(self) -> None:
+        """Mistyped names are told at once; a name may be absent from single samples, so some more are looked at."""
+        known: set[str] = set()
+        for index in range(min(len(self), _SEARCH)):
+            known |= set(self._raw(index)["inputs"])
+            unknown = [name for name in self.modalities if name not in known]
+            if not unknown:
+                return
+        raise LightningMMError(
+            f"{self.name}: unknown modality {unknown[0]!r}; the data set has {sorted(known)} (a modality that is "
+            f"rarely there must be given as None in one of the first {_SEARCH} samples)"
+        )

@@ -1,0 +1,165 @@
+"""The Lightning data module around any map-style data set of dict samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_mm.data.collate import Collate
+from lightning_mm.data.keyed import Augmentation, KeyedDataset
+from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
+from lightning_mm.modalities import Modalities
+
+_SPLITS_OF_STAGE = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+_HISTOGRAM_SAMPLES = 100_000
+_HISTOGRAM_ROWS = 32
+
+
+class ModalityDropoutDataModule(LightningDataModule):
+    """Loads batches in which some modalities are marked as absent; what was observed is never overwritten.
+
+    A batch is ``{"inputs": {name: [B, ...]}, "available": Bool[B, M], "observed": Bool[B, M], "target": [B, ...],
+    "index": Int64[B]}``. Shuffling, augmentation and dropping are pure functions of (seed, sample index, epoch), so
+    that they do not change with the number of workers or devices, and a resumed run sees what the uninterrupted one
+    would have seen. Validation, test and prediction (on the test split) use epoch 0 and count every sample once over all devices.
+
+    Args:
+        dataset: Called with ``train``, ``val`` or ``test``; gives a map-style data set of
+            ``{"inputs": {modality: value or None}, "target": ...}``.
+        modalities: Modalities to load, in the order of the masks' columns; a part of those of the data set is allowed.
+        train_policy: What to drop in training; ``UniformCombinations()`` when not given.
+        val_policy: What to drop in validation; nothing when not given.
+        test_policy: What to drop in test and prediction; nothing when not given.
+        augment: Called with a training sample and a numpy generator; gives the augmented sample.
+        batch_size: Samples in a training batch of one device.
+        eval_batch_size: Samples in other batches of one device; ``batch_size`` when not given.
+        num_workers: Processes that load; 0 loads in the main process.
+        pin_memory: Whether to copy batches into page-locked memory.
+        persistent_workers: Whether workers stay alive between epochs; without workers it has no effect.
+        prefetch_factor: Batches each worker loads ahead; without workers it has no effect.
+        drop_last: Whether training leaves out the last batch when it is smaller.
+        seed: Seed of shuffling, augmentation and dropping.
+
+    Raises:
+        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or lacks a modality.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[str], Dataset[Any]],
+        modalities: list[str],
+        train_policy: MissingnessPolicy | None = None,
+        val_policy: MissingnessPolicy | None = None,
+        test_policy: MissingnessPolicy | None = None,
+        augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        for name, value in sizes.items():
+            bound = 0 if name == "num_workers" else 1
+            if value is not None and value < bound:
+                raise LightningMMError(f"data.{name} must be at least {bound}, got {value}")
+        self.dataset = dataset
+        self.modalities = Modalities(modalities)
+        self.policies: dict[str, MissingnessPolicy] = {
+            "train": train_policy or UniformCombinations(),
+            "val": val_policy or Complete(),
+            "test": test_policy or Complete(),
+        }
+        self.augment: Augmentation | None = augment
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
+        self.drop_last, self.seed = drop_last, seed
+        self._splits: dict[str, KeyedDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        for split in _SPLITS_OF_STAGE[stage]:
+            self._split(split)
+        if stage == "fit":
+            counts = self.histogram("train")
+            rank_zero_info(_describe(counts, self.policies["train"], self._split("train").name))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        length = len(self._split("train"))
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", 0):
+            return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
+        sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
+        return self._loader("train", sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", self._eval_sampler("val"))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", self._eval_sampler("test"))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", self._eval_sampler("test"))
+
+    def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:
+        """How many samples of a split are shown with each combination in an epoch.
+
+        Counts what the policy draws, without reading the data: modalities that the data set itself lacks come on top.
+        Of longer data sets the first 100 000 samples are counted.
+        """
+        size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
+        drawn = self.policies[split].draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
+        rows, counts = torch.unique(drawn, dim=0, return_counts=True)
+        named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
+        return {name: named[name] for name in self.modalities.select(list(named))}
+
+    def _split(self, split: str) -> KeyedDataset:
+        if split not in self._splits:
+            dataset = self.dataset(split)
+            augment = self.augment if split == "train" else None
+            name = f"{type(dataset).__name__} ({split})"
+            self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name)
+        return self._splits[split]
+
+    def _eval_sampler(self, split: str) -> OrderedBatchSampler:
+        return OrderedBatchSampler(len(self._split(split)), self.eval_batch_size, train=False)
+
+    def _loader(self, split: str, sampler: KeyedBatchSampler) -> DataLoader[Any]:
+        dataset = self._split(split)
+        workers = self.num_workers > 0
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,  # the sampler yields whole batches of keys
+            collate_fn=Collate(self.modalities, self.policies[split], self.seed, dataset.template),
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.persistent_workers and workers,
+            prefetch_factor=self.prefetch_factor if workers else None,
+        )
+
+
+def _describe(counts: dict[str, int], policy: MissingnessPolicy, name: str) -> str:
+    total = sum(counts.values())
+    lines = [f"{name}: {total} samples, combinations drawn in epoch 0 by {policy!r}:"]
+    frequent = sorted(counts, key=lambda combination: -counts[combination])[:_HISTOGRAM_ROWS]
+    shown = [combination for combination in counts if combination in frequent]
+    lines += [f"  {combination}: {counts[combination]} ({counts[combination] / total:.1%})" for combination in shown]
+    if len(shown) < len(counts):
+        lines.append(f"  and {len(counts) - len(shown)} less frequent ones")
+    return "\n".join(lines)
