@@ -14,7 +14,8 @@ _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _NOISE = re.compile(
     r"^\s*(- Expected a <class 'NoneType'>|Given value( type)?:.*|Subtypes:.*|Errors:|"
-    r"(- )?Does not validate against any of the Union subtypes|- Not a valid subclass of .*|Subclass types expect one of:|"
+    r"(- )?Does not validate against any of the Union subtypes|- Not a valid subclass of .*|"
+    r"Subclass types expect one of:|"
     r"- a class path \(str\)|- a dict with.*|- Expected a path but .* either not accessible or invalid)\s*$"
 )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
+from typing import NoReturn
 
 from lightning_mm.errors import LightningMMError
 
@@ -18,11 +20,28 @@ class UsageError(LightningMMError):
     """A mistake in the command or a config file, found before anything ran; exit code 2."""
 
 
+class StepFailed(LightningMMError):
+    """A command that another one ran has failed and said why; carries its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of the verbs that are not LightningCLI's; mistakes are raised, not printed with the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The message for a user's mistake and the exit code; ``None`` for everything else, which is a defect of ours."""
     text = from_worker(str(error))
     if isinstance(error, UsageError):
         return text, 2
+    if isinstance(error, StepFailed):
+        return text, error.code
     if isinstance(error, LightningMMError) or _is_misconfiguration(error):
         return text, 1
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)):
@@ -33,10 +52,10 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def from_worker(text: str) -> str:
-    """Take the message out of what a DataLoader's worker hands over: ``Caught X in ... Original Traceback ... X: message``.
+    """Take the message out of what a DataLoader's worker hands over.
 
     Example:
-        >>> from_worker("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback (most ...\\nValueError: no")
+        >>> from_worker("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback ...\\nValueError: no")
         'no'
     """
     caught = re.match(r"Caught (\w+) in \w+ worker process", text)

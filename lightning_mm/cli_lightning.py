@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import torch
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_mm.callbacks import FrozenBackboneAdapter
+from lightning_mm.callbacks import FrozenBackboneAdapter, load_weights
 from lightning_mm.cli_config_errors import shorten
 from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
-from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
 
@@ -70,8 +67,8 @@ class SweepingTrainer(Trainer):
             ckpt_path: Its weights; those of an adapter if the config has a FrozenBackboneAdapter.
             combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
             split: The split; choose settings on val, report test.
-            method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted with
-                one. A network named dedicated is run on the combination of all of its modalities only.
+            method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted
+                with one. A network named dedicated is run on the combination of all of its modalities only.
             also: Further methods of the same network: name in the table to checkpoint.
             out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir.
             bootstrap: Replicates for intervals over samples; 0 for none.
@@ -83,9 +80,9 @@ class SweepingTrainer(Trainer):
         others = {name: deepcopy(model) for name in also or {}}
         for name, path in (also or {}).items():
             load_weights(others[name], path)
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, FrozenBackboneAdapter):
-                callback.setup(self, model, "test")
+        adapters = [one for one in self.callbacks if isinstance(one, FrozenBackboneAdapter)]  # type: ignore[attr-defined]
+        for callback in adapters:
+            callback.attach(model, _first_batch(datamodule, split), "test", datamodule)
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         methods: Any = model
@@ -181,23 +178,11 @@ def check_checkpoint(name: str, path: str) -> None:
         raise UsageError(f"{name}: {path!r} is not a checkpoint (not written by torch.save, or cut off)")
 
 
-def load_weights(task: LightningModule, path: str) -> None:
-    """Load a checkpoint into a task the way the trainer does before a test: hooks first, strict unless the task says no.
-
-    Raises:
-        LightningMMError: If the file holds more than tensors and plain types, or no weights.
-    """
-    check_checkpoint("ckpt_path", path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LightningMMError(
-            f"{path!r} holds more than weights and plain settings, and is not loaded: {error}"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise LightningMMError(f"{path!r} is not a Lightning checkpoint: it has no 'state_dict'")
-    task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"], strict=task.strict_loading)
+def _first_batch(datamodule: LightningDataModule, split: str) -> Any:
+    datamodule.prepare_data()
+    datamodule.setup("test" if split == "test" else "validate")
+    loader = datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
+    return next(iter(loader))
 
 
 def _log(logger: Any, result: SweepResult) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
-from lightning_mm.cli_errors import UsageError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+from lightning_mm.cli_errors import Parser, UsageError
 
 
 def run_table(args: list[str]) -> None:
     """Merge sweeps, print the table, and with ``--out`` write CSV, JSON, Markdown and the heat map."""
-    parser = _Parser(
+    parser = Parser(
         "lightning-mm table",
         description="Put the results of several sweeps side by side in one table.",
         allow_abbrev=False,
