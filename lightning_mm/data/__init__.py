@@ -2,6 +2,7 @@
 
 from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
 from lightning_mm.data.collate import Collate
+from lightning_mm.data.datasets.ombria import Ombria
 from lightning_mm.data.datasets.scenes import Scenes
 from lightning_mm.data.module import ModalityDropoutDataModule
 
@@ -11,6 +12,7 @@ __all__ = [
     "Compose",
     "Dihedral",
     "ModalityDropoutDataModule",
+    "Ombria",
     "RandomCropResize",
     "Scenes",
 ]

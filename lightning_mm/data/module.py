@@ -33,7 +33,8 @@ class ModalityDropoutDataModule(LightningDataModule):
     A batch is ``{"inputs": {name: [B, ...]}, "available": Bool[B, M], "observed": Bool[B, M], "target": [B, ...],
     "index": Int64[B]}``. Shuffling, augmentation and dropping are pure functions of (seed, sample index, epoch), so
     that they do not change with the number of workers or devices, and a resumed run sees what the uninterrupted one
-    would have seen. Validation, test and prediction (on the test split) use epoch 0 and count every sample once over all devices.
+    would have seen. Validation, test and prediction (on the test split) use epoch 0 and count every sample once over
+    all devices.
 
     Args:
         dataset: Called with ``train``, ``val`` or ``test``; gives a map-style data set of
@@ -102,7 +103,7 @@ class ModalityDropoutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         length = len(self._split("train"))
-        if self.trainer is not None and getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
         sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
         return self._loader("train", sampler)

@@ -145,12 +145,14 @@ def _layout(rng: np.random.Generator, size: int) -> tuple[Array, Array]:
 def _inside(shape: str, u: Array, v: Array) -> Array:
     """Which pixels a shape of about unit radius covers, in its own coordinates."""
     if shape == "disk":
-        return u * u + v * v < 1
-    if shape == "ellipse":
-        return u * u / 1.7 + v * v * 1.7 < 1
-    if shape == "box":
-        return np.maximum(np.abs(u), np.abs(v)) < 0.85
-    return np.asarray((v > -0.7) & (np.abs(u) * 1.5 + v < 1.2))  # triangle
+        inside = u * u + v * v < 1
+    elif shape == "ellipse":
+        inside = u * u / 1.7 + v * v * 1.7 < 1
+    elif shape == "box":
+        inside = np.maximum(np.abs(u), np.abs(v)) < 0.85
+    else:  # triangle
+        inside = (v > -0.7) & (np.abs(u) * 1.5 + v < 1.2)
+    return np.asarray(inside)
 
 
 def _sense(rng: np.random.Generator, image: Array, noise: float) -> Array:
