@@ -51,6 +51,11 @@ def build_decoder(name: DecoderName, widths: Sequence[int], channels: Sequence[i
     return decoder, out_channels
 
 
+def scales_read(name: DecoderName, depth: int) -> range:
+    """The scales (1 is half the input size) that a decoder reads: ``fpn`` only the last four."""
+    return range(max(depth - 3, 1), depth + 1) if name == "fpn" else range(1, depth + 1)
+
+
 def _expect(name: str, channels: Sequence[int] | None, default: list[int], what: str) -> list[int]:
     if channels is None:
         return default

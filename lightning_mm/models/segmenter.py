@@ -6,19 +6,18 @@ Shapes: B samples, M modalities, C_m channels of modality m, K classes, H x W pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_head
-from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.models.decoders import DecoderName, build_decoder
+from lightning_mm.models.decoders import DecoderName, build_decoder, scales_read
+from lightning_mm.models.encoders import build_encoder
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 
 FusionName = Literal["mean", "max", "concat", "attention"]
@@ -83,7 +82,7 @@ class MultiEncoderSegmenter(nn.Module):
         self.encoders = nn.ModuleDict()
         scales = []
         for name, name_of_encoder in self._encoder_of_each(encoder).items():
-            built = _build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
+            built = build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
             scales.append(built.out_channels[1 : encoder_depth + 1])
             try:
                 self.encoders[name] = built
@@ -92,10 +91,13 @@ class MultiEncoderSegmenter(nn.Module):
         if isinstance(fusion, str) and fusion not in _FUSIONS:
             raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
         fusion_class = _FUSIONS[fusion] if isinstance(fusion, str) else fusion
-        fusions = [fusion_class(widths) for widths in zip(*scales)]
+        # A scale that the decoder does not read is not fused (width 0): no parameter without a use.
+        read = scales_read(decoder, encoder_depth)
+        widths = [scale if level in read else [0] * len(channels) for level, scale in enumerate(zip(*scales), 1)]
+        fusions = [fusion_class(scale) for scale in widths]
         self.fusion = nn.ModuleList(fusions)
-        widths_fused = [0, *(module.out_channels for module in fusions)]
-        self.decoder, width = build_decoder(decoder, widths_fused, decoder_channels)
+        fused = [0, *(module.out_channels for module in fusions)]
+        self.decoder, width = build_decoder(decoder, fused, decoder_channels)
         self.head = SegmentationHead(width, num_classes, kernel_size=3 if decoder == "unet" else 1)
         initialize_head(self.head)
 
@@ -160,22 +162,3 @@ class MultiEncoderSegmenter(nn.Module):
                 f"available: expected a bool tensor of shape {expected}, one column for each of "
                 f"{list(self.modalities)}, got {available.dtype} {tuple(available.shape)}"
             )
-
-
-def _build_encoder(modality: str, name: str, channels: int, depth: int, weights: str | None) -> Any:
-    if channels < 1:
-        raise LightningMMError(f"modality {modality!r}: expected at least 1 channel, got {channels}")
-    if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():
-        close = get_close_matches(name, get_encoder_names(), n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "use one such as 'resnet18' or 'mit_b0'"
-        raise LightningMMError(f"modality {modality!r}: unknown encoder {name!r}; {hint}")
-    try:
-        encoder = get_encoder(name, in_channels=channels, depth=depth, weights=weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise LightningMMError(f"modality {modality!r}: encoder {name!r} cannot be built: {error}") from error
-    if encoder.output_stride != 2**depth:
-        raise LightningMMError(
-            f"modality {modality!r}: encoder {name!r} has stride {encoder.output_stride} at depth {depth}, "
-            f"expected {2**depth}"
-        )
-    return encoder
