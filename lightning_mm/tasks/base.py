@@ -139,12 +139,10 @@ class BaseTask(LightningModule):
         return loss
 
     def _log_metrics(self, stage: Stage) -> None:
-        metrics = self._stage_metrics(stage)
         primary = f"{stage}/{self.primary_metric}"
-        for name, value in metrics.compute().items():
+        for name, value in self._stage_metrics(stage).compute().items():
             # Already the figure of all processes; sync_dist keeps it so and spares Lightning's warning.
             self.log(name, value, prog_bar=name == primary, sync_dist=True)
-        metrics.reset()
 
     def _stage_metrics(self, stage: Stage) -> MetricCollection:
         return cast(MetricCollection, self.metrics[stage])
@@ -152,11 +150,19 @@ class BaseTask(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self._shared_step(batch, "train")
 
+    def on_validation_epoch_start(self) -> None:
+        # At the start: validate() runs in inference mode, fit's validation does not, and states made in the one
+        # cannot be updated in the other.
+        self._stage_metrics("val").reset()
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._shared_step(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._stage_metrics("test").reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._shared_step(batch, "test")

@@ -102,7 +102,8 @@ class SemanticSegmentationTask(BaseTask):
             metrics["iou"] = BinaryJaccardIndex(
                 ignore_index=self.ignore_index, validate_args=False, zero_division=undefined
             )
-        return MetricCollection(metrics)
+        # Groups would share one confusion matrix, but do not count the updates of a wrapper and so warn in compute().
+        return MetricCollection(metrics, compute_groups=False)
 
     def check_target(self, target: Tensor) -> None:
         if target.dtype != torch.int64 or target.ndim != 3:
