@@ -1,0 +1,250 @@
+"""A sweep on disk: ``sweep.csv`` first and fsynced, then JSON, samples, Markdown and the heat map.
+
+Every file is written beside its place and renamed: a kill leaves the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.sweep.bootstrap import Bootstrap
+from lightning_mm.sweep.result import SweepResult, SweepRow
+
+COLUMNS = ("method", "combination", "n_available", "metric", "value", "n", "seed", "low", "high")
+PACKAGES = ("lightning-mm", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "numpy", "wandb")
+REPLICATES = "replicates"
+DIGEST = "csv_crc32"
+"""Ties JSON and samples to the CSV they were written with."""
+
+
+def save(result: SweepResult, folder: Path) -> dict[str, Path]:
+    """Write all files of a sweep; the figures are on disk before anything that may fail (plots) is tried.
+
+    Returns:
+        ``{"csv": path, "json": path, "samples": path, "markdown": path, "png": path}``; no ``samples`` where the result
+        holds none.
+    """
+    from lightning_mm.sweep.plots import write_heat_map
+
+    written = {"csv": write_csv(result, folder / "sweep.csv"), "json": write_json(result, folder / "sweep.json")}
+    if result.samples:
+        written["samples"] = write_samples(result, folder / "sweep_samples.npz")
+    written["markdown"] = replace_file(
+        folder / "sweep.md", lambda file: file.write(f"{result.to_markdown()}\n".encode())
+    )
+    written["png"] = write_heat_map(result, folder / "sweep.png")
+    return written
+
+
+def write_csv(result: SweepResult, path: Path) -> Path:
+    """One row per figure; an interval or a value that does not exist is an empty cell."""
+
+    return replace_file(path, lambda file: file.write(csv_bytes(result)))
+
+
+def csv_bytes(result: SweepResult) -> bytes:
+    """The content of ``sweep.csv``."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in result.rows)
+    return text.getvalue().encode()
+
+
+def read_csv(path: Path) -> SweepResult:
+    """Read a sweep back; what a CSV cannot hold (order of modalities, directions, replicates) comes from beside it.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is not a table of a sweep.
+    """
+    if path.is_dir():
+        path = path / "sweep.csv"
+    if not path.is_file():
+        raise DataNotFoundError(f"no sweep at {path}: expected a sweep.csv written by `lightning-mm sweep`")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        absent = [column for column in COLUMNS[:7] if column not in (reader.fieldnames or [])]
+        if absent:
+            raise LightningMMError(f"{path} is not a table of a sweep: columns {absent} are missing")
+        rows = [_row(path, reader.line_num, cells) for cells in reader]
+    if not rows:
+        raise LightningMMError(f"{path} holds no figures")
+    digest = zlib.crc32(path.read_bytes())
+    notes = _read_json(path.with_name("sweep.json"))
+    if notes and notes.get("csv_crc32") != digest:
+        warnings.warn(f"{path} was changed after the files beside it were written; they are not used", stacklevel=2)
+        notes = {}
+    result = SweepResult(
+        rows=rows,
+        modalities=notes.get("modalities") or _guess_modalities(rows),
+        primary_metric=notes.get("primary_metric") or rows[0].metric,
+        directions=notes.get("directions") or {},
+        parameters=notes.get("parameters") or {},
+        config=notes.get("config") or {},
+    )
+    if notes:
+        _add_samples(result, path.with_name("sweep_samples.npz"), digest, (notes.get("bootstrap") or {}).get("key", ""))
+    return result
+
+
+def write_json(result: SweepResult, path: Path) -> Path:
+    """What made the figures (configuration, versions, commit) and the summaries of all methods and metrics."""
+    content = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "modalities": result.modalities,
+        "primary_metric": result.primary_metric,
+        "directions": result.directions,
+        "parameters": result.parameters,
+        "summary": {m: {k: result.summary(m, k) for k in result.metrics} for m in result.methods},
+        "bootstrap": result.bootstrap and {"key": result.bootstrap.key, "level": result.bootstrap.level},
+        "versions": versions(),
+        "commit": git_commit(),
+        "csv_crc32": zlib.crc32(csv_bytes(result)),
+        "config": result.config,
+    }
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str)
+    return replace_file(path, lambda file: file.write(f"{text}\n".encode()))
+
+
+def write_samples(result: SweepResult, path: Path) -> Path:
+    """Statistics ``<method>/<combination>/<name>`` and replicates ``replicates/<method>/<combination>/<metric>``."""
+    arrays = {key: _smallest(value) for key, value in result.samples.items()}
+    arrays[DIGEST] = np.array(zlib.crc32(csv_bytes(result)))
+    if result.bootstrap:
+        for figure, values in result.bootstrap.replicates.items():
+            arrays["/".join([REPLICATES, *figure])] = values.astype(np.float32)
+    return replace_file(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that make the figures."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, ``-dirty`` where tracked files differ; ``None`` outside a repository."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _add_samples(result: SweepResult, path: Path, digest: int, key: str) -> None:
+    """Fill ``samples`` and ``bootstrap`` from the file written with this CSV; an older one is left alone."""
+    if not path.is_file():
+        return
+    with np.load(path) as arrays:
+        if DIGEST not in arrays.files or int(arrays[DIGEST]) != digest:
+            return
+        for name in arrays.files:
+            if name.startswith(f"{REPLICATES}/"):
+                method, combination, metric = name.split("/", 3)[1:]
+                result.bootstrap = result.bootstrap or Bootstrap(key)
+                result.bootstrap.replicates[method, combination, metric] = arrays[name].astype(np.float64)
+            elif name != DIGEST:
+                result.samples[name] = arrays[name]
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
+    """Let ``write`` fill a file beside ``path``, force it to the disk, and rename it into its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that nobody else may read; give it the rights that any new file would get.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _cell(value: object) -> object:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _row(path: Path, line: int, cells: Mapping[str, str | None]) -> SweepRow:
+    def number(column: str) -> float | None:
+        return float(cells[column] or "nan") if cells.get(column) else None
+
+    try:
+        value = number("value")
+        return SweepRow(
+            method=str(cells["method"]),
+            combination=str(cells["combination"]),
+            n_available=int(cells["n_available"] or ""),
+            metric=str(cells["metric"]),
+            value=math.nan if value is None else value,
+            n=int(cells["n"] or ""),
+            seed=int(cells["seed"] or ""),
+            low=number("low"),
+            high=number("high"),
+        )
+    except ValueError as error:
+        raise LightningMMError(f"{path}, line {line}: {error}; the file is cut off or was edited") from error
+
+
+def _guess_modalities(rows: list[SweepRow]) -> list[str]:
+    """Names in the order of the longest combinations, for a CSV without the JSON beside it."""
+    longest_first = sorted(rows, key=lambda row: -row.n_available)
+    return list(dict.fromkeys(name for row in longest_first for name in row.combination.split("+")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise LightningMMError(f"{path} is not JSON ({error}); remove it to read the CSV alone") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: figures that do not exist become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _smallest(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Integers in the smallest type that holds them: statistics of thousands of samples are large."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return array
+    return array.astype(np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))

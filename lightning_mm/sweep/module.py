@@ -1,0 +1,266 @@
+"""One pass over the data in which every batch runs through all combinations and all methods.
+
+Shapes: B samples of a batch, M modalities of the data, N samples of the split, n of them count for one combination.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as distributed
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
+
+Batch = Mapping[str, Any]
+Statistics = dict[str, Tensor]
+Figures = tuple[int, str]
+"""Position of a run, combination."""
+
+
+@runtime_checkable
+class SweepableTask(Protocol):
+    """What the sweep asks of a task; every task of :mod:`lightning_mm.tasks` has it.
+
+    A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
+    ``available``, ``using(available)``), ``metric_directions`` and ``summable_statistics`` (True when its metrics
+    depend on the sums of the statistics over samples alone).
+    """
+
+    modalities: Sequence[str]
+    primary_metric: str
+
+    def __call__(self, inputs: Mapping[str, Any], available: Tensor) -> Any: ...
+    def sample_statistics(self, outputs: Any, target: Any) -> Statistics: ...
+    def metrics_from(self, statistics: Statistics) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on some combinations.
+
+    Args:
+        method: Its name in the table.
+        task: Position in :attr:`SweepModule.tasks`.
+        combinations: Canonical names, in the order of the data's modalities.
+        disabled: Whether the task's adapter is switched off.
+    """
+
+    method: str
+    task: int
+    combinations: tuple[str, ...]
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one batch gave.
+
+    Args:
+        index: ``Int[B]``.
+        observed: ``Bool[B, M]``.
+        statistics: (position of the run, combination) to ``{name: [b, ...]}`` of the b samples that observed it.
+    """
+
+    index: Tensor
+    observed: Tensor
+    statistics: dict[Figures, Statistics]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Per-sample statistics of the whole split, on the CPU, ordered by index, every sample once.
+
+    Args:
+        index: ``Int[N]``.
+        observed: ``Bool[N, M]``.
+        statistics: (position of the run, combination) to ``{name: [n, ...]}``.
+        rows: (position of the run, combination) to the positions of these n samples in ``index``, ``Int[n]``.
+    """
+
+    index: Tensor
+    observed: Tensor
+    statistics: dict[Figures, Statistics]
+    rows: dict[Figures, Tensor]
+
+
+class SweepModule(LightningModule):
+    """Runs tasks under ``trainer.test`` or ``trainer.validate``, so that precision, devices and DDP are the trainer's.
+
+    Args:
+        tasks: The networks, see :class:`SweepableTask`.
+        runs: Which of them is run on what.
+        modalities: The modalities of the data: the columns of ``observed``.
+        scratch: A file for the result of strategies that start processes of their own.
+    """
+
+    def __init__(
+        self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
+    ) -> None:
+        super().__init__()
+        # Inside a list the tasks keep their own trainer; direct children would be handed this one's.
+        self.tasks = nn.ModuleList(tasks)
+        self.runs = list(runs)
+        self.modalities = Modalities(modalities)
+        self.scratch = scratch
+        self.collected: Collected | None = None
+        self._home = os.getpid()
+        self._parts: list[Part] = []
+        self._seen = 0
+
+    def on_test_epoch_start(self) -> None:
+        self._parts, self._seen, self.collected = [], 0, None
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        index, observed = self._index_and_observed(batch)
+        statistics: dict[Figures, Statistics] = {}
+        for position, run in enumerate(self.runs):
+            task: Any = self.tasks[run.task]
+            columns = [self.modalities.index(name) for name in task.modalities]
+            with _switched(task, run.disabled):
+                for combination in run.combinations:
+                    mask = self.modalities.mask(combination).to(observed.device)
+                    counts = observed[:, mask].all(dim=1)
+                    size = int(counts.sum())
+                    if size == 0:
+                        continue
+                    chosen = None if size == len(counts) else counts
+                    inputs = {name: _rows(batch["inputs"][name], chosen) for name in task.modalities}
+                    available = mask[columns].repeat(size, 1)
+                    with _told(task, available):
+                        outputs = task(inputs, available)
+                    found = task.sample_statistics(outputs, _rows(batch["target"], chosen))
+                    statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
+                    wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
+                    if wrong:
+                        raise LightningMMError(
+                            f"sample_statistics of {type(task).__name__} gave {wrong[0]!r} of shape "
+                            f"{tuple(found[wrong[0]].shape)} for {size} samples; expected one row per sample"
+                        )
+        self._parts.append(Part(index.cpu(), observed.cpu(), statistics))
+
+    def on_test_epoch_end(self) -> None:
+        parts = self._parts
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            distributed.all_gather_object(gathered, parts)
+            parts = [part for rank in gathered for part in rank]
+        self.collected = join(parts, self.modalities, padded=self.trainer.world_size > 1)
+        if self._home != os.getpid() and self.trainer.is_global_zero:
+            torch.save(vars(self.collected), self.scratch)
+
+    on_validation_epoch_start = on_test_epoch_start
+    validation_step = test_step
+    on_validation_epoch_end = on_test_epoch_end
+
+    def _index_and_observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if not isinstance(batch, Mapping) or "inputs" not in batch or "target" not in batch:
+            came = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            raise LightningMMError(
+                f"the sweep expects batches {{'inputs': {{modality: tensor}}, 'target': ...}}, got {came}; "
+                "ModalityDropoutDataModule makes them from any data set of dict samples"
+            )
+        absent = [name for name in self.modalities if name not in batch["inputs"]]
+        if absent:
+            raise LightningMMError(f"batch has no input {absent[0]!r}; it has {list(batch['inputs'])}")
+        size = len(_first_leaf(batch["inputs"][self.modalities[0]]))
+        observed = batch.get("observed")
+        if observed is None:
+            observed = torch.ones(size, len(self.modalities), dtype=torch.bool, device=self.device)
+        if observed.shape != (size, len(self.modalities)):
+            raise LightningMMError(
+                f"expected `observed` Bool[{size}, {len(self.modalities)}] for modalities {list(self.modalities)}, got "
+                f"{tuple(observed.shape)}"
+            )
+        index = batch.get("index")
+        if index is None:
+            if self.trainer.world_size > 1:
+                raise LightningMMError(
+                    "batches have no 'index', which several processes need to count every sample once; add the "
+                    "sample's position in the data set, or sweep on one device"
+                )
+            index = torch.arange(self._seen, self._seen + size)
+        self._seen += size
+        return torch.as_tensor(index), observed.bool()
+
+
+def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
+    """Put the batches of all processes together, ordered by sample index.
+
+    Args:
+        parts: The batches.
+        modalities: The columns of ``observed``.
+        padded: Whether samplers may have repeated samples (several processes); repeats are then dropped.
+
+    Raises:
+        LightningMMError: If there is no sample, or an index comes twice though no sampler pads.
+    """
+    if not parts:
+        raise LightningMMError("the split that was swept has no samples")
+    index = torch.cat([part.index for part in parts])
+    unique, owner = torch.unique(index, return_inverse=True)
+    if len(unique) != len(index) and not padded:
+        raise LightningMMError(
+            f"{len(index)} samples came with {len(unique)} distinct values of 'index'; it must be the sample's "
+            "position in the data set, and the loader must not repeat samples"
+        )
+    observed = torch.cat([part.observed for part in parts])
+    statistics: dict[Figures, Statistics] = {}
+    rows: dict[Figures, Tensor] = {}
+    for key in dict.fromkeys(key for part in parts for key in part.statistics):
+        # Statistics hold the samples that observed the combination, in the order in which they came.
+        counts = observed[:, modalities.mask(key[1])].all(dim=1)
+        rows[key], keep = _first_of_each(owner[counts])
+        found = [part.statistics[key] for part in parts if key in part.statistics]
+        statistics[key] = {name: torch.cat([one[name] for one in found])[keep] for name in found[0]}
+    return Collected(unique, observed[_first_of_each(owner)[1]], statistics, rows)
+
+
+def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values, ascending, and where each stands first."""
+    ordered, order = torch.sort(values, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first], order[first]
+
+
+def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
+    """The task with its adapter off, or as it is."""
+    adapter: Any = task.adapter if disabled else None
+    return adapter.disabled() if disabled else nullcontext()
+
+
+def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
+    """Tell the adapter of a network whose forward takes no ``available`` what is there."""
+    adapter: Any = getattr(task, "adapter", None)
+    return adapter.using(available) if hasattr(adapter, "using") else nullcontext()
+
+
+def _rows(nest: Any, chosen: Tensor | None) -> Any:
+    """The chosen samples (``Bool[B]``) of every tensor of a nest; ``None`` chooses all."""
+    if chosen is None:
+        return nest
+    if isinstance(nest, Tensor):
+        return nest[chosen]
+    if isinstance(nest, Mapping):
+        return {key: _rows(value, chosen) for key, value in nest.items()}
+    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        return type(nest)(*[_rows(value, chosen) for value in nest])
+    if isinstance(nest, (list, tuple)):
+        return type(nest)(_rows(value, chosen) for value in nest)
+    return nest
+
+
+def _first_leaf(nest: Any) -> Tensor:
+    """Any tensor of a nest, to tell the number of samples."""
+    while not isinstance(nest, Tensor):
+        nest = next(iter(nest.values())) if isinstance(nest, Mapping) else nest[0]
+    return nest

@@ -1,0 +1,289 @@
+"""The result of a sweep: one row per figure, and what is read off them (mean, worst, full, drop, recovered gap)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import SEPARATOR, Modalities
+from lightning_mm.sweep import robustness
+from lightning_mm.sweep.bootstrap import Bootstrap
+from lightning_mm.sweep.robustness import Direction
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ZERO_FILL = "zero_fill"
+"""The method whose absent inputs are filled and nothing else: the lower end of the recovered gap."""
+ADAPTED = "adapted"
+"""The method with adapters switched on."""
+DEDICATED = "dedicated"
+"""Networks trained for one combination each: the upper end of the recovered gap."""
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One figure: a metric of a method on a combination; ``value`` is a fraction, ``low`` and ``high`` its interval."""
+
+    method: str
+    combination: str
+    n_available: int
+    metric: str
+    value: float
+    n: int
+    seed: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class SweepResult:
+    """All figures of a sweep, or of several merged ones.
+
+    Args:
+        rows: One per (method, combination, metric, seed).
+        modalities: Names in the fixed order; the combination of all of them is the full one.
+        primary_metric: What tables and plots show unless told otherwise.
+        directions: Metric to ``"max"`` or ``"min"``; ``"max"`` where not given.
+        parameters: Method to counts such as ``{"trained": 4000, "per_combination": 700, "base": 1000000}``.
+        config: The configuration of the run, plain types; written to ``sweep.json``.
+        samples: Per-sample statistics, written to ``sweep_samples.npz``.
+        bootstrap: Replicates of all figures, where intervals were asked for.
+    """
+
+    rows: list[SweepRow]
+    modalities: list[str]
+    primary_metric: str
+    directions: dict[str, Direction] = field(default_factory=dict)
+    parameters: dict[str, dict[str, int]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, NDArray[Any]] = field(default_factory=dict)
+    bootstrap: Bootstrap | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods in the order in which they came."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics, the primary one first."""
+        return list(dict.fromkeys([self.primary_metric, *(row.metric for row in self.rows)]))
+
+    @property
+    def combinations(self) -> list[str]:
+        """Combinations that some method was run on, sizes ascending."""
+        return list(Modalities(self.modalities).select(list(dict.fromkeys(row.combination for row in self.rows))))
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Combinations but the full one."""
+        return [combination for combination in self.combinations if combination != self.full_combination]
+
+    @property
+    def full_combination(self) -> str:
+        """The combination of all modalities."""
+        return SEPARATOR.join(self.modalities)
+
+    def direction(self, metric: str) -> Direction:
+        """Whether more (``"max"``) or less of a metric is better."""
+        return self.directions.get(metric, "max")
+
+    def select(self, method: str, combination: str, metric: str) -> list[SweepRow]:
+        """The rows of one figure, one per seed; empty where the method was not run on the combination."""
+        key = (method, combination, metric)
+        return [row for row in self.rows if (row.method, row.combination, row.metric) == key]
+
+    def values(self, method: str, metric: str | None = None) -> dict[str, float]:
+        """Combination to value (mean over seeds) of every combination the method was run on."""
+        metric = metric or self.primary_metric
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.method == method and row.metric == metric:
+                found.setdefault(row.combination, []).append(row.value)
+        return {name: float(np.mean(found[name])) for name in self.combinations if name in found}
+
+    def value(self, method: str, combination: str, metric: str | None = None) -> float:
+        """One figure, the mean over seeds.
+
+        Raises:
+            LightningMMError: If the sweep holds no such figure; the message says what it holds.
+        """
+        metric = metric or self.primary_metric
+        values = self.values(method, metric)
+        combination = Modalities(self.modalities).canonical(combination)
+        if combination not in values:
+            raise LightningMMError(
+                f"no figure for method {method!r}, combination {combination!r}, metric {metric!r}; this sweep has "
+                f"methods {self.methods}, metrics {self.metrics}, and for this method {list(values)}"
+            )
+        return values[combination]
+
+    def std(self, method: str, combination: str, metric: str | None = None) -> float:
+        """Standard deviation over seeds (n - 1); NaN for a single seed."""
+        values = [row.value for row in self.select(method, combination, metric or self.primary_metric)]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def full(self, method: str, metric: str | None = None) -> float:
+        """Value on the full combination; NaN where the method was not run on it."""
+        return self.values(method, metric).get(self.full_combination, float("nan"))
+
+    def mean(self, method: str, metric: str | None = None, combinations: Iterable[str] | None = None) -> float:
+        """Mean over the incomplete combinations (or the given ones); NaN where the method lacks one of them."""
+        return robustness.mean_over(
+            self.values(method, metric), self.incomplete if combinations is None else combinations
+        )
+
+    def worst(self, method: str, metric: str | None = None) -> tuple[str, float]:
+        """The worst combination and its value; NaN where the method lacks a combination."""
+        values = self.values(method, metric)
+        if any(combination not in values for combination in self.incomplete):
+            return "", float("nan")
+        return robustness.worst_of(values, self.direction(metric or self.primary_metric))
+
+    def drop(self, method: str, metric: str | None = None) -> float:
+        """What is lost on the mean over incomplete combinations against the method's own full one."""
+        metric = metric or self.primary_metric
+        return robustness.drop(self.full(method, metric), self.mean(method, metric), self.direction(metric))
+
+    def dedicated_combinations(self, metric: str | None = None) -> list[str]:
+        """Incomplete combinations for which a dedicated network was swept."""
+        values = self.values(DEDICATED, metric)
+        return [combination for combination in self.incomplete if combination in values]
+
+    def recovered_gap(self, method: str, metric: str | None = None) -> float:
+        """(method - zero_fill) / (dedicated - zero_fill) on the mean where a dedicated network exists.
+
+        NaN where there is no dedicated network or no zero_fill.
+        """
+        covered = self.dedicated_combinations(metric)
+        own, low, high = (self.mean(name, metric, covered) for name in (method, ZERO_FILL, DEDICATED))
+        return robustness.recovered_gap(own, low, high)
+
+    def curve(self, method: str, metric: str | None = None) -> NDArray[np.float64]:
+        """Mean value by the number of missing modalities, ``Float[M]``, from none missing to all but one."""
+        modalities = Modalities(self.modalities)
+        sizes = {combination: len(modalities.parse(combination)) for combination in modalities.combinations()}
+        return robustness.missing_curve(self.values(method, metric), sizes)
+
+    def robustness(self, method: str, metric: str | None = None) -> float:
+        """Area under :meth:`curve` over its length, in the unit of the metric; needs all combinations."""
+        curve = self.curve(method, metric)
+        if len(curve) == 1:
+            return float(curve[0])
+        return robustness.relative_robustness(curve, step=1 / (len(curve) - 1))
+
+    def interval(self, method: str, combination: str, metric: str | None = None) -> tuple[float, float] | None:
+        """Interval of one figure; ``None`` without one, or with several seeds (their spread is :meth:`std`)."""
+        rows = self.select(method, combination, metric or self.primary_metric)
+        if len(rows) != 1 or rows[0].low is None or rows[0].high is None:
+            return None
+        return rows[0].low, rows[0].high
+
+    def mean_interval(
+        self, method: str, metric: str | None = None, combinations: Sequence[str] | None = None
+    ) -> tuple[float, float] | None:
+        """Interval of :meth:`mean`, from the joint resampling of all combinations."""
+        chosen = self.incomplete if combinations is None else combinations
+        if self.bootstrap is None:
+            return None
+        return self.bootstrap.mean_interval(method, metric or self.primary_metric, chosen)
+
+    def summary(self, method: str, metric: str | None = None) -> dict[str, Any]:
+        """What the foot of the table and ``sweep.json`` say of a method; intervals are pairs or ``None``."""
+        metric = metric or self.primary_metric
+        worst_combination, worst = self.worst(method, metric)
+        covered = self.dedicated_combinations(metric)
+        mean = self.mean(method, metric)
+        summary: dict[str, Any] = {
+            "mean": mean,
+            "mean_interval": self.mean_interval(method, metric),
+            "worst": worst,
+            "worst_combination": worst_combination,
+            "full": self.full(method, metric),
+            "drop": self.drop(method, metric),
+            "robustness": self.robustness(method, metric),
+        }
+        if ZERO_FILL in self.methods and method != ZERO_FILL:
+            summary["gain_over_zero_fill"] = mean - self.mean(ZERO_FILL, metric)
+            if self.bootstrap:
+                summary["gain_over_zero_fill_interval"] = self.bootstrap.difference_interval(
+                    method, ZERO_FILL, metric, self.incomplete
+                )
+            if covered:
+                summary["recovered_gap"] = self.recovered_gap(method, metric)
+                summary["recovered_gap_over"] = covered
+                summary["recovered_gap_interval"] = self.bootstrap and self.bootstrap.recovered_gap_interval(
+                    method, metric, covered, ZERO_FILL, DEDICATED
+                )
+        return summary
+
+    def renamed(self, names: dict[str, str]) -> SweepResult:
+        """The same result with methods renamed, e.g. ``{"adapted": "adapted_on_dropout"}``."""
+        return replace(
+            self,
+            rows=[replace(row, method=names.get(row.method, row.method)) for row in self.rows],
+            parameters={names.get(method, method): counts for method, counts in self.parameters.items()},
+            samples={_renamed_key(key, names): values for key, values in self.samples.items()},
+            bootstrap=self.bootstrap
+            and replace(
+                self.bootstrap,
+                replicates={(names.get(m, m), c, k): v for (m, c, k), v in self.bootstrap.replicates.items()},
+            ),
+        )
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the rows, fsynced; see :func:`lightning_mm.sweep.files.write_csv`."""
+        from lightning_mm.sweep.files import write_csv
+
+        return write_csv(self, Path(path))
+
+    @staticmethod
+    def from_csv(path: str | Path) -> SweepResult:
+        """Read a ``sweep.csv``; ``sweep.json`` and ``sweep_samples.npz`` are used where they lie beside it."""
+        from lightning_mm.sweep.files import read_csv
+
+        return read_csv(Path(path))
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write configuration, versions and summaries."""
+        from lightning_mm.sweep.files import write_json
+
+        return write_json(self, Path(path))
+
+    def save(self, folder: str | Path) -> dict[str, Path]:
+        """Write ``sweep.csv`` (first, fsynced), ``.json``, ``_samples.npz``, ``.md`` and ``.png`` into a folder."""
+        from lightning_mm.sweep.files import save
+
+        return save(self, Path(folder))
+
+    def table(self, metric: str | None = None, *, compact: bool = False) -> Table:
+        """The table for a terminal; ``compact`` leaves the intervals out."""
+        from lightning_mm.sweep.tables import rich_table
+
+        return rich_table(self, metric, compact=compact)
+
+    def print(self, metric: str | None = None, console: Console | None = None) -> None:
+        """Print the table, with intervals where the terminal is wide enough."""
+        from lightning_mm.sweep.tables import print_table
+
+        print_table(self, metric, console)
+
+    def to_markdown(self, metric: str | None = None) -> str:
+        """The table as Markdown."""
+        from lightning_mm.sweep.tables import markdown
+
+        return markdown(self, metric)
+
+
+def _renamed_key(key: str, names: dict[str, str]) -> str:
+    """``<method>/<combination>/<statistic>`` with another method; keys without a method stay."""
+    method, *rest = key.split("/")
+    return "/".join([names.get(method, method), *rest]) if rest else key

@@ -1,0 +1,266 @@
+"""The function :func:`sweep`: every batch is loaded once and run through all combinations and all methods."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
+from lightning_mm.sweep.bootstrap import Bootstrap, replicate_metrics, resample_counts
+from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
+from lightning_mm.sweep.result import ADAPTED, ZERO_FILL, SweepResult, SweepRow
+
+Task = nn.Module
+"""A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""
+
+
+def sweep(
+    methods: Task | Mapping[str, Task | Sequence[Task]],
+    data: LightningDataModule | DataLoader[Any],
+    *,
+    combinations: Sequence[str] | None = None,
+    split: Literal["test", "val"] = "test",
+    modalities: Sequence[str] | None = None,
+    trainer: Trainer | None = None,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    bootstrap_seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+) -> SweepResult:
+    """Evaluate methods on every combination of available modalities in one pass over a split.
+
+    A sample counts for a combination when it observed all of its modalities. A method that knows fewer modalities than
+    the data is run on the combinations of its own.
+
+    Args:
+        methods: One task (called ``zero_fill``, or ``adapted`` if it has an ``adapter``), or name to task. The first
+            task with an adapter is run with it switched off too, as ``zero_fill``, unless you name a ``zero_fill``. A
+            list of tasks holds dedicated networks: each is run on the combination of all of its own modalities and
+            nothing else.
+        data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
+            missingness play no role, only ``observed`` does.
+        combinations: Which combinations; all 2^M - 1 by default.
+        split: ``"test"``, or ``"val"`` to choose settings.
+        modalities: The columns of ``observed``; by default those of the data module or of the task that knows most.
+        trainer: Gives devices, precision and strategy; of its callbacks only progress bars take part.
+        bootstrap: Replicates of the resampling of samples for intervals; 0 for none.
+        level: Coverage of the intervals.
+        seed: The seed of the run that made the networks, written to every row.
+        bootstrap_seed: Seed of the resampling; the same for all sweeps that are to be compared.
+        config: The configuration of the run, plain types, kept for ``sweep.json``.
+
+    Returns:
+        The figures, the same in every process of a distributed run.
+
+    Raises:
+        LightningMMError: If a combination names an unknown modality, no method can run one, a name is taken twice, or
+            the batches are not what is expected.
+    """
+    if split not in ("test", "val"):
+        raise LightningMMError(f"split must be 'test' or 'val', got {split!r}")
+    if bootstrap < 0 or not 0 < level < 1:
+        raise LightningMMError(f"expected bootstrap >= 0 and 0 < level < 1, got {bootstrap} and {level}")
+    named: dict[str | None, Task | Sequence[Task]] = {}
+    if isinstance(methods, nn.Module):
+        named[None] = methods
+    else:
+        named.update({name: one for name, one in methods.items()})  # noqa: C416 - dict is invariant in its keys
+    if not named:
+        raise LightningMMError("expected one or more methods to sweep, got none")
+    groups = {name: [one] if isinstance(one, nn.Module) else list(one) for name, one in named.items()}
+    tasks = [_checked(task) for group in groups.values() for task in group]
+    known = Modalities(modalities or getattr(data, "modalities", None) or max((t.modalities for t in tasks), key=len))
+    wanted = known.select(combinations)
+    runs = _plan(groups, named, known, wanted)
+
+    trainer = trainer or Trainer(
+        accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
+    collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer)
+
+    rows, samples = _figures(tasks, runs, known, collected, seed)
+    replicates = _resample(tasks, runs, collected, bootstrap, bootstrap_seed, level)
+    if replicates:
+        rows = [_with_interval(row, replicates) for row in rows]
+    directions: dict[str, Any] = {}
+    for task in tasks:
+        directions.update(getattr(task, "metric_directions", {}))
+    return SweepResult(
+        rows=rows,
+        modalities=list(known),
+        primary_metric=tasks[0].primary_metric,
+        directions=directions,
+        parameters=_parameters(tasks, runs),
+        config={"split": split, "seed": seed, **(config or {})},
+        samples=samples,
+        bootstrap=replicates,
+    )
+
+
+def _checked(task: Any) -> SweepableTask:
+    needed = ("modalities", "primary_metric", "sample_statistics", "metrics_from")
+    absent = [name for name in needed if not hasattr(task, name)]
+    if absent:
+        raise LightningMMError(
+            f"{type(task).__name__} cannot be swept: it has no {absent[0]!r}; expected a task of lightning_mm.tasks or "
+            f"a module with {', '.join(needed)}"
+        )
+    return cast(SweepableTask, task)
+
+
+def _plan(
+    groups: Mapping[str | None, Sequence[nn.Module]],
+    named: Mapping[str | None, Task | Sequence[Task]],
+    known: Modalities,
+    wanted: Sequence[str],
+) -> list[Run]:
+    """Which task runs which combinations under which name."""
+    runs: list[Run] = []
+    position = 0
+    for name, group in groups.items():
+        if name is not None and (not name or "/" in name):
+            raise LightningMMError(f"a method's name must be non-empty and without '/', got {name!r}")
+        dedicated = not isinstance(named[name], nn.Module)
+        for task in group:
+            unknown = [own for own in cast(SweepableTask, task).modalities if own not in known]
+            if unknown:
+                raise LightningMMError(f"method {name!r} needs modality {unknown[0]!r}; the data has {list(known)}")
+            own = Modalities(cast(SweepableTask, task).modalities)
+            if dedicated:
+                runnable = tuple(one for one in wanted if one == known.canonical(own.full))
+            else:
+                runnable = tuple(one for one in wanted if set(known.parse(one)) <= set(own))
+            adapted = getattr(task, "adapter", None) is not None
+            off_too = adapted and not dedicated and ZERO_FILL not in {*named, *(run.method for run in runs)}
+            if runnable and off_too:
+                runs.append(Run(ZERO_FILL, position, runnable, disabled=True))
+            if runnable:
+                runs.append(Run(name or (ADAPTED if adapted else ZERO_FILL), position, runnable))
+            position += 1
+    if not runs:
+        raise LightningMMError(f"no method can run any of the combinations {list(wanted)}")
+    figures = [(run.method, combination) for run in runs for combination in run.combinations]
+    twice = [figure for figure in figures if figures.count(figure) > 1]
+    if twice:
+        raise LightningMMError(
+            f"method {twice[0][0]!r} is given twice for combination {twice[0][1]!r}; rename one of them"
+        )
+    return runs
+
+
+def _collect(
+    tasks: Sequence[nn.Module],
+    runs: Sequence[Run],
+    known: Modalities,
+    data: LightningDataModule | DataLoader[Any],
+    split: str,
+    trainer: Trainer,
+) -> Collected:
+    """Run the trainer over the split; strategies that start processes hand the result over in a file."""
+    with tempfile.TemporaryDirectory(prefix="lightning_mm-sweep-") as folder:
+        scratch = Path(folder) / "collected.pt"
+        module = SweepModule(tasks, runs, known, scratch)
+        evaluate = trainer.test if split == "test" else trainer.validate
+        with _progress_bars_only(trainer):
+            if isinstance(data, LightningDataModule):
+                evaluate(module, datamodule=data, verbose=False)
+            else:
+                evaluate(module, dataloaders=data, verbose=False)
+        if module.collected is None and scratch.is_file():
+            module.collected = Collected(**torch.load(scratch, weights_only=True))
+    if module.collected is None:
+        raise LightningMMError(f"the data has no samples in split {split!r}, or its loader is limited to none")
+    return module.collected
+
+
+@contextmanager
+def _progress_bars_only(trainer: Trainer) -> Iterator[None]:
+    """Other callbacks (checkpoints, adapters that prepare a module) belong to a task, not to the sweep around it."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [one for one in callbacks if isinstance(one, ProgressBar)]  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
+
+
+def _figures(
+    tasks: Sequence[SweepableTask], runs: Sequence[Run], known: Modalities, collected: Collected, seed: int
+) -> tuple[list[SweepRow], dict[str, Any]]:
+    rows: list[SweepRow] = []
+    samples: dict[str, Any] = {"index": collected.index.numpy(), "observed": collected.observed.numpy()}
+    for position, run in enumerate(runs):
+        for combination in run.combinations:
+            statistics = collected.statistics.get((position, combination))
+            if statistics is None:
+                # No sample observed all of these modalities: there is no figure.
+                continue
+            n = len(collected.rows[position, combination])
+            for metric, value in tasks[run.task].metrics_from(statistics).items():
+                rows.append(
+                    SweepRow(run.method, combination, len(known.parse(combination)), metric, float(value), n, seed)
+                )
+            for name, values in statistics.items():
+                samples[f"{run.method}/{combination}/{name}"] = values.numpy()
+    if not rows:
+        raise LightningMMError("no sample observed all modalities of any of the combinations")
+    return rows, samples
+
+
+def _resample(
+    tasks: Sequence[SweepableTask], runs: Sequence[Run], collected: Collected, replicates: int, seed: int, level: float
+) -> Bootstrap | None:
+    if not replicates:
+        return None
+    index = collected.index.numpy()
+    drawn = resample_counts(len(index), replicates, seed)
+    found = Bootstrap(Bootstrap.key_of(index, replicates, seed), level=level)
+    for (position, combination), statistics in collected.statistics.items():
+        run, task = runs[position], tasks[runs[position].task]
+        counts = drawn[:, collected.rows[position, combination].numpy()]
+        summable = bool(getattr(task, "summable_statistics", False))
+        for metric, values in replicate_metrics(task.metrics_from, statistics, counts, summable).items():
+            found.replicates[run.method, combination, metric] = values
+    return found
+
+
+def _with_interval(row: SweepRow, replicates: Bootstrap) -> SweepRow:
+    low, high = replicates.interval(row.method, row.combination, row.metric) or (None, None)
+    return replace(row, low=low, high=high)
+
+
+def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """Parameters that a method trains, and those of the network they are added to.
+
+    An adapter may say with ``parameters_per_combination`` how many of its own one combination uses.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for run in runs:
+        task = cast(nn.Module, tasks[run.task])
+        adapter = cast("nn.Module | None", getattr(task, "adapter", None))
+        own = {id(parameter) for parameter in adapter.parameters()} if adapter is not None else set()
+        base = sum(parameter.numel() for parameter in task.parameters() if id(parameter) not in own)
+        counts = {"trained": base, "base": base}
+        if adapter is not None and not run.disabled:
+            counts["trained"] = sum(parameter.numel() for parameter in adapter.parameters())
+            per_combination = getattr(adapter, "parameters_per_combination", None)
+            if per_combination is not None:
+                counts["per_combination"] = round(per_combination() if callable(per_combination) else per_combination)
+        if run.method not in found:
+            found[run.method] = counts
+        else:
+            # Dedicated networks: what all of them together train.
+            found[run.method] = {key: found[run.method].get(key, 0) + counts.get(key, 0) for key in counts}
+    return found
