@@ -9,9 +9,14 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 500
+"""Characters of a message that is passed on as it is."""
+
 _NOT_ACCEPTED = re.compile(r"[Oo]ption '([^']+)' is not accepted")
 _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
+_NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_HEADING = re.compile(r"""^(Parser key "[^"]+":|Problem with given class_path '[^']+':)\s*""")
 _NOISE = re.compile(
     r"^\s*(- Expected a <class 'NoneType'>|Given value( type)?:.*|Subtypes:.*|Errors:|"
     r"(- )?Does not validate against any of the Union subtypes|- Not a valid subclass of .*|"
@@ -27,27 +32,26 @@ def shorten(message: str, parser: ArgumentParser) -> str:
         message: What jsonargparse says.
         parser: The parser that says it; its options and those of its subcommands are what a key can be.
     """
-    options = list(_options(parser))
     outer = re.search(r"Subcommand '\w+' does not accept option '([^']+)'", message)
     if outer:
-        return _unknown(outer[1], "", options)
-    unrecognized = re.search(r"unrecognized arguments: (--[\w.+]+)", message, re.IGNORECASE)
+        return _unknown(outer[1], _options(parser))
+    unrecognized = re.search(r"unrecognized arguments: --([\w.+]+)", message, re.IGNORECASE)
     if unrecognized:
-        return _unknown(unrecognized[1].lstrip("-"), "--", options)
+        return _unknown(unrecognized[1], _options(parser), dashes="--")
     inner = _NOT_ACCEPTED.search(message)
     if inner:
         owners = _PROBLEM_WITH.findall(message[: inner.start()])
         if owners:
             names = arguments_of(owners[-1])
-            return f"{_where(message, inner.start())}: {_unknown(inner[1], '', names)} of {owners[-1]}"
-        return _unknown(inner[1], "", options)
-    problem = _PROBLEM_WITH.findall(message)
-    if problem and re.search(r"No module named|has no attribute|not (?:find|import)|Import of|Unable to", message):
-        return f"{_where(message, len(message))}: {_unknown_class(problem[-1])}"
-    lines = [
-        line.strip().removeprefix("- ") for line in message.splitlines() if line.strip() and not _NOISE.match(line)
-    ]
-    return _joined(lines)
+            return f"{_where(message[: inner.start()])}: {_unknown(inner[1], names, owner=owners[-1])}"
+        return _unknown(inner[1], _options(parser))
+    attribute = _NO_ATTRIBUTE.search(message)
+    if attribute:
+        return f"{_where(message)}: {_unknown_class(f'{attribute[1]}.{attribute[2]}')}"
+    problems = _PROBLEM_WITH.findall(message)
+    if problems and "No module named" in message:
+        return f"{_where(message)}: {_unknown_class(problems[-1])}"
+    return _plain(message)
 
 
 def arguments_of(class_path: str) -> list[str]:
@@ -67,15 +71,15 @@ def arguments_of(class_path: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "self"]
 
 
-def _unknown(key: str, dashes: str, known: Iterable[str]) -> str:
+def _unknown(key: str, known: Iterable[str], *, dashes: str = "", owner: str = "") -> str:
     known = list(known)
-    # The whole key first; then the last part alone, so that `modle.num_classes` finds no `data.num_workers`.
-    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    what = f"unknown key {dashes + key!r}" + (f" of {owner}" if owner else "")
+    close = get_close_matches(key, known, n=1)
     if close:
-        return f"unknown key {dashes + key!r}; did you mean {dashes + close[0]!r}?"
+        return f"{what}; did you mean {dashes + close[0]!r}?"
     if known and len(known) <= 30:
-        return f"unknown key {dashes + key!r}; expected one of {', '.join(known)}"
-    return f"unknown key {dashes + key!r}; --help lists all keys, --print_config shows a config in full"
+        return f"{what}; expected one of {', '.join(known)}"
+    return f"{what}; --help lists all keys, --print_config shows a config in full"
 
 
 def _unknown_class(class_path: str) -> str:
@@ -88,9 +92,22 @@ def _unknown_class(class_path: str) -> str:
     return f"{module_name!r} has no class {name!r}{hint}"
 
 
-def _where(message: str, end: int) -> str:
+def _where(message: str) -> str:
     """The path of keys that leads to what is wrong, e.g. ``model.model``."""
-    return ".".join(_PARSER_KEY.findall(message[:end])) or "config"
+    return ".".join(_PARSER_KEY.findall(message)) or "config"
+
+
+def _plain(message: str) -> str:
+    """What is left when the paths through unions and classes are taken out."""
+    given = re.findall(r"^\s*Given value: (.{1,60})$", message, re.MULTILINE)
+    lines = [
+        _HEADING.sub("", line.strip().removeprefix("- ")) for line in message.splitlines() if not _NOISE.match(line)
+    ]
+    text = " ".join(line for line in lines if line).replace("<class '", "").replace("'>", "")
+    if given and "Got value" not in text:
+        text += f", got {given[-1]!r}"
+    where = f"{_where(message)}: " if _PARSER_KEY.search(message) else ""
+    return where + (text if len(text) <= LONGEST else text[:LONGEST] + " ...")
 
 
 def _options(parser: ArgumentParser) -> Iterable[str]:
@@ -114,9 +131,3 @@ def _import(path: str) -> object | None:
             found = getattr(found, name, None)
         return found
     return None
-
-
-def _joined(lines: list[str]) -> str:
-    text = " ".join(lines)
-    text = _PARSER_KEY.sub(r"\1", text).replace("<class '", "").replace("'>", "")
-    return text[:600] + (" ..." if len(text) > 600 else "")

@@ -37,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The message for a user's mistake and the exit code; ``None`` for everything else, which is a defect of ours."""
+    # jsonargparse wraps what a constructor raises into a ValueError that lists all types that were tried.
+    while type(error) is ValueError and error.__cause__ is not None:
+        error = error.__cause__
     text = from_worker(str(error))
     if isinstance(error, UsageError):
         return text, 2

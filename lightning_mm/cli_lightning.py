@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -25,6 +26,7 @@ CHECKPOINT_WORDS = ("best", "last", "hpc")
 
 def run_lightning(args: list[str]) -> None:
     """Run one of the verbs ``fit validate test predict sweep``; ``args`` starts with the verb."""
+    check_configs(args)
     # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
@@ -158,6 +160,24 @@ class CommandLine(LightningCLI):
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+
+def check_configs(args: list[str]) -> None:
+    """Refuse config files that are no YAML: jsonargparse's message does not say which one it is.
+
+    Raises:
+        UsageError: The message names file, line and column.
+    """
+    separate = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    for path in [*separate, *(one.removeprefix("--config=") for one in args if one.startswith("--config="))]:
+        if not Path(path).is_file():
+            continue  # jsonargparse names it; it may also be a URL or the YAML itself
+        try:
+            yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise UsageError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
 
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
