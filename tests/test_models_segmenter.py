@@ -173,3 +173,15 @@ def test_channels_and_names_that_cannot_be() -> None:
         MultiEncoderSegmenter({"pop": 1}, 2, "mit_b0")
     with pytest.raises(LightningMMError, match="num_classes must be at least 1"):
         MultiEncoderSegmenter({"a": 1}, 0, "mit_b0")
+
+
+@pytest.mark.slow
+def test_one_graph_for_every_combination() -> None:
+    network, masks = build(fusion="attention").eval(), NAMES.masks()
+    compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=False)
+    exported = torch.export.export(network, (images(), masks[[0, 6]])).module()
+    with torch.no_grad():
+        for rows in ([0, 6], [2, 4]):
+            expected = network(images(), masks[rows])
+            assert torch.equal(compiled(images(), masks[rows]), expected)
+            torch.testing.assert_close(exported(images(), masks[rows]), expected)
