@@ -18,17 +18,20 @@ def test_shapes_types_and_scale() -> None:
     assert samples[0]["inputs"].keys() == Scenes.channels.keys()
     for name, channels in Scenes.channels.items():
         stacked = torch.stack([sample["inputs"][name] for sample in samples])
-        assert stacked.shape == (32, channels, 40, 40) and stacked.dtype == torch.float32
-        assert stacked.mean().abs() < 0.4 and 0.6 < stacked.std() < 1.5
+        assert stacked.shape == (32, channels, 40, 40)
+        assert stacked.dtype == torch.float32
+        assert stacked.mean().abs() < 0.4
+        assert 0.6 < stacked.std() < 1.5
     target = torch.stack([sample["target"] for sample in samples])
-    assert target.dtype == torch.int64 and set(target.unique().tolist()) == set(range(len(CLASS_NAMES)))
+    assert target.dtype == torch.int64
+    assert set(target.unique().tolist()) == set(range(len(CLASS_NAMES)))
 
 
 def test_a_sample_depends_on_seed_split_and_index_only() -> None:
     first = Scenes("train", size=24)
     assert _equal(first[3], Scenes("train", size=24, train_length=7)[3])  # neither on the length nor on earlier reads
-    np.random.seed(1)
-    assert _equal(first[3], first[3])
+    second = Scenes("train", size=24)
+    assert all(_equal(first[i], second[i]) for i in (5, 0, 3))
     for other in (first[4], Scenes("val", size=24)[3], Scenes("train", size=24, seed=1)[3]):
         assert not _equal(first[3], other)
 

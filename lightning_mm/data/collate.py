@@ -110,6 +110,7 @@ def _blank(value: Any) -> Any:
 
 
 def _stack(values: list[Any], where: str) -> Any:
+    values = [torch.as_tensor(value) if isinstance(value, np.ndarray) else value for value in values]
     first = values[0]
     if any(type(value) is not type(first) for value in values):
         kinds = sorted({type(value).__name__ for value in values})
@@ -128,16 +129,15 @@ def _stack(values: list[Any], where: str) -> Any:
         if any(len(value) != len(first) for value in values):
             raise LightningMMError(f"{where}: lists of different lengths; give tensors and a 'length' instead")
         return _rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
-    if isinstance(first, (Tensor, np.ndarray)):
-        tensors = [torch.as_tensor(value) for value in values]
-        for tensor in tensors:
-            if tensor.shape != tensors[0].shape:
+    if isinstance(first, Tensor):
+        for value in values:
+            if value.shape != first.shape:
                 raise LightningMMError(
-                    f"{where}: samples have different shapes, {tuple(tensors[0].shape)} and {tuple(tensor.shape)}; "
+                    f"{where}: samples have different shapes, {tuple(first.shape)} and {tuple(value.shape)}; "
                     'bring them to one size, or give sequences as {"values": Tensor[T, ...], "length": T} to '
                     "have them padded"
                 )
-        return torch.stack(tensors)
+        return torch.stack(values)
     if isinstance(first, (int, float, np.number)):
         return torch.tensor(values)
     raise LightningMMError(f"{where}: cannot batch {type(first).__name__}; expected tensors, numbers or strings")

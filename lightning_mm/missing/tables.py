@@ -106,7 +106,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
             f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves the file open when it turns out to be damaged.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             available = file["available"]
             header = json.loads(str(file["header"]))
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, zlib.error) as error:

@@ -1,0 +1,139 @@
+"""Collate: what was not observed becomes a placeholder, sequences are padded, policies only take away."""
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_mm.data import Collate
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import FixedCombination, IndependentMissing, UniformCombinations
+from lightning_mm.modalities import Modalities
+
+AB = Modalities(["a", "b"])
+
+
+def _sample(a: Any, b: Any, target: Any = 0, **more: Any) -> dict[str, Any]:
+    return {"inputs": {"a": a, "b": b}, "target": target, **more}
+
+
+def test_batch_of_complete_samples() -> None:
+    batch = Collate(AB)([_sample(torch.full((2,), i), i / 2, target=i, index=7 - i) for i in range(3)])
+    assert batch.keys() == {"inputs", "available", "observed", "target", "index"}
+    assert batch["inputs"]["a"].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert batch["inputs"]["b"].tolist() == [0, 0.5, 1]
+    assert batch["target"].tolist() == [0, 1, 2]
+    assert batch["index"].tolist() == [7, 6, 5]
+    for mask in (batch["observed"], batch["available"]):
+        assert mask.dtype == torch.bool
+        assert mask.all()
+        assert mask.shape == (3, 2)
+
+
+def test_none_and_absent_keys_become_zeros_of_the_right_shape() -> None:
+    absent = {"inputs": {"b": torch.ones(3)}, "target": 1}
+    batch = Collate(AB)([absent, _sample(torch.ones(2, 2), None), _sample(torch.ones(2, 2), torch.ones(3))])
+    assert batch["observed"].tolist() == [[False, True], [True, False], [True, True]]
+    assert torch.equal(batch["available"], batch["observed"])
+    assert batch["inputs"]["a"].shape == (3, 2, 2)
+    assert batch["inputs"]["a"][0].eq(0).all()
+    assert batch["inputs"]["b"].sum(1).tolist() == [3, 0, 3]
+
+
+def test_a_modality_that_no_sample_of_the_batch_has_takes_its_shape_from_the_template() -> None:
+    asked: list[str] = []
+
+    def template(name: str) -> torch.Tensor:
+        asked.append(name)
+        return torch.full((4,), 9.0)
+
+    collate = Collate(AB, template=template)
+    for _ in range(2):
+        batch = collate([_sample(torch.ones(2), None)])
+        assert batch["inputs"]["b"].tolist() == [[0.0] * 4]
+    assert asked == ["b"]  # remembered
+    with pytest.raises(
+        LightningMMError, match="modality 'b': absent from the batch, and Collate was given no template"
+    ):
+        Collate(AB)([_sample(torch.ones(2), None)])
+
+
+def test_nested_inputs() -> None:
+    Pair = namedtuple("Pair", "left right")
+
+    def nest(i: int) -> dict[str, Any]:
+        return {"x": [torch.full((2,), i), {"y": np.float32(i)}], "p": Pair(i, "word"), "z": np.arange(3) + i}
+
+    batch = Collate(AB)([_sample(nest(1), None), _sample(None, 5), _sample(nest(2), 6)])
+    a = batch["inputs"]["a"]
+    assert a["x"][0].tolist() == [[1, 1], [0, 0], [2, 2]]
+    assert a["x"][1]["y"].tolist() == [1, 0, 2]
+    assert isinstance(a["p"], Pair)
+    assert a["p"].left.tolist() == [1, 0, 2]
+    assert a["p"].right == ["word", "", "word"]
+    assert a["z"].tolist() == [[1, 2, 3], [0, 0, 0], [2, 3, 4]]
+    assert batch["inputs"]["b"].tolist() == [0, 5, 6]
+
+
+def test_sequences_with_a_length_are_padded_at_the_end() -> None:
+    def words(steps: int) -> dict[str, Any]:
+        return {"values": torch.ones(steps, 2), "times": torch.arange(steps), "length": steps, "speaker": torch.ones(3)}
+
+    batch = Collate(AB)([_sample(words(2), 0), _sample(words(4), 0), _sample(None, 0), _sample(words(3), 0)])
+    a = batch["inputs"]["a"]
+    assert a["values"].shape == (4, 4, 2)
+    assert a["values"].sum((1, 2)).tolist() == [4, 8, 0, 6]
+    assert a["times"][3].tolist() == [0, 1, 2, 0]
+    assert a["speaker"].shape == (4, 3)  # as long as one of the sequences, yet no sequence
+    assert a["length"].tolist() == [2, 4, 2, 3]
+    assert a["length"].dtype == torch.int64
+    assert batch["observed"][:, 0].tolist() == [True, True, False, True]
+
+
+def test_policies_take_away_from_what_was_observed_and_never_all() -> None:
+    full = _sample(torch.ones(1), torch.ones(1))
+    only_b = _sample(None, torch.ones(1))
+    samples = [{**(full if i % 2 else only_b), "index": i, "epoch": 2} for i in range(40)]
+    policy = IndependentMissing(0.5)
+    batch = Collate(AB, policy, seed=3)(samples)
+    drawn = policy.draw(AB, range(40), epoch=2, seed=3)
+    expected = batch["observed"] & drawn
+    expected[~expected.any(1)] = batch["observed"][~expected.any(1)]
+    assert torch.equal(batch["available"], expected)
+    assert batch["available"].any(1).all()
+    assert (batch["observed"] | ~batch["available"]).all()
+    assert batch["available"][::2].tolist() == [[False, True]] * 20
+    assert batch["inputs"]["a"][1::2].eq(1).all()  # dropping is a mask, inputs stay
+
+
+def test_a_row_whose_draw_and_observation_share_nothing_keeps_what_it_has() -> None:
+    batch = Collate(AB, FixedCombination("a"))([_sample(None, 1.0, index=0), _sample(1.0, 1.0, index=1)])
+    assert batch["available"].tolist() == [[False, True], [True, False]]
+
+
+def test_policy_without_index_is_an_error() -> None:
+    with pytest.raises(LightningMMError, match="draws by the index of a sample, but samples carry none"):
+        Collate(AB, UniformCombinations())([_sample(1.0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([torch.ones(2), torch.ones(3)], r"modality 'a': samples have different shapes, \(2,\) and \(3,\); bring them"),
+        ([{"x": 1}, {"y": 1}], "modality 'a': samples have different keys"),
+        ([torch.ones(1), "word"], r"modality 'a': samples have different types \['Tensor', 'str'\]"),
+        ([[1, 2], [1]], "modality 'a': lists of different lengths"),
+        ([object(), object()], "modality 'a': cannot batch object"),
+        ([{"values": torch.ones(3), "length": 2}] * 2, "modality 'a': 'length' is 2, but no tensor beside it"),
+    ],
+)
+def test_samples_that_do_not_fit_together(values: list, message: str) -> None:
+    with pytest.raises(LightningMMError, match=message):
+        Collate(AB)([_sample(value, 0) for value in values])
+
+
+def test_targets_of_different_shapes() -> None:
+    with pytest.raises(LightningMMError, match="target: samples have different shapes"):
+        Collate(AB)([_sample(0, 0, target=torch.ones(2)), _sample(0, 0, target=torch.ones(3))])

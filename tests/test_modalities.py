@@ -1,0 +1,96 @@
+"""Modalities: the order of combinations, parsing and masks agree with each other."""
+
+import itertools
+
+import pytest
+import torch
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
+
+NAMES = ["rgb", "depth", "thermal"]
+
+
+def test_combinations_are_ordered_by_size_then_position() -> None:
+    modalities = Modalities(NAMES)
+    assert modalities.combinations() == (
+        "rgb",
+        "depth",
+        "thermal",
+        "rgb+depth",
+        "rgb+thermal",
+        "depth+thermal",
+        "rgb+depth+thermal",
+    )
+    assert modalities.full == modalities.combinations()[-1]
+    assert modalities.incomplete() == modalities.combinations()[:-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_there_are_two_to_the_m_minus_one_distinct_combinations(count: int) -> None:
+    modalities = Modalities([f"m{i}" for i in range(count)])
+    masks = modalities.masks()
+    assert masks.shape == (2**count - 1, count)
+    assert masks.dtype == torch.bool
+    assert masks.any(1).all()
+    assert sorted(modalities.code(masks).tolist()) == list(range(1, 2**count))
+
+
+def test_name_mask_and_parse_are_inverse_to_each_other() -> None:
+    modalities = Modalities(NAMES)
+    for combination in modalities.combinations():
+        mask = modalities.mask(combination)
+        assert modalities.name(mask) == combination == modalities.canonical(combination)
+        assert [name for name, flag in zip(NAMES, mask) if flag] == list(modalities.parse(combination))
+        for order in itertools.permutations(combination.split("+")):
+            assert modalities.canonical("+".join(order)) == combination
+    assert modalities.name([False, False, False]) == ""
+
+
+def test_select_sorts_and_removes_repeats() -> None:
+    modalities = Modalities(NAMES)
+    assert modalities.select(["thermal+rgb", "depth", "rgb+thermal"]) == ("depth", "rgb+thermal")
+    assert modalities.select(None) == modalities.combinations()
+    assert modalities.select(list(reversed(modalities.combinations()))) == modalities.combinations()
+
+
+def test_it_is_a_sequence_with_equality() -> None:
+    modalities = Modalities(NAMES)
+    assert list(modalities) == NAMES
+    assert len(modalities) == 3
+    assert modalities[1] == "depth"
+    assert modalities.index("thermal") == 2
+    assert "rgb" in modalities
+    assert "x" not in modalities
+    assert modalities == Modalities(tuple(NAMES))
+    assert hash(modalities) == hash(Modalities(NAMES))
+    assert modalities != Modalities(NAMES[::-1])
+    assert repr(modalities) == "Modalities(['rgb', 'depth', 'thermal'])"
+
+
+@pytest.mark.parametrize("names", [[], [""], ["a", "a"], ["a+b"], ["a/b"], ["a b"], [3]])
+def test_bad_names(names: list) -> None:
+    with pytest.raises(LightningMMError, match=r"modalit"):
+        Modalities(names)
+
+
+def test_a_string_is_not_a_list_of_names() -> None:
+    with pytest.raises(LightningMMError, match=r"got the string 'rgb'; write \[rgb\]"):
+        Modalities("rgb")
+
+
+@pytest.mark.parametrize(
+    ("combination", "message"),
+    [("rgb+lidar", "unknown modality 'lidar'"), ("rgb+rgb", "a modality twice"), ("", "unknown modality ''")],
+)
+def test_bad_combinations(combination: str, message: str) -> None:
+    with pytest.raises(LightningMMError, match=message):
+        Modalities(NAMES).mask(combination)
+
+
+def test_bad_selection_and_bad_flags() -> None:
+    for selection in ("rgb", []):
+        with pytest.raises(LightningMMError, match="combinations must be a non-empty list"):
+            Modalities(NAMES).select(selection)
+    with pytest.raises(LightningMMError, match="expected 3 flags"):
+        Modalities(NAMES).name([True])
