@@ -13,12 +13,13 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_mm.callbacks import FrozenBackboneAdapter, load_weights
+from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.cli_config_errors import shorten
 from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
+from lightning_mm.tasks.checkpoints import load_weights
 
 CHECKPOINT_WORDS = ("best", "last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself."""

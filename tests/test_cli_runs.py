@@ -1,0 +1,228 @@
+"""The verbs through the real command line, on a tiny network: what they write, what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_mm.cli import main
+
+BASE = """
+data:
+  dataset: {class_path: lightning_mm.data.Scenes, init_args: {size: 16, train_length: 8, val_length: 4, test_length: 6}}
+  modalities: [rgb, depth]
+  train_policy: {class_path: lightning_mm.missing.Complete}
+  batch_size: 4
+model:
+  class_path: lightning_mm.tasks.SemanticSegmentationTask
+  init_args:
+    num_classes: 6
+    model:
+      class_path: cli_network.TinyNetwork
+      init_args: {channels: {rgb: 3, depth: 1}, num_classes: "${model.init_args.num_classes}"}
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  logger: false
+  enable_model_summary: false
+  enable_progress_bar: false
+  log_every_n_steps: 1
+  num_sanity_val_steps: 0
+  callbacks:
+  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+    init_args: {dirpath: "${trainer.default_root_dir}/weights", filename: best, enable_version_counter: false}
+"""
+SSF = """
+data:
+  train_policy: {class_path: lightning_mm.missing.UniformCombinations, init_args: {include_full: false}}
+trainer:
+  callbacks:
+  - class_path: lightning_mm.callbacks.FrozenBackboneAdapter
+  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+    init_args: {dirpath: "${trainer.default_root_dir}/weights", filename: best, enable_version_counter: false}
+"""
+
+
+class Runs:
+    """A base and its adapter, trained once for all tests of this file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "base.yaml").write_text(BASE)
+        (folder / "ssf.yaml").write_text(SSF)
+        self.base = ["-c", str(folder / "base.yaml")]
+        self.base_ckpt = str(folder / "base" / "weights" / "best.ckpt")
+        self.ssf = [*self.base, "-c", str(folder / "ssf.yaml"), "--model.init_args.base_ckpt", self.base_ckpt]
+        self.ssf_ckpt = str(folder / "ssf" / "weights" / "best.ckpt")
+
+    def into(self, name: str) -> list[str]:
+        return ["--trainer.default_root_dir", str(self.folder / name)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    assert main(["fit", *runs.base, *runs.into("base")]) == 0
+    assert main(["fit", *runs.ssf, *runs.into("ssf")]) == 0
+    return runs
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_saves_the_whole_config_under_the_name_of_the_verb(runs: Runs) -> None:
+    config = yaml.safe_load((runs.folder / "base" / "fit.yaml").read_text())
+    network = config["model"]["init_args"]["model"]["init_args"]
+    assert network["num_classes"] == 6, "interpolation over stacked files"
+    assert config["data"]["modalities"] == ["rgb", "depth"]
+    assert not (runs.folder / "base" / "config.yaml").exists()
+
+
+def test_checkpoints_hold_plain_types_and_load_with_weights_only(runs: Runs) -> None:
+    base = torch.load(runs.base_ckpt, weights_only=True)
+    assert base["hyper_parameters"]["num_classes"] == 6
+    adapter = torch.load(runs.ssf_ckpt, weights_only=True)
+    assert adapter["state_dict"]
+    assert not [key for key in adapter["state_dict"] if key.startswith("model.")]
+
+
+def test_sweep_writes_every_combination_before_and_after(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", *runs.ssf, *runs.into("ssf"), "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "10"]) == 0
+    out = runs.folder / "ssf" / "sweep"
+    rows = rows_of(out)
+    found = {(row["method"], row["combination"]) for row in rows}
+    assert found == {(m, c) for m in ("zero_fill", "adapted") for c in ("rgb", "depth", "rgb+depth")}
+    value = {(row["method"], row["combination"]): row["value"] for row in rows if row["metric"] == "miou"}
+    assert value["zero_fill", "rgb+depth"] == value["adapted", "rgb+depth"], "the full combination is the base itself"
+    assert {row["n"] for row in rows} == {"6"}
+    notes = json.loads((out / "sweep.json").read_text())
+    assert notes["config"]["model"]["init_args"]["num_classes"] == 6
+    for name in ("sweep_samples.npz", "sweep.md", "sweep.png"):
+        assert (out / name).stat().st_size > 0
+    assert str(out / "sweep.csv") in capsys.readouterr().out
+
+
+def test_sweep_takes_further_methods_and_chosen_combinations(runs: Runs, tmp_path: Path) -> None:
+    args = ["--ckpt_path", runs.ssf_ckpt, "--also", json.dumps({"modality_dropout": runs.base_ckpt}), "--split", "val"]
+    args += ["--combinations", "[depth+rgb, depth]", "--bootstrap", "0", "--out", str(tmp_path / "here")]
+    assert main(["sweep", *runs.ssf, *runs.into("ssf"), *args]) == 0
+    rows = [row for row in rows_of(tmp_path / "here") if row["metric"] == "miou"]
+    assert {row["method"] for row in rows} == {"zero_fill", "adapted", "modality_dropout"}
+    assert {row["combination"] for row in rows} == {"depth", "rgb+depth"}
+    assert {row["n"] for row in rows} == {"4"}
+    by = {(row["method"], row["combination"]): row["value"] for row in rows}
+    # It was given the base's own weights: the same network, so the same figures.
+    assert by["modality_dropout", "depth"] == by["zero_fill", "depth"]
+
+
+def test_dedicated_sweeps_are_merged_by_table(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = [*runs.base, "--data.modalities", "[depth]", "--model.init_args.model.init_args.channels", "{depth: 1}"]
+    assert main(["fit", *one, *runs.into("depth")]) == 0
+    ckpt = str(runs.folder / "depth" / "weights" / "best.ckpt")
+    few = ["--bootstrap", "10"]
+    assert main(["sweep", *one, *runs.into("depth"), "--ckpt_path", ckpt, "--method", "dedicated", *few]) == 0
+    assert main(["sweep", *runs.base, *runs.into("base"), "--ckpt_path", runs.base_ckpt, *few]) == 0
+    capsys.readouterr()
+    tables = [str(runs.folder / name / "sweep" / "sweep.csv") for name in ("base", "depth")]
+    assert main(["table", *tables, "--out", str(tmp_path / "report")]) == 0
+    assert {row["method"] for row in rows_of(tmp_path / "report")} == {"zero_fill", "dedicated"}
+    assert "dedicated" in capsys.readouterr().out
+    assert main(["table", *tables, "--metric", "nope"]) == 2
+    assert "these sweeps have miou" in capsys.readouterr().err
+
+
+def test_a_checkpoint_never_changes_settings(runs: Runs) -> None:
+    args = ["--ckpt_path", runs.base_ckpt, "--model.init_args.loss", "dice", *runs.into("base")]
+    assert main(["test", *runs.base, *args]) == 0
+    config = yaml.safe_load((runs.folder / "base" / "test.yaml").read_text())
+    assert config["model"]["init_args"]["loss"] == "dice"
+
+
+def test_print_config_shows_stacked_settings(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *runs.ssf, "--data.batch_size", "2", "--print_config"]) == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["batch_size"] == 2
+    assert config["data"]["train_policy"]["class_path"] == "lightning_mm.missing.UniformCombinations"
+
+
+WEIGHTS = "--model.init_args.model.init_args."
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["--data.batch_sise", "3"], 2, "unknown key '--data.batch_sise'; did you mean '--data.batch_size'?"),
+        (["-c", "typo.yaml"], 2, "unknown key 'trainer.max_epcohs'; did you mean 'trainer.max_epochs'?"),
+        (["-c", "broken.yaml"], 2, "broken.yaml, line 2, column 1: not YAML"),
+        (["-c", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["--data.batch_size", "x"], 2, "data.batch_size: Expected a int"),
+        (["--model.init_args.num_clases", "3"], 2, "unknown key 'num_clases'"),
+        (
+            [f"{WEIGHTS}chanels", "3"],
+            2,
+            "model.model: unknown key 'chanels' of cli_network.TinyNetwork; did you mean 'ch",
+        ),
+        (["--trainer.max_epoch", "3"], 2, "unknown key '--trainer.max_epoch'; did you mean '--trainer.max_epochs'?"),
+        (["--ckpt_path", "nope.ckpt"], 2, "ckpt_path: no file at 'nope.ckpt'"),
+        (["--ckpt_path", "broken.yaml"], 2, "'broken.yaml' is not a checkpoint"),
+        (["--data.modalities", "[rgb, depht]"], 1, "task and network disagree on the modalities"),
+        (["--data.dataset.init_args.test_length", "0"], 1, ""),
+        ([f"{WEIGHTS}num_classes", "5"], 1, "the task has num_classes 6, the network 5"),
+    ],
+)
+def test_mistakes_are_one_message_and_nothing_is_written(
+    args: list[str],
+    code: int,
+    text: str,
+    runs: Runs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("typo.yaml").write_text("trainer: {max_epcohs: 3}\n")
+    Path("broken.yaml").write_text("a: [\n")
+    before = set(tmp_path.rglob("*"))
+    assert main(["test", *runs.base, "--trainer.default_root_dir", "out", *args]) == code
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("lightning-mm: error: ")
+    assert text in message
+    assert len(message) < 500
+    assert [one for one in set(tmp_path.rglob("*")) - before if one.is_file() and one.name != "test.yaml"] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["--combinations", "[rgb, fog]"], 1, "combination 'fog' has unknown modality 'fog'"),
+        (["--also", '{"other": "nope.ckpt"}'], 2, "other: no file at 'nope.ckpt'"),
+        (["--split", "train"], 2, "split: Expected a typing.Literal['test', 'val']"),
+    ],
+)
+def test_mistakes_of_a_sweep(
+    args: list[str], code: int, text: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *runs.base, *runs.into("base"), "--out", str(tmp_path / "out"), *args]) == code
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    other = [*runs.base, f"{WEIGHTS}width", "4", *runs.into("other")]
+    for verb in ("test", "sweep"):
+        assert main([verb, *other, "--ckpt_path", runs.base_ckpt]) == 1
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "another network" in message
+        assert "model.encoders." in message
+    assert main(["sweep", *runs.ssf, *runs.into("other"), "--ckpt_path", runs.base_ckpt]) == 1
+    assert "this checkpoint holds no adapter" in capsys.readouterr().err
+    assert not (runs.folder / "other" / "sweep").exists()
