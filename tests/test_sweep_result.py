@@ -187,6 +187,14 @@ def test_merge_of_dedicated_networks_takes_the_order_of_the_largest() -> None:
     assert merged.value("dedicated", "thermal") == 0.4
 
 
+def test_merge_adds_up_what_dedicated_networks_train() -> None:
+    singles = [
+        replace(build({"dedicated": {name: 0.4}}, seed=seed), parameters={"dedicated": {"trained": 10, "base": 10}})
+        for name, seed in [("rgb", 0), ("rgb", 1), ("depth", 0), ("thermal", 0)]
+    ]
+    assert merge(singles).parameters == {"dedicated": {"trained": 30, "base": 30}}
+
+
 def test_seeds_give_mean_and_standard_deviation() -> None:
     merged = merge([build({"zero_fill": {"rgb": value}}, seed=seed) for seed, value in enumerate([0.2, 0.4, 0.6])])
     assert merged.value("zero_fill", "rgb") == pytest.approx(0.4)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from lightning_mm.sweep.bootstrap import Bootstrap
-from lightning_mm.sweep.result import SweepResult, SweepRow
+from lightning_mm.sweep.result import DEDICATED, SweepResult, SweepRow
 
 
 def merge(results: Sequence[SweepResult]) -> SweepResult:
@@ -49,17 +49,31 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
                     f"{row.method!r}: these figures cannot be compared; sweep both on the same split"
                 )
             rows.setdefault(key, row)
-    known = {method: numbers for result in reversed(results) for method, numbers in result.parameters.items()}
     return SweepResult(
         rows=list(rows.values()),
         modalities=names,
         primary_metric=largest.primary_metric,
         directions={metric: way for result in reversed(results) for metric, way in result.directions.items()},
-        parameters={method: known[method] for result in results for method in result.parameters},
+        parameters=_merge_parameters(results),
         config=results[0].config if len(results) == 1 else {"merged": [result.config for result in results]},
         samples=_merge_samples(results),
         bootstrap=_merge_replicates(results),
     )
+
+
+def _merge_parameters(results: Sequence[SweepResult]) -> dict[str, dict[str, int]]:
+    """Counts of each method; of dedicated networks the sum, one network for every combination (not every seed)."""
+    found: dict[str, dict[str, int]] = {}
+    counted: set[str] = set()
+    for result in results:
+        for method, numbers in result.parameters.items():
+            combinations = result.values(DEDICATED).keys() if method == DEDICATED else ()
+            if method not in found:
+                found[method] = dict(numbers)
+            elif combinations and counted.isdisjoint(combinations):
+                found[method] = {key: found[method].get(key, 0) + count for key, count in numbers.items()}
+            counted.update(combinations)
+    return found
 
 
 def _merge_samples(results: Sequence[SweepResult]) -> dict[str, NDArray[Any]]:

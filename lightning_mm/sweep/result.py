@@ -258,6 +258,12 @@ class SweepResult:
 
         return write_json(self, Path(path))
 
+    def to_png(self, path: str | Path) -> Path:
+        """Write the heat map of the primary metric."""
+        from lightning_mm.sweep.plots import write_heat_map
+
+        return write_heat_map(self, path)
+
     def save(self, folder: str | Path) -> dict[str, Path]:
         """Write ``sweep.csv`` (first, fsynced), ``.json``, ``_samples.npz``, ``.md`` and ``.png`` into a folder."""
         from lightning_mm.sweep.files import save

@@ -1,0 +1,86 @@
+"""A Weights & Biases logger that never asks for a login: offline unless there is one."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import WandbLogger
+
+DEFAULT_SERVER = "https://api.wandb.ai"
+
+
+class OfflineFirstWandbLogger(WandbLogger):
+    """Lightning's ``WandbLogger``, but a run without a login is kept on disk instead of asking for one.
+
+    ``WANDB_MODE`` wins; else the run is online with ``WANDB_API_KEY`` or a login in the netrc file (``wandb login``
+    writes it), and offline without. An offline run is sent later with ``wandb sync FOLDER``. An offline run that is
+    resumed makes a second folder with the same id: sync both.
+
+    Args:
+        project: Project of the run.
+        name: Name of the run; W&B makes one up by default.
+        save_dir: Folder in which ``wandb/`` is made.
+        id: Id of the run, to resume it.
+        group: Puts runs together, e.g. the seeds of one setting.
+        tags: Labels of the run.
+        log_model: Whether checkpoints are uploaded, see Lightning; offline they are kept with the run.
+        flush_seconds: How much a kill can lose of an offline run; W&B's own default is 15. Needs wandb 0.31.
+        kwargs: For ``wandb.init``.
+    """
+
+    def __init__(
+        self,
+        project: str = "lightning_mm",
+        name: str | None = None,
+        save_dir: str = ".",
+        id: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        log_model: Literal["all"] | bool = False,
+        flush_seconds: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if flush_seconds is not None:
+            import wandb
+
+            kwargs.setdefault("settings", wandb.Settings(x_transaction_log_flush_interval=flush_seconds))
+        # W&B puts its files into the system's temporary folder if this one is not there.
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        # `mode` rather than Lightning's `offline`, which changes the environment of the whole process.
+        kwargs.setdefault("mode", wandb_mode())
+        super().__init__(
+            project=project, name=name, save_dir=save_dir, id=id, log_model=log_model, group=group, tags=tags,
+            **kwargs,
+        )  # fmt: skip
+        # Lightning passes it on even when it is None, of which W&B warns.
+        if self._wandb_init.get("anonymous") is None:
+            self._wandb_init.pop("anonymous", None)
+
+
+def wandb_mode() -> Literal["online", "offline", "shared", "disabled"]:
+    """The mode in which a run starts: ``WANDB_MODE`` if set, else online exactly when there is a login."""
+    wish = os.environ.get("WANDB_MODE", "").lower()
+    if wish in ("online", "offline", "shared", "disabled"):
+        return wish  # type: ignore[return-value]
+    if wish == "dryrun":
+        return "offline"
+    return "online" if os.environ.get("WANDB_API_KEY") or _has_netrc_login() else "offline"
+
+
+def _has_netrc_login() -> bool:
+    """Whether the netrc file names the W&B server; the file that ``wandb login`` writes."""
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).netloc
+    chosen = os.environ.get("NETRC")
+    places = [Path(chosen)] if chosen else [Path("~/.netrc"), Path("~/_netrc")]
+    for place in places:
+        try:
+            # `hosts`, since authenticators() would answer any server with a `default` entry.
+            if server in netrc.netrc(place.expanduser()).hosts:
+                return True
+        except (OSError, RuntimeError, netrc.NetrcParseError):
+            continue
+    return False

@@ -1,0 +1,62 @@
+"""Offline unless there is a login; the environment wins and is not changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lightning_mm.tracking import OfflineFirstWandbLogger
+from lightning_mm.tracking.logger import wandb_mode
+
+ENTRY = "machine {} login user password {}\n"
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No login anywhere; gives the place of a netrc file that does not exist yet."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_offline_without_a_login(nothing_set: Path) -> None:
+    assert wandb_mode() == "offline"
+    nothing_set.write_text(ENTRY.format("example.org", "x" * 40) + "default login someone password y\n")
+    assert wandb_mode() == "offline"
+    nothing_set.write_text("machine machine machine {{{")
+    assert wandb_mode() == "offline"
+
+
+def test_online_with_a_login(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_set.write_text(ENTRY.format("api.wandb.ai", "x" * 40))
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert wandb_mode() == "offline"
+    nothing_set.write_text(ENTRY.format("wandb.example.org", "x" * 40))
+    assert wandb_mode() == "online"
+
+
+def test_online_with_a_key(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_mode() == "online"
+
+
+@pytest.mark.parametrize(
+    ("wish", "mode"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")]
+)
+def test_the_environment_wins(nothing_set: Path, monkeypatch: pytest.MonkeyPatch, wish: str, mode: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_MODE", wish)
+    assert wandb_mode() == mode
+
+
+def test_making_a_logger_starts_nothing_and_leaves_the_environment(nothing_set: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path / "runs"), name="a run")
+    assert dict(os.environ) == before
+    assert logger.name == "lightning_mm"
+    assert logger.save_dir == str(tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
