@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +22,7 @@ from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
+from lightning_mm.tracking import log_sweep
 from lightning_mm.tasks.checkpoints import load_weights
 
 CHECKPOINT_WORDS = ("best", "last", "hpc")
@@ -31,18 +35,20 @@ def run_lightning(args: list[str]) -> None:
     # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
-    CommandLine(
-        BaseTask,
-        ModalityDropoutDataModule,
-        trainer_class=SweepingTrainer,
-        subclass_mode_model=True,
-        parser_class=Parser,
-        parser_kwargs={"prog": "lightning-mm", **parser, **{verb: dict(parser) for verb in CommandLine.subcommands()}},
-        save_config_callback=SaveConfig,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    verbs = {verb: dict(parser) for verb in CommandLine.subcommands()}
+    with _own_wandb_run():
+        CommandLine(
+            BaseTask,
+            ModalityDropoutDataModule,
+            trainer_class=SweepingTrainer,
+            subclass_mode_model=True,
+            parser_class=Parser,
+            parser_kwargs={"prog": "lightning-mm", **parser, **verbs},
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=args,
+        )
 
 
 class SweepingTrainer(Trainer):
@@ -107,7 +113,7 @@ class SweepingTrainer(Trainer):
             # The files first: what happens to W&B or to the terminal after this loses nothing.
             written = result.save(folder)
             for logger in self.loggers:
-                _log(logger, result)
+                log_sweep(logger, result)
             result.print()
             print("written: " + ", ".join(map(str, written.values())))
         return result
@@ -206,7 +212,20 @@ def _first_batch(datamodule: LightningDataModule, split: str) -> Any:
     return next(iter(loader))
 
 
-def _log(logger: Any, result: SweepResult) -> None:
-    from lightning_mm.tracking import log_sweep
+@contextmanager
+def _own_wandb_run() -> Iterator[None]:
+    """Close the W&B run that was opened inside, so that the next command of this process has one of its own."""
+    before = _current_wandb_run()
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        run = _current_wandb_run()
+        if run is not None and run is not before:
+            run.finish(exit_code=failed)
 
-    log_sweep(logger, result)
+
+def _current_wandb_run() -> Any:
+    wandb = sys.modules.get("wandb")  # not imported here: without a W&B logger nobody waits for it
+    return wandb and wandb.run

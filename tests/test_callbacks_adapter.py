@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
-from lightning_mm.callbacks import EpochSeed, FrozenBackboneAdapter, load_weights
+from lightning_mm.callbacks import EpochSeed, FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tasks.checkpoints import load_weights
+
+pytestmark = [
+    # `Theirs` has a validation step, and most tests need no validation
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    # a run is resumed from another folder on purpose
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+]
 
 MODALITIES = ["camera", "radar"]
 
@@ -165,7 +173,7 @@ def test_base_checkpoint_is_loaded_and_others_are_refused(tmp_path: Path) -> Non
         trainer(tmp_path, [callback(base_ckpt=str(tmp_path / name))], epochs=1).fit(theirs, loader())
         assert fingerprint(theirs.net) == fingerprint(base.net)
     torch.save({"camera.0.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
-    with pytest.raises(LightningMMError, match="checkpoint of another network than Fusion: .* missing, e.g. camera.0.bias"):
+    with pytest.raises(LightningMMError, match="holds another network than this Fusion: it lacks .*camera.0.bias"):
         trainer(tmp_path, [callback(base_ckpt=str(tmp_path / "other.pt"))]).fit(module(), loader())
     with pytest.raises(FileNotFoundError, match="nowhere.pt does not exist"):
         trainer(tmp_path, [callback(base_ckpt="nowhere.pt")]).fit(module(), loader())

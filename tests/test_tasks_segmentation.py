@@ -200,12 +200,12 @@ def test_base_checkpoint(tmp_path: Path) -> None:
 
 
 def test_wrong_base_checkpoints_are_named_and_change_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LightningMMError, match=r"base_ckpt '.*nowhere.ckpt' does not exist"):
+    with pytest.raises(LightningMMError, match=r"nowhere.ckpt does not exist"):
         build(base_ckpt=str(tmp_path / "nowhere.ckpt"))
     (tmp_path / "broken.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
     (tmp_path / "empty.ckpt").write_bytes(b"")
     for name in ("broken.ckpt", "empty.ckpt"):
-        with pytest.raises(LightningMMError, match=r"cannot be read as a checkpoint"):
+        with pytest.raises(LightningMMError, match=r"cannot be read as tensors"):
             build(base_ckpt=str(tmp_path / name))
     torch.save({"state_dict": {f"model.{k}": v for k, v in Pixels(4).state_dict().items()}}, tmp_path / "four.ckpt")
     model = Pixels()

@@ -1,7 +1,6 @@
 """Lightning callbacks."""
 
-from lightning_mm.callbacks.checkpoints import load_weights, read_checkpoint
 from lightning_mm.callbacks.epoch_seed import EpochSeed
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 
-__all__ = ["EpochSeed", "FrozenBackboneAdapter", "load_weights", "read_checkpoint"]
+__all__ = ["EpochSeed", "FrozenBackboneAdapter"]

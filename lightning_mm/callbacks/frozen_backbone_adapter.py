@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapter
 from lightning_mm.adapters.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
-from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint, load_network
+from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities
+from lightning_mm.tasks.checkpoints import load_network
 
 
 class FrozenBackboneAdapter(Callback):

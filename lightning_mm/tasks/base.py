@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -20,7 +21,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
-from lightning_mm.tasks.base_checkpoint import load_base
+from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
 
 Stage = Literal["train", "val", "test"]
 
@@ -73,7 +74,7 @@ class BaseTask(LightningModule):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.takes_available = "available" in inspect.signature(model.forward).parameters
         if base_ckpt is not None:
-            load_base(model, base_ckpt)
+            load_network(model, base_ckpt)
         self.metric_directions = {}
         self.metrics = nn.ModuleDict()
         metrics = self.configure_metrics()
@@ -126,7 +127,11 @@ class BaseTask(LightningModule):
                 f"got {available.dtype} {tuple(available.shape)}"
             )
         filled = fill_inputs(self.fill, self.modalities, used, available)
-        return self.model(filled, available=available) if self.takes_available else self.model(filled)
+        if self.takes_available:
+            return self.model(filled, available=available)
+        adapter = getattr(self, "adapter", None)  # added by FrozenBackboneAdapter; the network cannot tell it who is absent
+        with nullcontext() if adapter is None else adapter.using(available):
+            return self.model(filled)
 
     def _shared_step(self, batch: dict[str, Any], stage: Stage) -> Tensor:
         outputs = self(batch["inputs"], batch["available"])
@@ -173,6 +178,13 @@ class BaseTask(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         outputs = self(batch["inputs"], batch["available"])
         return {"index": batch["index"], "prediction": self.predictions(outputs), "available": batch["available"]}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if ADAPTER_KEY in checkpoint and getattr(self, "adapter", None) is None:
+            raise LightningMMError(
+                "this checkpoint holds an adapter and not its base; add the config with its FrozenBackboneAdapter"
+            )
+        check_state(self, checkpoint["state_dict"], "the checkpoint")
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -1,0 +1,105 @@
+"""Reading checkpoints and loading networks from them, strictly, with mismatches told by name."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+SHOWN = 3
+"""How many keys an error message names."""
+
+ADAPTER_KEY = "lightning_mm_adapter"
+"""Entry of a checkpoint that holds an adapter and not its base."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain types (``weights_only=True``: no code is unpickled).
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is damaged or holds anything else.
+    """
+    if not Path(path).is_file():
+        raise DataNotFoundError(f"checkpoint {path} does not exist; give the .ckpt file of an earlier run")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LightningMMError(f"checkpoint {path} cannot be read as tensors and plain types: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise LightningMMError(
+            f"checkpoint {path} holds a {type(checkpoint).__name__}; expected a state_dict or a Lightning checkpoint"
+        )
+    return checkpoint
+
+
+def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -> None:
+    """Load a network from a Lightning checkpoint or a bare ``state_dict``, strictly.
+
+    Args:
+        network: As it was built for the checkpoint; changed in place only if everything fits.
+        path: The file.
+        prefix: Where the network lies in the checkpoint of its LightningModule; other parts are left alone.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is no checkpoint, one of an adapter, or of another network.
+    """
+    checkpoint = read_checkpoint(path)
+    if ADAPTER_KEY in checkpoint:
+        raise LightningMMError(f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt")
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    check_state(network, state, f"base_ckpt {path}")
+    network.load_state_dict(state)
+
+
+def load_weights(module: LightningModule, path: str | Path) -> None:
+    """Load a Lightning checkpoint into a module as a trainer would: through its ``on_load_checkpoint``, strictly.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is damaged or of another network; the message names what does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise LightningMMError(f"checkpoint {path} has no 'state_dict': it is no Lightning checkpoint")
+    module.on_load_checkpoint(checkpoint)
+    check_state(module, checkpoint["state_dict"], f"checkpoint {path}")
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def check_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise one clear LightningMMError when a ``state_dict`` is of another network; the first few keys are named."""
+    expected = module.state_dict()
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    findings = [
+        ("lacks", [key for key in expected if key not in state]),
+        ("has unknown", [key for key in state if key not in expected]),
+        ("has other shapes:", reshaped),
+    ]
+    if any(keys for _, keys in findings):
+        raise LightningMMError(
+            f"{where} holds another network than this {type(module).__name__}: it "
+            + "; ".join(f"{what} {_some(keys)}" for what, keys in findings if keys)
+            + "; use the model settings of the run that wrote it"
+        )
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
