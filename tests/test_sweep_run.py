@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from sweep_tasks import NAMES, SAMPLES, Scores, ScoresModule, VoteTask, expected_accuracy, loader
+from sweep_tasks import NAMES, SAMPLES, Scores, ScoresModule, Switch, VoteTask, expected_accuracy, loader
 
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
@@ -103,6 +105,25 @@ def test_adapter_under_another_name_and_parameters() -> None:
     assert both.methods == ["zero_fill", "ssf", "other"]
     assert both.values("zero_fill") == result.values("zero_fill")
     assert both.values("ssf") == result.values("ssf") == both.values("other")
+
+
+def test_an_adapter_is_told_what_is_available() -> None:
+    class Told(Switch):
+        """An adapter of a network whose forward takes no `available`: it must be told before the call."""
+
+        masks: list[list[bool]] = []  # noqa: RUF012
+
+        @contextmanager
+        def using(self, available: torch.Tensor) -> Iterator[None]:
+            self.masks.extend(available.tolist())
+            yield
+
+    task = VoteTask(["depth", "rgb"])
+    task.adapter = Told(BIAS)
+    sweep(task, loader(Scores(size=2)), trainer=quiet(), bootstrap=0, modalities=["rgb", "depth", "thermal"])
+    # Two samples; off and on; columns in the order of the task, combinations in that of the data.
+    once = [[False, True]] * 2 + [[True, False]] * 2 + [[True, True]] * 2
+    assert task.adapter.masks == once * 2
 
 
 def test_chosen_combinations_split_and_missing_index() -> None:
