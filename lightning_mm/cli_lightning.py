@@ -22,8 +22,8 @@ from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
-from lightning_mm.tracking import log_sweep
 from lightning_mm.tasks.checkpoints import load_weights
+from lightning_mm.tracking import log_sweep
 
 CHECKPOINT_WORDS = ("best", "last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself."""

@@ -5,6 +5,7 @@ Every step is a command that is printed before it runs, so that a newcomer can r
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def run_demo(args: Sequence[str]) -> None:
     parser.add_argument("--fast", action="store_true", help="a few batches each, to see that everything runs")
     settings = parser.parse_args(args)
 
+    # Ten runs would each end with a page of W&B's own summary, and bury the table.
+    os.environ.setdefault("WANDB_SILENT", "true")
     start = time.monotonic()
     commands = demo_commands(settings.out, experiments_folder(), settings.fast)
     for number, (title, command) in enumerate(commands, 1):

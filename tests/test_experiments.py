@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from test_data_ombria import TEST, TRAIN
+from test_data_ombria import _write as write_ombria
 
 from lightning_mm.cli import main
 from lightning_mm.demo import CHANNELS, demo_commands, experiments_folder
@@ -42,14 +43,14 @@ def test_files_are_short_and_headed_by_what_they_show(path: Path) -> None:
     header = [line for line in lines if line.startswith("#")]
     assert lines[: len(header)] == header, "the header stands first"
     assert any("lightning-mm fit" in line for line in header)
-    assert any("lightning-mm sweep" in line for line in header)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_runs(path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = path.parent.name
-    if family not in ("scenes",) and not os.environ.get("LIGHTNING_MM_DATA"):
-        monkeypatch.setenv("LIGHTNING_MM_DATA", str(request.getfixturevalue("data_root")))
+    if family == "ombria":
+        write_ombria(tmp_path / "data" / "ombria", {"train": TRAIN, "test": TEST})
+        monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     # The folders in the files are relative: what is trained here stays here.
     monkeypatch.chdir(tmp_path)
     small = [*QUIET, *SMALL.get(family, []), "--data.batch_size", "4"]
