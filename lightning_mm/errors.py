@@ -1,6 +1,7 @@
 """Errors that tell a user what was expected, what came, and the way out.
 
-The command line prints these as one message without a traceback; everything else is a defect of ours and keeps its traceback.
+The command line prints these as one message without a traceback; everything else is a defect of ours and keeps its
+traceback.
 """
 
 

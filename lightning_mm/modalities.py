@@ -1,6 +1,6 @@
 """Names of modalities in a fixed order, and the combinations of them that may be available.
 
-Shapes: B samples, M modalities, C combinations. ``available`` is always ``Bool[B, M]``, True where the modality is present.
+Shapes: B samples, M modalities, C combinations. ``available`` is always ``Bool[B, M]``, True where a modality is there.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Modalities(Sequence[str]):
 
     def combinations(self) -> tuple[str, ...]:
         """All 2^M - 1 combinations, sizes ascending, modalities in the fixed order inside; the last one is ``full``."""
-        return tuple(
-            SEPARATOR.join(subset) for size in range(1, len(self) + 1) for subset in choose(self.names, size)
-        )
+        return tuple(SEPARATOR.join(subset) for size in range(1, len(self) + 1) for subset in choose(self.names, size))
 
     def incomplete(self) -> tuple[str, ...]:
         """All combinations but the full one."""
@@ -105,9 +103,13 @@ class Modalities(Sequence[str]):
         if combinations is None:
             return self.combinations()
         if isinstance(combinations, str) or not combinations:
-            raise LightningMMError(f"combinations must be a non-empty list such as [{self.names[0]}], got {combinations!r}")
+            raise LightningMMError(
+                f"combinations must be a non-empty list such as [{self.names[0]}], got {combinations!r}"
+            )
         wanted = {self.canonical(combination) for combination in combinations}
-        return tuple(sorted(wanted, key=lambda name: (len(self.parse(name)), [self.index(n) for n in self.parse(name)])))
+        return tuple(
+            sorted(wanted, key=lambda name: (len(self.parse(name)), [self.index(n) for n in self.parse(name)]))
+        )
 
     def mask(self, combination: str) -> Tensor:
         """``available`` of one combination, ``Bool[M]``."""

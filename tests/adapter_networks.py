@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MixedNetwork(nn.Module):
-    """Keyword inputs, a convolution with BatchNorm, a GRU over tokens, a merged (B*T) linear and a transformer layer."""
+    """Keyword inputs, a convolution with BatchNorm, a GRU over tokens, a merged (B*T) linear, a transformer layer."""
 
     def __init__(self, width: int = 8, batch_first: bool = True) -> None:
         super().__init__()
@@ -43,7 +43,9 @@ def mixed_call(batch: int = 7, seed: int = 0) -> tuple[tuple[Tensor, ...], dict[
     return (picture,), {"text": text, "extra": {"audio": audio}}
 
 
-def row_of(call: tuple[tuple[Tensor, ...], dict[str, object]], row: int) -> tuple[tuple[Tensor, ...], dict[str, object]]:
+def row_of(
+    call: tuple[tuple[Tensor, ...], dict[str, object]], row: int
+) -> tuple[tuple[Tensor, ...], dict[str, object]]:
     """One sample of a call of :class:`MixedNetwork`."""
     (picture,), kwargs = call
     keep = slice(row, row + 1)

@@ -206,7 +206,9 @@ def test_damaged_or_absent_files_are_named(tmp_path) -> None:
         load(tmp_path, network)
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))], ids=["deepcopy", "pickle"]
+)
 def test_copies_are_independent(clone) -> None:
     _, adapted = make(OneHot)
     call, available = mixed_call(), masks()
@@ -228,7 +230,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
         settings = {"inputs": MIXED_INPUTS, "example": call, **changes}
         return adapt(network, settings.pop("names", MIXED_NAMES), SSF(), **settings)
 
-    with pytest.raises(LightningMMError, match="modality 'audio': no argument 'nothing'.*inputs="):
+    with pytest.raises(LightningMMError, match=r"modality 'audio': no argument 'nothing'.*inputs="):
         attempt(inputs={"image": "picture", "audio": "nothing"})
     with pytest.raises(LightningMMError, match="which are not among the modalities"):
         attempt(inputs={**MIXED_INPUTS, "depth": "picture"})
@@ -254,6 +256,7 @@ def test_layers_that_never_fire_are_listed_once() -> None:
         adapted = adapt(MixedNetwork(), MIXED_NAMES, SSF(), inputs=MIXED_INPUTS, example=mixed_call(2))
     sites = {site.name: site for site in adapted.adapter.sites}
     assert set(sites) == {
-        "image.0", "image.1", "frames", "mixer.self_attn", "mixer.linear1", "mixer.linear2", "mixer.norm1", "mixer.norm2", "head",
+        "image.0", "image.1", "frames", "mixer.self_attn", "mixer.linear1", "mixer.linear2", "mixer.norm1",
+        "mixer.norm2", "head",
     }  # fmt: skip
     assert sites["frames"].layouts[0].order == "sample_major"

@@ -1,4 +1,4 @@
-"""Adapters on the package's own segmenter, with convolutional and transformer encoders of segmentation-models-pytorch."""
+"""Adapters on the package's own segmenter, with CNN and transformer encoders of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ def inputs(batch: int, size: int = 32) -> dict[str, Tensor]:
 
 def make(encoder: str, basis: type[Basis], fusion: str = "mean") -> Adapted:
     torch.manual_seed(0)
-    network = MultiEncoderSegmenter(CHANNELS, 4, encoder, encoder_depth=4, fusion=fusion, decoder_channels=[16, 8, 8, 8])  # type: ignore[arg-type]
+    network = MultiEncoderSegmenter(
+        CHANNELS,
+        4,
+        encoder,
+        encoder_depth=4,
+        fusion=fusion,  # type: ignore[arg-type]
+        decoder_channels=[16, 8, 8, 8],
+    )
     trained_statistics(network)
     adapted = adapt(network, NAMES, SSF(), basis=basis(), example=((inputs(2),), {}))
     randomise(adapted, scale=0.1)

@@ -10,6 +10,6 @@ from lightning_mm.adapters.saving import fingerprint
 from lightning_mm.adapters.ssf import SSF, SSFBank
 
 __all__ = [
-    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "Folded", "Kind", "OneHot", "SSFBank", "adapt", "build_adapter",
-    "fingerprint", "load",
+    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "Folded", "Kind", "OneHot", "SSFBank",
+    "adapt", "build_adapter", "fingerprint", "load",
 ]  # fmt: skip

@@ -56,11 +56,11 @@ class Adapted(nn.Module):
         return self
 
     def fold(self, combination: str) -> Folded:
-        """A plain copy of the base for one combination: the adapter is in its weights, absent inputs are filled, no hooks."""
+        """A plain copy of the base for one combination: adapter in its weights, absent inputs filled, no hooks."""
         return fold_network(self.base, self.adapter, combination)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base only its fingerprint is saved."""
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base, only its fingerprint."""
         save_adapter(self.adapter, self.base, folder)
 
     def remove(self) -> nn.Module:
@@ -76,7 +76,7 @@ def adapt(
     *,
     example: Call,
     basis: Basis | None = None,
-    fill: Fill | None = Zeros(),  # noqa: B008 - Zeros holds nothing that could be shared by mistake
+    fill: Fill | None = Zeros(),
     inputs: Mapping[str, str] | None = None,
     targets: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -94,14 +94,15 @@ def adapt(
             channels lie in their outputs.
         basis: How availability picks from the banks, default ``OneHot()``.
         fill: What stands for an absent input; None leaves inputs alone and only routes.
-        inputs: Modality to the parameter that holds it (``"image"``), or a path into a dict argument (``"batch.image"``);
-            default: its own name.
-        targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all linear, convolution, normalisation and
-            attention layers that fire.
+        inputs: Modality to the parameter that holds it (``"image"``), or a path into a dict argument
+            (``"batch.image"``); default: its own name.
+        targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all linear, convolution,
+            normalisation and attention layers that fire.
         exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
 
     Raises:
-        LightningMMError: If an input is not found, a pattern fits no layer, or a layer named in ``targets`` cannot be adapted.
+        LightningMMError: If an input is not found, a pattern fits no layer, or a layer named in ``targets`` cannot be
+            adapted.
 
     Example:
         >>> import torch
@@ -122,11 +123,19 @@ def adapt(
         Reza et al., arXiv 2310.03986, section 3.
     """
     adapter = build_adapter(
-        network, modalities, kind, basis=basis, fill=fill, inputs=inputs, example=example, targets=targets, exclude=exclude
+        network,
+        modalities,
+        kind,
+        basis=basis,
+        fill=fill,
+        inputs=inputs,
+        example=example,
+        targets=targets,
+        exclude=exclude,
     )
     return Adapted(network, adapter)
 
 
 def load(folder: str | Path, network: nn.Module) -> Adapted:
-    """Attach a saved adapter to the network that it was trained on; errors name what does not fit (see ``load_adapter``)."""
+    """Attach a saved adapter to the network it was trained on; errors name what does not fit (see ``load_adapter``)."""
     return Adapted(network, load_adapter(folder, network))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_mm.adapters.banks import Bank, Kind
+from lightning_mm.adapters.banks import Kind
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
@@ -98,7 +98,7 @@ class Adapter(nn.Module):
     # what is learned ------------------------------------------------------------------------------------------------
 
     def parameters_per_combination(self) -> float:
-        """Numbers added for one combination: those of a bank's rows that one incomplete combination uses, on average."""
+        """Numbers added for one combination: those of the bank rows that an incomplete one uses, on average."""
         rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
         used = float(rows.sum(1).float().mean()) / len(self.basis.names)
         return used * sum(parameter.numel() for parameter in self.banks.parameters())

@@ -1,7 +1,7 @@
 """How availability picks from a bank: ``Bool[B, M] -> weights Bool[B, K]``, and the mixing of a bank's rows.
 
-A basis never multiplies by zero: ``0 * NaN`` would carry a non-finite row into samples that do not use it. One-hot looks
-rows up, the others add the rows that are switched on.
+A basis never multiplies by zero: ``0 * NaN`` would carry a non-finite row into samples that do not use it. One-hot
+looks rows up, the others add the rows that are switched on.
 
 Shapes: B samples, M modalities, K rows, C channels.
 """
@@ -50,8 +50,8 @@ class OneHot(Basis):
     """One row per incomplete combination (arXiv 2310.03986); the full combination is the base itself.
 
     Args:
-        combinations: Those that get a row, e.g. ``["rgb", "depth"]``; default all 2^M - 2 incomplete ones. A combination
-            without a row behaves as the base (a message in the log names them).
+        combinations: Those that get a row, e.g. ``["rgb", "depth"]``; default all 2^M - 2 incomplete ones. A
+            combination without a row behaves as the base (a message in the log names them).
     """
 
     rows: Tensor
@@ -89,7 +89,7 @@ class OneHot(Basis):
 
 
 class Additive(Basis):
-    """One row per absent modality, added up: M rows instead of 2^M - 2, and combinations never seen in training work."""
+    """One row per absent modality, added up: M rows, not 2^M - 2, and combinations never seen in training work."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -44,8 +44,8 @@ def build_adapter(
         exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
 
     Raises:
-        LightningMMError: If an input is not found, a pattern fits nothing, a layer named in ``targets`` cannot be adapted,
-            or nothing is left to adapt.
+        LightningMMError: If an input is not found, a pattern fits nothing, a layer named in ``targets`` cannot be
+            adapted, or nothing is left to adapt.
     """
     modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
     paths = locate_inputs(network, modalities, inputs, example)
@@ -57,7 +57,8 @@ def build_adapter(
     _report(reasons, explicit)
     if not sites:
         raise LightningMMError(
-            f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; reasons: {reasons or 'no layer of its types'}"
+            f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; "
+            f"reasons: {reasons or 'no layer of its types'}"
         )
     return Adapter(kind, basis or OneHot(), modalities, fill, list(sites.values()), paths)
 
@@ -70,7 +71,8 @@ def _choose(
     for pattern in (*(targets or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in all_names):
             raise LightningMMError(
-                f"no layer of {type(network).__name__} is called {pattern!r}; its layers are named like {list(every)[:5]}"
+                f"no layer of {type(network).__name__} is called {pattern!r}; "
+                f"its layers are named like {list(every)[:5]}"
             )
     names = list(every) if targets is None else [n for n in all_names if any(fnmatchcase(n, p) for p in targets)]
     explicit = set(targets or ()) & set(all_names)
@@ -88,9 +90,9 @@ def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
     named = [name for name in reasons if name in explicit]
     if named:
         raise LightningMMError(
-            f"layer {named[0]!r} cannot be adapted: {reasons[named[0]]}. Leave it out of `targets`, or adapt a layer around it"
+            f"layer {named[0]!r} cannot be adapted: {reasons[named[0]]}. "
+            "Leave it out of `targets`, or adapt a layer around it"
         )
     if reasons:
         listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
         warnings.warn(f"{len(reasons)} layers are left out of the adapter: {listed}", stacklevel=4)
-

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
+from lightning_mm.adapters.banks import Bank
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
@@ -43,7 +44,9 @@ class Folded(nn.Module):
         values = {name: path.get(call) for name, path in self.paths.items()}
         size = next((size for value in values.values() if (size := batch_size(value)) is not None), None)
         if size is None:
-            raise LightningMMError(f"the network folded for {self.combination!r} was called without any input of {list(self.paths)}")
+            raise LightningMMError(
+                f"the network folded for {self.combination!r} was called without any input of {list(self.paths)}"
+            )
         for (name, path), present in zip(self.paths.items(), self.present):
             if not present and self.fill is not None and values[name] is not None:
                 nobody = torch.zeros(size, dtype=torch.bool, device=self.available.device)
@@ -73,8 +76,9 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
         route = copied.basis.route(available.unsqueeze(0))
         modules = dict(network.named_modules())
         for site in copied.sites:
+            bank = cast(Bank, copied.banks[bank_key(site.name)])
             try:
-                copied.banks[bank_key(site.name)].fold(modules[site.name], route, copied.basis)
+                bank.fold(modules[site.name], route, copied.basis)
             except LightningMMError as error:
                 raise LightningMMError(f"layer {site.name!r} cannot be folded: {error}") from None
     return Folded(network, name, available, copied.fill, copied.paths)

@@ -80,8 +80,8 @@ def locate_inputs(
     Args:
         network: Its ``forward`` signature names the parameters.
         modalities: Modality names.
-        where: Modality to a parameter name (``"image"``), a dotted path into an argument (``"batch.image"``) or a key of a
-            dict argument; default: the modality's own name.
+        where: Modality to a parameter name (``"image"``), a dotted path into an argument (``"batch.image"``) or a key
+            of a dict argument; default: the modality's own name.
         example: A typical call, which shows the keys of dict arguments.
 
     Raises:
@@ -92,18 +92,21 @@ def locate_inputs(
     strangers = sorted(set(where) - set(names))
     if strangers:
         raise LightningMMError(f"`inputs` names {strangers}, which are not among the modalities {names}")
-    parameters = [name for name in inspect.signature(network.forward).parameters]
+    parameters = list(inspect.signature(network.forward).parameters)
     found: dict[str, InputPath] = {}
     for modality in names:
         path = _find(network, where.get(modality, modality), example)
         if path is None:
             raise LightningMMError(
-                f"modality {modality!r}: no argument {where.get(modality, modality)!r} in forward({', '.join(parameters)}) of "
-                f"{type(network).__name__}, nor a key of a dict argument ({_dict_keys(network, example)}); say where it is with "
+                f"modality {modality!r}: no argument {where.get(modality, modality)!r} in "
+                f"forward({', '.join(parameters)}) of {type(network).__name__}, nor a key of a dict argument "
+                f"({_dict_keys(network, example)}); say where it is with "
                 f"inputs={{{modality!r}: 'parameter' or 'parameter.key'}}"
             )
         if path in found.values():
-            raise LightningMMError(f"modality {modality!r} and another one are both read from {path.name!r}; see `inputs`")
+            raise LightningMMError(
+                f"modality {modality!r} and another one are both read from {path.name!r}; see `inputs`"
+            )
         found[modality] = path
     return found
 

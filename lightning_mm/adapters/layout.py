@@ -25,7 +25,7 @@ class Layout:
     order: Order = "plain"
 
     def place(self, coefficients: Tensor, output: Tensor) -> Tensor:
-        """Bring ``[B, C]`` coefficients to a shape that broadcasts against the output ``[..., B or B*T, ..., C, ...]``."""
+        """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
         times = output.shape[self.batch_axis] // coefficients.shape[0]
         if self.order == "sample_major":
             coefficients = coefficients.repeat_interleave(times, dim=0)

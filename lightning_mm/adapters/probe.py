@@ -1,15 +1,15 @@
 """Find out, by a few forwards of an example, which layers fire and where samples and channels lie in their outputs.
 
-Batch axis: from two batch sizes. Order inside a merged axis (B*T or T*B): by changing one sample. Channel axis: for layers
-whose own ``forward`` is torch's, from its definition; for all others by changing one entry of a weight or bias.
+Batch axis: from two batch sizes. Order inside a merged axis (B*T or T*B): by changing one sample. Channel axis: for
+layers whose own ``forward`` is torch's, from its definition; for all others by changing one entry of a weight or bias.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,9 @@ def main_output(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def probe(network: nn.Module, modules: Mapping[str, nn.Module], example: Call) -> tuple[dict[str, Site], dict[str, str]]:
+def probe(
+    network: nn.Module, modules: Mapping[str, nn.Module], example: Call
+) -> tuple[dict[str, Site], dict[str, str]]:
     """Run the example and describe the outputs of ``modules``.
 
     Args:
@@ -95,9 +97,17 @@ def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def example_size(example: Call) -> int:
     """Batch size of an example: the first axis of its first tensor."""
     sizes: list[int] = []
-    _tensors(example, lambda tensor: (sizes.append(tensor.shape[0]) if tensor.ndim else None, tensor)[1])
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.ndim:
+            sizes.append(tensor.shape[0])
+        return tensor
+
+    _tensors(example, note)
     if not sizes or sizes[0] == 0:
-        raise LightningMMError("`example` must be (args, kwargs) of a typical call with at least one sample in a tensor")
+        raise LightningMMError(
+            "`example` must be (args, kwargs) of a typical call with at least one sample in a tensor"
+        )
     return sizes[0]
 
 
@@ -162,7 +172,9 @@ def _shapes(
 
 
 def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> int | None:
-    known = next((kind for kind in Adaptable if isinstance(module, kind) and type(module).forward is kind.forward), None)
+    known = next(
+        (kind for kind in Adaptable if isinstance(module, kind) and type(module).forward is kind.forward), None
+    )
     if known is not None:
         if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
             return None

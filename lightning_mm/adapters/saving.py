@@ -1,4 +1,4 @@
-"""The saved form of an adapter: ``adapter_model.safetensors`` and ``adapter_config.json`` with the fingerprint of its base."""
+"""An adapter's saved form: ``adapter_model.safetensors``, and ``adapter_config.json`` with its base's fingerprint."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def check_fingerprint(expected: str, network: nn.Module) -> None:
     found = fingerprint(network)
     if found != expected:
         raise LightningMMError(
-            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has {found}: it is another "
-            "network or has other weights; load the base's own checkpoint first"
+            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has {found}: "
+            "it is another network or has other weights; load the base's own checkpoint first"
         )
 
 
@@ -111,13 +111,17 @@ def load_adapter(folder: str | Path, network: nn.Module) -> Adapter:
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
-            raise DataNotFoundError(f"no saved adapter in {folder}: {name} is not there; `save` writes {WEIGHTS} and {CONFIG}")
+            raise DataNotFoundError(
+                f"no saved adapter in {folder}: {name} is not there; `save` writes {WEIGHTS} and {CONFIG}"
+            )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
         adapter = adapter_from_config(config)
     except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
-        raise LightningMMError(f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again") from None
+        raise LightningMMError(
+            f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again"
+        ) from None
     check_fingerprint(config["base_fingerprint"], network)
     modules = dict(network.named_modules())
     lost = [site.name for site in adapter.sites if site.name not in modules]
@@ -126,4 +130,3 @@ def load_adapter(folder: str | Path, network: nn.Module) -> Adapter:
     check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
     adapter.load_state_dict(weights)
     return adapter
-

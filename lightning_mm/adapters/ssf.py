@@ -42,7 +42,7 @@ class SSFBank(Bank):
 
 
 class SSF(Kind):
-    """A scale and a shift per channel after every linear, convolution and normalisation layer; the identity at the start."""
+    """A scale and a shift per channel after each linear, convolution and normalisation layer; identity at the start."""
 
     targets = Adaptable
 

@@ -41,28 +41,32 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         if isinstance(error, LightningMMError):
             raise
         raise LightningMMError(
-            f"{type(module).__name__}.{STEPS[stage]} failed before it called its network ({type(error).__name__}: {error}); give "
+            f"{type(module).__name__}.{STEPS[stage]} failed before it called its network "
+            f"({type(error).__name__}: {error}); give "
             "FrozenBackboneAdapter an `example`: a function from a batch to the (args, kwargs) of the network's forward"
         ) from error
     finally:
         handle.remove()
     raise LightningMMError(
-        f"{type(module).__name__}.{STEPS[stage]} did not call the network; name the attribute that it calls with `network`"
+        f"{type(module).__name__}.{STEPS[stage]} did not call the network; "
+        "name the attribute that it calls with `network`"
     )
 
 
 def first_batch(trainer: Trainer, stage: str) -> Any:
     """One batch of the stage's loader, wherever it was given: to the trainer, by the data module or by the module."""
-    loop = {
-        "fit": trainer.fit_loop,
-        "validate": trainer.validate_loop,
-        "test": trainer.test_loop,
-        "predict": trainer.predict_loop,
+    # Lightning has no public way to the loader before the loop sets it up; the optimizer needs the adapter before that.
+    source = {
+        "fit": trainer.fit_loop._data_source,
+        "validate": trainer.validate_loop._data_source,
+        "test": trainer.test_loop._data_source,
+        "predict": trainer.predict_loop._data_source,
     }[stage]
-    # Lightning has no public way to the loader before the loop has set it up, and the optimizer needs the adapter before that
-    loader = loop._data_source.dataloader()
+    loader = source.dataloader()
     loader = loader[0] if isinstance(loader, (list, tuple)) else loader
     batch = next(iter(loader), None)
     if batch is None:
-        raise LightningMMError(f"the {stage} loader is empty; FrozenBackboneAdapter needs one batch to see how the network is called")
+        raise LightningMMError(
+            f"the {stage} loader is empty; FrozenBackboneAdapter needs one batch to see how the network is called"
+        )
     return batch

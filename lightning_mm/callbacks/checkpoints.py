@@ -1,7 +1,8 @@
 """Checkpoints that hold the adapter and the fingerprint of its base, and not the base.
 
-The filter sits in the module's own ``on_save_checkpoint``, since ``save_weights_only=True`` skips callbacks. On loading, the
-base's weights are put back beside the adapter's before the strict load, so that nothing is dropped silently.
+The filter sits in the module's own ``on_save_checkpoint``, since ``save_weights_only=True`` skips callbacks. On
+loading, the base's weights are put back beside the adapter's before the strict load, so that nothing is dropped
+silently.
 """
 
 from __future__ import annotations
@@ -40,11 +41,16 @@ class AdapterOnlyCheckpoint:
         config = checkpoint.get(ADAPTER_KEY)
         if config is None:
             raise LightningMMError(
-                "this checkpoint holds no adapter: it is one of the base, or of another model. Give the base's checkpoint to "
-                "FrozenBackboneAdapter(base_ckpt=...), and the adapter's own one as ckpt_path"
+                "this checkpoint holds no adapter: it is one of the base, or of another model. "
+                "Give the base's checkpoint to FrozenBackboneAdapter(base_ckpt=...), "
+                "and the adapter's own one as ckpt_path"
             )
         check_fingerprint(config["base_fingerprint"], self.network)
-        found = {key.removeprefix("adapter."): value for key, value in checkpoint["state_dict"].items() if key.startswith("adapter.")}
+        found = {
+            key.removeprefix("adapter."): value
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith("adapter.")
+        }
         check_keys(self.adapter.state_dict(), found, "the checkpoint")
         rows, expected = config["rows"], list(self.adapter.basis.names)
         if rows != expected:

@@ -1,4 +1,4 @@
-"""Random numbers keyed by (seed, epoch, rank), so that a run resumed at an epoch boundary equals the uninterrupted one."""
+"""Random numbers keyed by (seed, epoch, rank): a run resumed at an epoch boundary equals the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class EpochSeed(Callback):
     """Seeds python, numpy and torch at the start of every training epoch.
 
     Lightning saves no random state; this needs none saved. Data order, augmentation and masks have keys of their own
-    (:class:`~lightning_mm.data.ModalityDropoutDataModule`); this covers what draws from the global state, such as dropout.
+    (:class:`~lightning_mm.data.ModalityDropoutDataModule`); this covers what draws from the global state, such as
+    dropout.
 
     Args:
         seed: Default: that of ``seed_everything``, else 0.
@@ -27,5 +28,5 @@ class EpochSeed(Callback):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         words = np.random.SeedSequence([seed, trainer.current_epoch, trainer.global_rank]).generate_state(2)
         random.seed(int(words[0]))
-        np.random.seed(int(words[0]))
+        np.random.seed(int(words[0]))  # noqa: NPY002 - the global state is what this callback seeds
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -24,16 +24,16 @@ from lightning_mm.tasks.checkpoints import load_network
 class FrozenBackboneAdapter(Callback):
     """Freezes ``pl_module.<network>`` and adds ``pl_module.adapter``, the only thing that trains.
 
-    Works on any LightningModule: the network is called by the module's own steps; hooks fill the absent inputs and modulate
-    the features of each sample by its combination. Frozen means: no gradient, norm layers and dropout in eval mode, running
-    statistics unchanged. Checkpoints hold the adapter and the base's fingerprint only.
+    Works on any LightningModule: the network is called by the module's own steps; hooks fill the absent inputs and
+    modulate the features of each sample by its combination. Frozen means: no gradient, norm layers and dropout in eval
+    mode, running statistics unchanged. Checkpoints hold the adapter and the base's fingerprint only.
 
     Args:
         adapter: What is learned at each layer, default ``SSF()``.
         basis: How availability picks from the banks, default ``OneHot()``.
         network: The attribute (dotted where nested) that holds the network.
-        available: Where ``Bool[B, M]`` lies in a batch: a dotted path of keys, attributes or positions, or a function of the
-            batch. Not used where the network's own forward is given ``available``.
+        available: Where ``Bool[B, M]`` lies in a batch: a dotted path of keys, attributes or positions, or a function
+            of the batch. Not used where the network's own forward is given ``available``.
         modalities: Names in order; default: the module's or the data module's ``modalities``.
         fill: What stands for an absent input; default: the module's own ``fill`` if it has one, else zeros.
         inputs: Modality to the argument of the network that holds it, see ``adapt``.
@@ -78,17 +78,21 @@ class FrozenBackboneAdapter(Callback):
             self.attach(pl_module, first_batch(trainer, stage), stage, getattr(trainer, "datamodule", None))
 
     def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
-        """Load the base, build the adapter from one batch and attach it; :meth:`setup` does this at the start of a run."""
+        """Load the base, build the adapter from one batch, attach it; :meth:`setup` does this when a run starts."""
         try:
             network = attrgetter(self.network)(pl_module)
         except AttributeError:
             children = [name for name, _ in pl_module.named_children()]
             raise LightningMMError(
-                f"{type(pl_module).__name__} has no attribute {self.network!r}; `network` must name the one that holds the network, "
-                f"out of {children}"
+                f"{type(pl_module).__name__} has no attribute {self.network!r}; "
+                f"`network` must name the one that holds the network, out of {children}"
             ) from None
         if not isinstance(network, nn.Module) or hasattr(pl_module, "adapter"):
-            what = f"{self.network!r} is no nn.Module" if not isinstance(network, nn.Module) else "it has an attribute 'adapter' already"
+            what = (
+                f"{self.network!r} is no nn.Module"
+                if not isinstance(network, nn.Module)
+                else "it has an attribute 'adapter' already"
+            )
             raise LightningMMError(f"{type(pl_module).__name__} cannot be adapted: {what}")
         if self.base_ckpt is not None:
             load_network(network, self.base_ckpt, f"{self.network}.")
@@ -115,8 +119,9 @@ class FrozenBackboneAdapter(Callback):
         total = sum(parameter.numel() for parameter in network.parameters())
         added = adapter.parameters_per_combination()
         rank_zero_info(
-            f"FrozenBackboneAdapter: {type(network).__name__} frozen ({total:,} parameters); {type(self.kind).__name__} on "
-            f"{len(adapter.sites)} layers adds {added:,.0f} per combination ({100 * added / max(total, 1):.2f} %)"
+            f"FrozenBackboneAdapter: {type(network).__name__} frozen ({total:,} parameters); "
+            f"{type(self.kind).__name__} on {len(adapter.sites)} layers "
+            f"adds {added:,.0f} per combination ({100 * added / max(total, 1):.2f} %)"
         )
         return adapter
 
@@ -125,8 +130,8 @@ class FrozenBackboneAdapter(Callback):
             if names:
                 return list(names)
         raise LightningMMError(
-            f"FrozenBackboneAdapter does not know the modalities: neither {type(pl_module).__name__} nor the data module has "
-            "`modalities`; give modalities=[...]"
+            f"FrozenBackboneAdapter does not know the modalities: neither {type(pl_module).__name__} "
+            "nor the data module has `modalities`; give modalities=[...]"
         )
 
     # optimizer ------------------------------------------------------------------------------------------------------
@@ -145,8 +150,8 @@ class FrozenBackboneAdapter(Callback):
                     group["weight_decay"] = self.weight_decay
         if not found:
             raise LightningMMError(
-                f"no optimizer of {type(pl_module).__name__} holds the adapter's parameters; build it in configure_optimizers from "
-                "self.parameters()"
+                f"no optimizer of {type(pl_module).__name__} holds the adapter's parameters; "
+                "build it in configure_optimizers from self.parameters()"
             )
 
     # availability of the current batch ------------------------------------------------------------------------------
@@ -203,9 +208,11 @@ class FrozenBackboneAdapter(Callback):
             except (KeyError, IndexError, AttributeError):
                 has = list(value) if isinstance(value, Mapping) else type(value).__name__
                 raise LightningMMError(
-                    f"no `available` at {self.available!r} in the batch ({part!r} not found in {has}); give FrozenBackboneAdapter "
-                    "`available`: a path such as 'mask' or '2', or a function of the batch"
+                    f"no `available` at {self.available!r} in the batch ({part!r} not found in {has}); "
+                    "give FrozenBackboneAdapter `available`: a path such as 'mask' or '2', or a function of the batch"
                 ) from None
         if not isinstance(value, Tensor):
-            raise LightningMMError(f"`available` at {self.available!r} is a {type(value).__name__}, expected a tensor Bool[B, M]")
+            raise LightningMMError(
+                f"`available` at {self.available!r} is a {type(value).__name__}, expected a tensor Bool[B, M]"
+            )
         return value

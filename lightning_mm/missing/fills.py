@@ -85,7 +85,10 @@ class Mean(Fill):
 
     def __init__(self, values: Mapping[str, float | Sequence[float]], channel_axis: int = 1) -> None:
         super().__init__()
-        self.values = {name: [float(v) for v in (value if isinstance(value, Sequence) else [value])] for name, value in values.items()}
+        self.values = {
+            name: [float(v) for v in (value if isinstance(value, Sequence) else [value])]
+            for name, value in values.items()
+        }
         self.channel_axis = channel_axis
 
     def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
@@ -144,7 +147,8 @@ class Tokens(Fill):
     Args:
         ids: Modality to the ids of its first tokens.
         pad: The id of padding.
-        path: Which leaf of a nested input holds the ids (its attention mask then is 1 for the given tokens); empty for a plain tensor.
+        path: Which leaf of a nested input holds the ids (its attention mask then is 1 for the given tokens);
+            empty for a plain tensor.
     """
 
     def __init__(self, ids: Mapping[str, Sequence[int]], pad: int = 0, path: str = "") -> None:
@@ -162,7 +166,9 @@ class Tokens(Fill):
         return row
 
 
-def fill_inputs(fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Tensor) -> dict[str, Nest]:
+def fill_inputs(
+    fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Tensor
+) -> dict[str, Nest]:
     """Fill every absent place of ``{modality: input}``; ``available`` is ``Bool[B, M]``; other keys pass through."""
     filled = dict(inputs)
     for position, name in enumerate(modalities):

@@ -129,7 +129,8 @@ class BaseTask(LightningModule):
         filled = fill_inputs(self.fill, self.modalities, used, available)
         if self.takes_available:
             return self.model(filled, available=available)
-        adapter = getattr(self, "adapter", None)  # added by FrozenBackboneAdapter; the network cannot tell it who is absent
+        # Added by FrozenBackboneAdapter; the network cannot tell it who is absent.
+        adapter = getattr(self, "adapter", None)
         with nullcontext() if adapter is None else adapter.using(available):
             return self.model(filled)
 
