@@ -70,8 +70,8 @@ def check_fingerprint(expected: str, network: nn.Module) -> None:
     found = fingerprint(network)
     if found != expected:
         raise LightningMMError(
-            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has {found}: "
-            "it is another network or has other weights; load the base's own checkpoint first"
+            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has "
+            f"{found}: it is another network or has other weights; load the base's own checkpoint first"
         )
 
 
