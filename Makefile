@@ -37,8 +37,8 @@ format: $(INSTALLED) ## Format the code and mend what can be mended.
 	$(BIN)/ruff check --fix lightning_mm tests
 	$(BIN)/ruff format lightning_mm tests
 
-bench: $(INSTALLED) ## Time the data, the network and the sweep.
-	$(BIN)/python -m pytest --numprocesses 0 -m slow --durations 20
+bench: $(INSTALLED) ## Time adapters and folding against the base, in alternating pairs.
+	$(BIN)/python experiments/benchmarks/adapters.py
 
 clean: ## Remove what builds and runs leave behind; .venv stays.
 	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
-from lightning_mm.callbacks import EpochSeed, FrozenBackboneAdapter
+from lightning_mm.callbacks import KeyedSeed, FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import load_weights
 
@@ -155,12 +155,12 @@ def test_checkpoint_holds_the_adapter_and_not_the_base(tmp_path: Path) -> None:
 
 def test_resume_at_an_epoch_boundary_equals_the_uninterrupted_run(tmp_path: Path) -> None:
     whole = module()
-    trainer(tmp_path / "whole", [callback(), EpochSeed(3)], epochs=4).fit(whole, loader(), loader())
+    trainer(tmp_path / "whole", [callback(), KeyedSeed(3)], epochs=4).fit(whole, loader(), loader())
     first = ModelCheckpoint(tmp_path / "first", save_last=True)
-    trainer(tmp_path / "first", [callback(), EpochSeed(3), first], epochs=2).fit(module(), loader(), loader())
+    trainer(tmp_path / "first", [callback(), KeyedSeed(3), first], epochs=2).fit(module(), loader(), loader())
     resumed = module()
     torch.manual_seed(99)  # the state of the process must not matter
-    second = trainer(tmp_path / "second", [callback(), EpochSeed(3)], epochs=4)
+    second = trainer(tmp_path / "second", [callback(), KeyedSeed(3)], epochs=4)
     second.fit(resumed, loader(), loader(), ckpt_path=first.last_model_path)
     assert second.current_epoch == 4
     expected, found = whole.state_dict(), resumed.state_dict()

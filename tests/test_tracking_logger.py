@@ -60,3 +60,9 @@ def test_making_a_logger_starts_nothing_and_leaves_the_environment(nothing_set: 
     assert logger.name == "lightning_mm"
     assert logger.save_dir == str(tmp_path / "runs")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_config_that_leaves_the_mode_out_is_offline_too(nothing_set: Path, tmp_path: Path) -> None:
+    # jsonargparse hands over None for every argument of wandb.init that the config does not name
+    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), mode=None, settings=None)
+    assert logger._wandb_init["mode"] == "offline"

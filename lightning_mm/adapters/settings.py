@@ -23,7 +23,9 @@ def settings_of(thing: object) -> dict[str, Any]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if not hasattr(thing, name):
-            raise LightningMMError(f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved")
+            raise LightningMMError(
+                f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved"
+            )
         init_args[name] = getattr(thing, name)
     state = {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": init_args}
     try:
@@ -44,7 +46,9 @@ def from_settings(state: dict[str, Any], expected: type[T]) -> T:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        raise LightningMMError(f"cannot find the class {path!r} that the saved adapter names; install what defines it") from None
+        raise LightningMMError(
+            f"cannot find the class {path!r} that the saved adapter names; install what defines it"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
     return found(**state["init_args"])

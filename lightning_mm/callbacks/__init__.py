@@ -1,6 +1,6 @@
 """Lightning callbacks."""
 
-from lightning_mm.callbacks.epoch_seed import EpochSeed
+from lightning_mm.callbacks.keyed_seed import KeyedSeed
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 
-__all__ = ["EpochSeed", "FrozenBackboneAdapter"]
+__all__ = ["KeyedSeed", "FrozenBackboneAdapter"]

@@ -55,7 +55,9 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
     """
     checkpoint = read_checkpoint(path)
     if ADAPTER_KEY in checkpoint:
-        raise LightningMMError(f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt")
+        raise LightningMMError(
+            f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt"
+        )
     state = checkpoint.get("state_dict", checkpoint)
     state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if any(key.startswith(prefix) for key in state):

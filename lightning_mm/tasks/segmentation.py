@@ -46,6 +46,9 @@ class SemanticSegmentationTask(BaseTask):
         LightningMMError: If settings do not agree, or a label is out of range.
     """
 
+    summable_statistics = True
+    """The figures depend on the sum of the confusion matrices alone, which makes the bootstrap fast."""
+
     def __init__(
         self,
         model: nn.Module,

@@ -47,11 +47,14 @@ class OfflineFirstWandbLogger(WandbLogger):
         if flush_seconds is not None:
             import wandb
 
-            kwargs.setdefault("settings", wandb.Settings(x_transaction_log_flush_interval=flush_seconds))
+            if kwargs.get("settings") is None:
+                kwargs["settings"] = wandb.Settings(x_transaction_log_flush_interval=flush_seconds)
         # W&B puts its files into the system's temporary folder if this one is not there.
         Path(save_dir).mkdir(parents=True, exist_ok=True)
-        # `mode` rather than Lightning's `offline`, which changes the environment of the whole process.
-        kwargs.setdefault("mode", wandb_mode())
+        # `mode` rather than Lightning's `offline`, which changes the environment of the whole process. jsonargparse fills
+        # in None for what a config leaves out.
+        if kwargs.get("mode") is None:
+            kwargs["mode"] = wandb_mode()
         super().__init__(
             project=project, name=name, save_dir=save_dir, id=id, log_model=log_model, group=group, tags=tags,
             **kwargs,
