@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
-from lightning_mm.callbacks import KeyedSeed, FrozenBackboneAdapter
+from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import load_weights
 

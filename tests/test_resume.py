@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_mm.adapters import SSF, Additive
-from lightning_mm.callbacks import KeyedSeed, FrozenBackboneAdapter
+from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
 from lightning_mm.data import Dihedral, ModalityDropoutDataModule, Scenes
 from lightning_mm.missing import RotatingCombinations, UniformCombinations
 from lightning_mm.models import MultiEncoderSegmenter

@@ -1,6 +1,6 @@
 """Lightning callbacks."""
 
-from lightning_mm.callbacks.keyed_seed import KeyedSeed
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
+from lightning_mm.callbacks.keyed_seed import KeyedSeed
 
-__all__ = ["KeyedSeed", "FrozenBackboneAdapter"]
+__all__ = ["FrozenBackboneAdapter", "KeyedSeed"]

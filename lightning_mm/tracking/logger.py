@@ -51,8 +51,8 @@ class OfflineFirstWandbLogger(WandbLogger):
                 kwargs["settings"] = wandb.Settings(x_transaction_log_flush_interval=flush_seconds)
         # W&B puts its files into the system's temporary folder if this one is not there.
         Path(save_dir).mkdir(parents=True, exist_ok=True)
-        # `mode` rather than Lightning's `offline`, which changes the environment of the whole process. jsonargparse fills
-        # in None for what a config leaves out.
+        # `mode` rather than Lightning's `offline`, which changes the environment of the whole process; jsonargparse
+        # fills in None for what a config leaves out.
         if kwargs.get("mode") is None:
             kwargs["mode"] = wandb_mode()
         super().__init__(
