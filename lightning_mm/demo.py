@@ -5,6 +5,7 @@ Every step is a command that is printed before it runs, so that a newcomer can r
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -51,7 +52,32 @@ def run_demo(args: Sequence[str]) -> None:
         _run(command)
     minutes = (time.monotonic() - start) / 60
     report = settings.out / "report"
+    if not settings.fast:
+        print("\n" + compare(report, experiments_folder() / "expected.json"))
     print(f"\nThe report lies in {report}: sweep.md, sweep.png, sweep.csv, sweep.json ({minutes:.1f} minutes)")
+
+
+def compare(report: Path, expected: Path) -> str:
+    """Say how the figures of this run stand to each other and to those that are stored with the experiment.
+
+    Args:
+        report: Folder with the merged ``sweep.csv``.
+        expected: JSON file with the stored figures in percent.
+    """
+    from lightning_mm.sweep import SweepResult
+
+    result, stored = SweepResult.from_csv(report / "sweep.csv"), json.loads(expected.read_text(encoding="utf-8"))
+    zero_fill, adapted = (result.summary(method) for method in ("zero_fill", "adapted"))
+    full, gain = 100 * adapted["full"], 100 * (adapted["mean"] - zero_fill["mean"])
+    same = "the same figure" if adapted["full"] == zero_fill["full"] else "NOT the same figure"
+    near = "within 1 point" if abs(full - stored["full"]) <= 1 else "MORE than 1 point away"
+    return (
+        f"Full combination: {full:.1f} {result.primary_metric} before and after, {same}; stored with the experiment: "
+        f"{stored['full']:.1f} ({near}).\n"
+        f"Mean over incomplete combinations: {100 * zero_fill['mean']:.1f} before, {100 * adapted['mean']:.1f} after "
+        f"({gain:+.1f} points); stored: {stored['mean_zero_fill']:.1f} and {stored['mean_adapted']:.1f}.\n"
+        f"Recovered gap to the dedicated networks: {100 * result.recovered_gap('adapted'):.0f} %."
+    )
 
 
 def demo_commands(out: Path, experiments: Path, fast: bool = False) -> list[tuple[str, list[str]]]:

@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/adapters.py [--pairs 20] [--out outputs/benchmarks]
 
-The machine drifts, so every ratio is taken between neighbours in time; the table gives the median and the 95 % bootstrap
-interval of the median. Absolute times are of this machine only.
+The machine drifts, so every ratio is taken between neighbours in time; the table gives the median and the 95 %
+bootstrap interval of the median. Absolute times are of this machine only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +45,14 @@ def main() -> None:
     for basis in (OneHot(), Additive()):
         adapted = adapt(network, names, SSF(), basis=basis, example=(({n: v[:2] for n, v in batch.items()},), {}))
         spread(adapted)
-        folded = adapted.fold("rgb")
-        one = names.mask("rgb").expand(15, -1)
-        label = type(basis).__name__
-        rows += [
-            (f"{label}: mixed batch of 15 combinations / base", *ratios(
-                lambda a=adapted: a(batch, available=mixed), lambda a=adapted: without(a, mixed, batch), options.pairs)),
-            (f"{label}: full combination / base", *ratios(
-                lambda a=adapted: a(batch, available=full), lambda a=adapted: without(a, full, batch), options.pairs)),
-            (f"{label}: folded for rgb / base", *ratios(
-                lambda f=folded: f(batch), lambda a=adapted: without(a, one, batch), options.pairs)),
-        ]  # fmt: skip
+        label, one = type(basis).__name__, names.mask("rgb").expand(15, -1)
+        for what, available in (("mixed batch of 15 combinations", mixed), ("full combination", full)):
+            found = ratios(
+                partial(adapted, batch, available=available), without(adapted, batch, available), options.pairs
+            )
+            rows.append((f"{label}: {what} / base", *found))
+        found = ratios(partial(adapted.fold("rgb"), batch), without(adapted, batch, one), options.pairs)
+        rows.append((f"{label}: folded for rgb / base", *found))
         adapted.remove()
     rows.append(("SSF training step / full fine-tuning step", *training(names, batch, mixed, options.pairs)))
 
@@ -83,11 +81,14 @@ def spread(adapted: Adapted) -> None:
             parameter.normal_(0, 0.1)
 
 
-@torch.no_grad()
-def without(adapted: Adapted, available: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+def without(adapted: Adapted, batch: dict[str, torch.Tensor], available: torch.Tensor) -> Callable[[], object]:
     """The same call with the banks off: the hooks stay, but do nothing."""
-    with adapted.adapter.disabled():
-        adapted(batch, available=available)
+
+    def call() -> object:
+        with adapted.adapter.disabled():
+            return adapted(batch, available=available)
+
+    return call
 
 
 def ratios(ours: Callable[[], object], base: Callable[[], object], pairs: int) -> tuple[float, float, float]:

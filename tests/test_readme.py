@@ -1,0 +1,81 @@
+"""Every command and every snippet of the README runs; the experiments page is what the result files say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_data_ombria import TEST, TRAIN
+from test_data_ombria import _write as write_ombria
+from torch import Tensor, nn
+
+from lightning_mm.cli import main
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("lightning-mm ")
+]
+FEW = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
+FEW += ["--trainer.log_every_n_steps", "1", "--data.batch_size", "4"]
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "table"}
+    write_ombria(tmp_path / "data" / "ombria", {"train": TRAIN, "test": TEST})
+    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)  # the README's folders are relative to the checkout
+    (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
+    for _, verb, *rest in COMMANDS:
+        # what a shell does with a star
+        args = [str(path) for one in rest for path in (sorted(Path().glob(one)) if "*" in one else [one])]
+        if verb == "fit":
+            args += [*QUIET, *FEW]
+        elif verb == "sweep":
+            args += [*QUIET, "--bootstrap", "10", "--data.eval_batch_size", "32"]
+        assert main([verb, *args]) == 0, shlex.join([verb, *args])
+    assert list(tmp_path.rglob("sweep.csv"))
+
+
+def test_python_snippet_runs() -> None:
+    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rgb, self.depth = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 1)
+
+        def forward(self, rgb: Tensor, depth: Tensor) -> Tensor:
+            return self.rgb(rgb) + self.depth(depth)
+
+    space = {
+        "network": Network(),
+        "rgb": torch.randn(2, 3, 4, 4),
+        "depth": torch.randn(2, 1, 4, 4),
+        "mask": torch.tensor([[True, False], [True, True]]),
+    }
+    exec(snippet, space)
+    assert isinstance(space["outputs"], Tensor)
+
+
+def test_files_that_it_links_exist() -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_experiments_page_is_made_from_the_result_files() -> None:
+    script = REPOSITORY / "experiments" / "make_readme.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"run python experiments/make_readme.py ({done.stderr[-500:]})"
