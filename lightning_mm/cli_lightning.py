@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,16 @@ from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.tracking import log_sweep
 
+NOT_FOR_USERS = (
+    # Lightning 2.6 asks torch's pytree in a way that newer releases have deprecated.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # W&B and the saved config write into that folder before Lightning looks.
+    r"Checkpoint directory .* exists and is not empty",
+    # Generated and cached samples are faster without worker processes; `data.num_workers` is there for the others.
+    r"The '.*_dataloader' does not have many workers",
+)
+"""Warnings that say nothing a user of the command line could act on."""
+
 CHECKPOINT_WORDS = ("best", "last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself."""
 
@@ -32,6 +44,9 @@ CHECKPOINT_WORDS = ("best", "last", "hpc")
 def run_lightning(args: list[str]) -> None:
     """Run one of the verbs ``fit validate test predict sweep``; ``args`` starts with the verb."""
     check_configs(args)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
     # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
@@ -49,6 +64,11 @@ def run_lightning(args: list[str]) -> None:
             auto_configure_optimizers=False,
             args=args,
         )
+
+
+def is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's log is something else than an advertisement."""
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 class SweepingTrainer(Trainer):
