@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lightning_mm.sweep import SweepResult
 HERE = Path(__file__).resolve().parent
 CHANNELS = {"s1_before": 1, "s1_after": 1, "s2_before": 3, "s2_after": 3}
 DEDICATED = [[name] for name in CHANNELS] + [["s1_before", "s1_after"], ["s2_before", "s2_after"]]
-LEARNING_RATES = ["0.003", "0.01", "0.03"]
+LEARNING_RATES = ["0.001", "0.003", "0.01"]
 
 
 class Study:
@@ -124,12 +125,15 @@ class Study:
             str(self.results),
         ]
         subprocess.run(command, check=True)
-        seconds = {
-            str(p.parent.relative_to(self.out)): json.loads(p.read_text())["seconds"]
-            for p in sorted(self.out.rglob("fit.done"))
+        finished = sorted(self.out.rglob("fit.done"))
+        facts = {
+            "machine": f"{os.cpu_count()} CPU cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
+            "fit_seconds": {
+                str(p.parent.relative_to(self.out)): json.loads(p.read_text())["seconds"] for p in finished
+            },
+            **json.loads((self.out / "ssf" / "learning_rates.json").read_text()),
         }
-        rates = json.loads((self.out / "ssf" / "learning_rates.json").read_text())
-        self.results.joinpath("study.json").write_text(json.dumps({"fit_seconds": seconds, **rates}, indent=1) + "\n")
+        (self.results / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
