@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 import zipfile
@@ -13,15 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_mm.callbacks import FrozenBackboneAdapter
+from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter
 from lightning_mm.cli_config_errors import shorten
 from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
+from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
@@ -34,6 +37,8 @@ NOT_FOR_USERS = (
     r"Checkpoint directory .* exists and is not empty",
     # Generated and cached samples are faster without worker processes; `data.num_workers` is there for the others.
     r"The '.*_dataloader' does not have many workers",
+    # The size of the network in the summary is that of float32, which is what it is.
+    r"Precision bf16-mixed is not supported by the model summary",
 )
 """Warnings that say nothing a user of the command line could act on."""
 
@@ -85,7 +90,7 @@ class SweepingTrainer(Trainer):
         also: dict[str, str] | None = None,
         out: str | None = None,
         bootstrap: int = 1000,
-        seed: int = 0,
+        seed: int | None = None,
         config: dict[str, Any] | None = None,
     ) -> SweepResult:
         """Evaluate every combination of available modalities in one pass over a split.
@@ -99,12 +104,20 @@ class SweepingTrainer(Trainer):
             method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted
                 with one. A network named dedicated is run on the combination of all of its modalities only.
             also: Further methods of the same network: name in the table to checkpoint.
-            out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir.
+            out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir, or
+                sweep_val/ for the validation split.
             bootstrap: Replicates for intervals over samples; 0 for none.
-            seed: Seed of the training run, written to every row of the table.
+            seed: Seed of the training run, written to every row of the table; by default that of seed_everything.
             config: The configuration of the run, kept in sweep.json.
         """
-        folder = Path(out or Path(self.default_root_dir) / "sweep")
+        folder = Path(out or Path(self.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
+        with_adapter = any(isinstance(one, FrozenBackboneAdapter) for one in self.callbacks)  # type: ignore[attr-defined]
+        if ckpt_path is None and (with_adapter or getattr(model, "base_ckpt", None) is None):
+            whose = "the adapter" if with_adapter else "the network"
+            raise LightningMMError(
+                f"sweep needs the weights of {whose}, or it would show those of the start: give --ckpt_path, the "
+                "checkpoint of an earlier fit"
+            )
         # Copies are taken before the adapter comes in: further methods are the plain network.
         others = {name: deepcopy(model) for name in also or {}}
         for name, path in (also or {}).items():
@@ -126,7 +139,7 @@ class SweepingTrainer(Trainer):
             split=split,
             trainer=self,
             bootstrap=bootstrap,
-            seed=seed,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
             config=config,
         )
         if self.is_global_zero:
@@ -165,6 +178,8 @@ class CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.modalities", "model.init_args.modalities")
+        # one seed for the network's start, the order of the data, augmentation and masks
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
@@ -182,11 +197,48 @@ class CommandLine(LightningCLI):
         # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
         self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": True}
 
+    def before_fit(self) -> None:
+        """Look at one batch before anything is written: a mistake in data or settings then leaves nothing behind."""
+        self.datamodule.setup("fit")
+        batch = next(iter(self.datamodule.val_dataloader()))
+        preflight(self.model, batch)
+
+    def before_test(self) -> None:
+        self.datamodule.setup("test")
+        preflight(self.model, next(iter(self.datamodule.test_dataloader())))
+
+    def before_predict(self) -> None:
+        folder = Path(self.trainer.default_root_dir) / "predictions"
+        self.trainer.callbacks.append(PredictionWriter(folder))
+
     def sweep(self, **settings: Any) -> None:
         """Run the trainer's sweep with the whole config, which it keeps with the results."""
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def preflight(task: BaseTask, batch: dict[str, Any]) -> None:
+    """Run the network on a few samples and check their targets.
+
+    Raises:
+        LightningMMError: If inputs, targets and network do not fit each other.
+    """
+    training = task.training
+    with torch.random.fork_rng():
+        task.eval()({name: few(value) for name, value in batch["inputs"].items()}, few(batch["available"]))
+    task.check_target(batch["target"])
+    task.train(training)
+
+
+def few(value: Any) -> Any:
+    """The first two samples of an input."""
+    if isinstance(value, dict):
+        return {key: few(leaf) for key, leaf in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(few(leaf) for leaf in value)
+    return value[:2]
 
 
 def check_configs(args: list[str]) -> None:

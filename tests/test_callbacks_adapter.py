@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
 from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Constant
 from lightning_mm.tasks.checkpoints import load_weights
 
 pytestmark = [
@@ -232,3 +233,83 @@ def test_mistakes_are_told_before_training(tmp_path: Path, changes: dict[str, An
     with pytest.raises(LightningMMError, match=message):
         trainer(tmp_path, [callback(**changes)]).fit(module(), loader())
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class Around(Theirs):
+    """A part beside the network, data and network made late, batches changed on transfer, a step of its own shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = None  # type: ignore[assignment]
+        self.beside = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+    def configure_model(self) -> None:
+        if self.net is None:
+            self.net = module().net
+
+    def setup(self, stage: str) -> None:
+        self.samples = Samples()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.samples, batch_size=8)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return {"image": batch[0], "echo": batch[1], "here": batch[2], "label": batch[3]}
+
+    def training_step(self, batch: Any) -> Tensor:  # type: ignore[override]
+        self.log("seen", 1.0)
+        out = self.net(batch["image"], self.beside(batch["echo"]))
+        return nn.functional.cross_entropy(out, batch["label"])
+
+    validation_step = None  # type: ignore[assignment]
+
+
+def test_modules_that_make_things_late_are_adapted_and_wholly_frozen(tmp_path: Path) -> None:
+    theirs = Around()
+    before = {key: value.clone() for key, value in theirs.beside.state_dict().items()}
+    trainer(tmp_path, [callback(available="here")]).fit(theirs)
+    assert all(torch.equal(value, before[key]) for key, value in theirs.beside.state_dict().items())
+    assert all(bank.scale.abs().sum() > 0 for bank in theirs.adapter.banks.values())
+    assert "log" not in vars(theirs)
+
+
+def test_one_callback_adapts_each_module_and_another_takes_over(tmp_path: Path) -> None:
+    hook, first, second = callback(), module(0), module(1)
+    for one in (first, second):
+        base = fingerprint(one.net)
+        trainer(tmp_path, [hook], epochs=1).fit(one, loader(), loader())
+        assert fingerprint(one.net) == base
+        assert all(bank.scale.abs().sum() > 0 for bank in one.adapter.banks.values())
+    with_first = trainer(tmp_path, [callback()]).test(first, loader(), verbose=False)
+    assert with_first == trainer(tmp_path, [callback()]).test(first, loader(), verbose=False)
+    with pytest.raises(LightningMMError, match="is adapted by SSF with basis OneHot already"):
+        trainer(tmp_path, [callback(basis=Additive())]).test(first, loader())
+
+
+def test_a_trainer_without_the_callback_says_so(tmp_path: Path) -> None:
+    theirs = module()
+    trainer(tmp_path, [callback()], epochs=1).fit(theirs, loader(), loader())
+    with pytest.warns(UserWarning, match="was called without `available`"):
+        trainer(tmp_path, []).test(theirs, DataLoader(Clean(), batch_size=8), verbose=False)
+
+
+def test_loaders_may_be_collections(tmp_path: Path) -> None:
+    class Pair(Theirs):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.step(batch["one"])
+
+    pair = Pair()
+    hook = callback(available=lambda batch: batch["one"][2] if isinstance(batch, dict) else batch[2])
+    trainer(tmp_path, [hook], epochs=1).fit(pair, {"one": loader(), "two": loader()}, loader())
+    assert all(bank.scale.abs().sum() > 0 for bank in pair.adapter.banks.values())
+
+
+def test_checkpoint_with_other_settings_is_refused(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path)
+    trainer(tmp_path, [callback(), saver], epochs=1).fit(module(), loader(), loader())
+    for changes, key in (
+        ({"fill": Constant({"camera": 1.0})}, "fill"),
+        ({"modalities": MODALITIES[::-1]}, "modalities"),
+    ):
+        with pytest.raises(LightningMMError, match=f"other settings than the config asks for, in .*{key}"):
+            trainer(tmp_path, [callback(**changes)]).test(module(), loader(), ckpt_path=saver.best_model_path)

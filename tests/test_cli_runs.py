@@ -211,7 +211,8 @@ def test_mistakes_are_one_message_and_nothing_is_written(
 def test_mistakes_of_a_sweep(
     args: list[str], code: int, text: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sweep", *runs.base, *runs.into("base"), "--out", str(tmp_path / "out"), *args]) == code
+    sweep = ["sweep", *runs.base, *runs.into("base"), "--ckpt_path", runs.base_ckpt]
+    assert main([*sweep, "--out", str(tmp_path / "out"), *args]) == code
     assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

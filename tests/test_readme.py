@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from lightning.pytorch import LightningModule
 from test_data_ombria import TEST, TRAIN
 from test_data_ombria import _write as write_ombria
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_mm.cli import main
 
@@ -43,30 +45,51 @@ def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypat
         if verb == "fit":
             args += [*QUIET, *FEW]
         elif verb == "sweep":
-            args += [*QUIET, "--bootstrap", "10", "--data.eval_batch_size", "32"]
+            args += [*QUIET, "--bootstrap", "10", "--data.dataset.init_args.test_length", "8"]
         assert main([verb, *args]) == 0, shlex.join([verb, *args])
     assert list(tmp_path.rglob("sweep.csv"))
 
 
-def test_python_snippet_runs() -> None:
-    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+class Network(nn.Module):
+    """What a reader may bring."""
 
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rgb, self.depth = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.rgb, self.depth = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 1)
 
-        def forward(self, rgb: Tensor, depth: Tensor) -> Tensor:
-            return self.rgb(rgb) + self.depth(depth)
+    def forward(self, rgb: Tensor, depth: Tensor) -> Tensor:
+        return self.rgb(rgb) + self.depth(depth)
 
-    space = {
-        "network": Network(),
-        "rgb": torch.randn(2, 3, 4, 4),
-        "depth": torch.randn(2, 1, 4, 4),
-        "mask": torch.tensor([[True, False], [True, True]]),
-    }
-    exec(snippet, space)
+
+class Module(LightningModule):
+    """A LightningModule of somebody else, with batches of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Network()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.net(batch["rgb"], batch["depth"]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the trainer of the snippet writes beside the reader
+    first, second = [block for language, block in BLOCKS if language == "python"]
+    rgb, depth, mask = torch.randn(2, 3, 4, 4), torch.randn(2, 1, 4, 4), torch.tensor([[True, False], [True, True]])
+    samples = [{"rgb": rgb[i], "depth": depth[i], "mask": mask[i]} for i in range(2)]
+    module = Module()
+    space = {"network": Network(), "rgb": rgb, "depth": depth, "mask": mask, "module": module}
+    space["loader"] = DataLoader(samples, batch_size=2)  # type: ignore[arg-type]
+    exec(first, space)
     assert isinstance(space["outputs"], Tensor)
+    exec(second, space)
+    assert any(float(p.abs().sum()) > 0 for p in module.adapter.parameters())
 
 
 def test_files_that_it_links_exist() -> None:

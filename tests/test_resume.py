@@ -54,23 +54,25 @@ class _Dropout:
         return torch.nn.functional.dropout(output, 0.2, training=torch.is_grad_enabled())
 
 
-def fit(folder: Path, made: SemanticSegmentationTask, adapter: bool, ckpt_path: Path | None = None) -> None:
+def fit(
+    folder: Path, made: SemanticSegmentationTask, adapter: bool, ckpt_path: Path | None = None, workers: int = 0
+) -> None:
     callbacks: list[Any] = [KeyedSeed(3), ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)]
     callbacks += [FrozenBackboneAdapter(SSF(), Additive())] if adapter else []
     trainer = Trainer(
         default_root_dir=folder, max_epochs=3, callbacks=callbacks, accelerator="cpu", devices=1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
     )  # fmt: skip
-    trainer.fit(made, data(), ckpt_path=ckpt_path)
+    trainer.fit(made, data(workers), ckpt_path=ckpt_path)
     assert trainer.current_epoch == 3
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["base", "adapter"])
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, adapter: bool) -> None:
+@pytest.mark.parametrize(("adapter", "workers"), [(False, 0), (True, 0), (True, 2)], ids=["base", "adapter", "workers"])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, adapter: bool, workers: int) -> None:
     whole, resumed, start = task(), task(), task()
     fit(tmp_path / "whole", whole, adapter)
     torch.manual_seed(77)  # another process has another random state
-    fit(tmp_path / "resumed", resumed, adapter, tmp_path / "whole" / "epoch=0.ckpt")
+    fit(tmp_path / "resumed", resumed, adapter, tmp_path / "whole" / "epoch=0.ckpt", workers)
     expected, found = whole.state_dict(), resumed.state_dict()
     assert list(expected) == list(found)
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []

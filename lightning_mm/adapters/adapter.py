@@ -5,6 +5,7 @@ Shapes: B samples, M modalities, K rows of the basis.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,12 @@ class SiteHook:
         adapter = self.adapter
         if adapter.route is None or not adapter.enabled:
             return None
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            # the recomputation of gradient checkpointing: the route may be that of a later call by now
+            raise LightningMMError(
+                f"layer {self.site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
+                "adapters; switch it off in the network, whose activations need little memory when it is frozen"
+            )
         bank = adapter.banks[self.key]
         if isinstance(output, tuple):
             return (bank(output[0], adapter.route, adapter.basis, self.site), *output[1:])
@@ -53,6 +60,13 @@ class NetworkHook:
         available = given if given is not None else adapter.available
         if available is None:
             adapter.route = None
+            if adapter.expects_mask:
+                adapter.expects_mask = False  # said once
+                warnings.warn(
+                    f"{type(network).__name__} was called without `available`, so all modalities count as present; add "
+                    "its FrozenBackboneAdapter to the callbacks of this trainer, or call it within adapter.using(mask)",
+                    stacklevel=2,
+                )
             return None
         if self.available_path and given is None:
             call = self.available_path.put(call, available)
@@ -91,17 +105,19 @@ class Adapter(nn.Module):
         self.enabled = True
         self.available: Tensor | None = None
         self.route: Tensor | None = None
+        self.expects_mask = False
         self._handles: list[RemovableHandle] = []
+        self._training: list[bool] = []
         self._modules_of_base: list[nn.Module] = []
         self._required_grad: list[tuple[nn.Parameter, bool]] = []
 
     # what is learned ------------------------------------------------------------------------------------------------
 
-    def parameters_per_combination(self) -> float:
-        """Numbers added for one combination: those of the bank rows that an incomplete one uses, on average."""
+    def parameters_per_combination(self) -> int:
+        """Numbers that one combination adds: those of the rows that it uses, for the combination that uses most."""
         rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
-        used = float(rows.sum(1).float().mean()) / len(self.basis.names)
-        return used * sum(parameter.numel() for parameter in self.banks.parameters())
+        most = int(rows.sum(1).max())
+        return most * sum(parameter.numel() for parameter in self.banks.parameters()) // len(self.basis.names)
 
     @property
     def device(self) -> torch.device:
@@ -113,11 +129,14 @@ class Adapter(nn.Module):
         """Freeze the network and put the hooks on its modules; its module tree and state_dict stay as they are."""
         if self._handles:
             raise LightningMMError("this adapter is attached to a network already; remove it first")
+        if any(isinstance(hook, NetworkHook) for hook in network._forward_pre_hooks.values()):
+            raise LightningMMError(f"{type(network).__name__} has an adapter already; remove that one first")
         reference = next((p for p in network.parameters()), None)
         if reference is not None:
             self.to(reference.device)
         self._required_grad = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
         self._modules_of_base = list(network.modules())
+        self._training = [module.training for module in self._modules_of_base]
         network.requires_grad_(False)
         network.eval()
         hook = NetworkHook(self, parameter_path(network, "available"))
@@ -127,11 +146,13 @@ class Adapter(nn.Module):
             self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site)))
 
     def detach(self) -> None:
-        """Take the hooks off and give the parameters their ``requires_grad`` back."""
+        """Take the hooks off and give the base its ``requires_grad`` and its modes back."""
         for handle in self._handles:
             handle.remove()
         for parameter, required in self._required_grad:
             parameter.requires_grad_(required)
+        for module, training in zip(self._modules_of_base, self._training):
+            module.training = training
         self._handles, self._modules_of_base, self._required_grad = [], [], []
         self.route = self.available = None
 
@@ -166,6 +187,8 @@ class Adapter(nn.Module):
         Raises:
             LightningMMError: If it is not ``Bool[B, M]`` for the B of the inputs.
         """
+        if not isinstance(available, Tensor):
+            raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
         size = next((s for path in self.paths.values() if (s := batch_size(path.get(call))) is not None), None)
         if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
             raise LightningMMError(

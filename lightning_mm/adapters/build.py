@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,8 +12,8 @@ from torch import nn
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.banks import Kind
 from lightning_mm.adapters.bases import Basis, OneHot
-from lightning_mm.adapters.inputs import Call, locate_inputs, parameter_path
-from lightning_mm.adapters.probe import example_size, probe
+from lightning_mm.adapters.inputs import Call, batch_size, locate_inputs, parameter_path
+from lightning_mm.adapters.probe import probe
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
@@ -49,18 +50,24 @@ def build_adapter(
     """
     modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
     paths = locate_inputs(network, modalities, inputs, example)
+    size = next((n for path in paths.values() if (n := batch_size(path.get(example))) is not None), 0)
+    if size == 0:
+        raise LightningMMError("`example` must be (args, kwargs) of a typical call with at least one sample")
     available = parameter_path(network, "available")
-    if available is not None and available.get(example) is None:
-        example = available.put(example, modalities.masks([modalities.full]).expand(example_size(example), -1))
+    if available is not None:  # all of it, whoever is absent in this call: every layer must be seen at work
+        example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
     chosen, explicit = _choose(network, kind, targets, exclude)
-    sites, reasons = probe(network, chosen, example)
+    sites, reasons = probe(network, chosen, example, size)
     _report(reasons, explicit)
     if not sites:
         raise LightningMMError(
             f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; "
             f"reasons: {reasons or 'no layer of its types'}"
         )
-    return Adapter(kind, basis or OneHot(), modalities, fill, list(sites.values()), paths)
+    _warn_of_batch_statistics(network)
+    # copies, since a basis is bound to its modalities and an object may be given to several adapters
+    kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
+    return Adapter(kind, basis, modalities, fill, list(sites.values()), paths)
 
 
 def _choose(
@@ -82,6 +89,9 @@ def _choose(
         raise LightningMMError(
             f"layer {wrong[0]!r} is a {type(all_names[wrong[0]]).__name__}; {type(kind).__name__} adapts {types}"
         )
+    idle = [p for p in targets or () if not any(fnmatchcase(name, p) for name in every)]
+    if idle:
+        raise LightningMMError(f"no layer that {idle[0]!r} fits is of a type that {type(kind).__name__} adapts")
     kept = [name for name in names if name in every and not any(fnmatchcase(name, p) for p in exclude)]
     return {name: every[name] for name in kept}, explicit
 
@@ -96,3 +106,14 @@ def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
     if reasons:
         listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
         warnings.warn(f"{len(reasons)} layers are left out of the adapter: {listed}", stacklevel=4)
+
+
+def _warn_of_batch_statistics(network: nn.Module) -> None:
+    norms = nn.modules.batchnorm._BatchNorm
+    found = [n for n, m in network.named_modules() if isinstance(m, norms) and m.running_mean is None]
+    if found:
+        warnings.warn(
+            f"{', '.join(found[:3])} normalise by the statistics of the batch in eval mode too "
+            "(track_running_stats=False): samples of a mixed batch influence each other",
+            stacklevel=4,
+        )

@@ -64,6 +64,9 @@ class Folded(nn.Module):
 def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
     """Fold the adapter of one combination into a copy of the base.
 
+    The weights of adapted layers change: a network that also reads them elsewhere (tied by hand, ``x @ layer.weight``)
+    must not be folded; compare with the hooks on an example if in doubt.
+
     Raises:
         LightningMMError: If the combination does not exist, or a layer cannot take the fold (it is named).
     """
@@ -76,6 +79,12 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
         route = copied.basis.route(available.unsqueeze(0))
         modules = dict(network.named_modules())
         for site in copied.sites:
+            if not site.foldable:
+                kind = type(modules[site.name]).__name__
+                raise LightningMMError(
+                    f"layer {site.name!r} cannot be folded: the forward of {kind} does more than its layer (an "
+                    "activation, standardised weights); keep the hooks, or leave it out with `exclude`"
+                )
             bank = cast(Bank, copied.banks[bank_key(site.name)])
             try:
                 bank.fold(modules[site.name], route, copied.basis)

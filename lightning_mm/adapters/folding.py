@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_mm.adapters.probe import Convolution, Normalisation
+from lightning_mm.adapters.layers import Convolution, Normalisation, Transposed
 from lightning_mm.errors import LightningMMError
-
-Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @torch.no_grad()
@@ -28,7 +26,8 @@ def fold_scale_shift(module: nn.Module, scale: Tensor, shift: Tensor) -> None:
     """
     if isinstance(module, nn.MultiheadAttention):
         module = module.out_proj
-    if parametrize.is_parametrized(module):
+    old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
+    if parametrize.is_parametrized(module) or old_style:
         raise LightningMMError(
             f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot take a fold; "
             "call torch.nn.utils.parametrize.remove_parametrizations on it first"

@@ -63,9 +63,14 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
     return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
 
 
+def forward_of(network: nn.Module) -> inspect.Signature:
+    """Signature of a network's forward, that of the original for a compiled one."""
+    return inspect.signature(getattr(network, "_orig_mod", network).forward)
+
+
 def parameter_path(network: nn.Module, name: str) -> InputPath | None:
     """The parameter of ``forward`` with this name, or None."""
-    parameters = list(inspect.signature(network.forward).parameters.values())
+    parameters = list(forward_of(network).parameters.values())
     for position, parameter in enumerate(parameters):
         if parameter.name == name and parameter.kind is not parameter.VAR_KEYWORD:
             return InputPath(None if parameter.kind is parameter.KEYWORD_ONLY else position, name)
@@ -92,7 +97,7 @@ def locate_inputs(
     strangers = sorted(set(where) - set(names))
     if strangers:
         raise LightningMMError(f"`inputs` names {strangers}, which are not among the modalities {names}")
-    parameters = list(inspect.signature(network.forward).parameters)
+    parameters = list(forward_of(network).parameters)
     found: dict[str, InputPath] = {}
     for modality in names:
         path = _find(network, where.get(modality, modality), example)
@@ -124,7 +129,7 @@ def _find(network: nn.Module, spec: str, example: Call) -> InputPath | None:
             keys.append(key)
             value = value[key] if value is not None else None
         return InputPath(base.position, base.name, tuple(keys))
-    for name in inspect.signature(network.forward).parameters:
+    for name in forward_of(network).parameters:
         path = parameter_path(network, name)
         value = path.get(example) if path else None
         if path and isinstance(value, Mapping) and spec in value:

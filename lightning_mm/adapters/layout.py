@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_mm.errors import LightningMMError
+
 Order = Literal["plain", "sample_major", "step_major"]
 """``plain``: the axis has B entries; merged axes: ``sample_major`` is b * T + t, ``step_major`` is t * B + b."""
 
@@ -26,7 +28,14 @@ class Layout:
 
     def place(self, coefficients: Tensor, output: Tensor) -> Tensor:
         """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
-        times = output.shape[self.batch_axis] // coefficients.shape[0]
+        size, batch = output.shape[self.batch_axis], coefficients.shape[0]
+        if size % max(batch, 1) or (self.order == "plain" and size != batch):
+            raise LightningMMError(
+                f"a layer put out {size} entries on axis {self.batch_axis} for {batch} samples; expected "
+                f"{'as many' if self.order == 'plain' else 'a multiple'}. The network runs it on a part of the batch, "
+                "or the example was not typical; leave the layer out with `exclude`"
+            )
+        times = size // max(batch, 1)
         if self.order == "sample_major":
             coefficients = coefficients.repeat_interleave(times, dim=0)
         elif self.order == "step_major":
@@ -46,6 +55,8 @@ class Site:
     name: str
     channels: int
     layouts: tuple[Layout, ...]
+    foldable: bool = True
+    """Whether a scale and a shift can be written into its weights; a subclass that does more than its layer may not."""
 
     def layout(self, output: Tensor) -> Layout:
         for layout in self.layouts:
@@ -57,11 +68,13 @@ class Site:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "channels": self.channels, "layouts": [asdict(layout) for layout in self.layouts]}
+        layouts = [asdict(layout) for layout in self.layouts]
+        return {"name": self.name, "channels": self.channels, "layouts": layouts, "foldable": self.foldable}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Site:
-        return cls(state["name"], state["channels"], tuple(Layout(**layout) for layout in state["layouts"]))
+        layouts = tuple(Layout(**layout) for layout in state["layouts"])
+        return cls(state["name"], state["channels"], layouts, state["foldable"])
 
 
 def changed_indices(before: Tensor, after: Tensor, axis: int) -> Tensor:

@@ -14,17 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_mm.adapters.folding import fold_scale_shift
 from lightning_mm.adapters.inputs import Call
+from lightning_mm.adapters.layers import CHANNELS_LAST, Convolution, known_type
 from lightning_mm.adapters.layout import Layout, Order, Site, changed_indices
 from lightning_mm.errors import LightningMMError
-
-Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-Normalisation = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm,
-)  # fmt: skip
-Adaptable = (nn.Linear, *Convolution, *Normalisation, nn.MultiheadAttention)
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)
 
 
 class Unroutable(Exception):
@@ -37,22 +31,24 @@ def main_output(output: Any) -> Any:
 
 
 def probe(
-    network: nn.Module, modules: Mapping[str, nn.Module], example: Call
+    network: nn.Module, modules: Mapping[str, nn.Module], example: Call, size: int
 ) -> tuple[dict[str, Site], dict[str, str]]:
     """Run the example and describe the outputs of ``modules``.
 
     Args:
         network: Run in eval mode, without gradients, its mode and the global random state are given back.
         modules: Name to submodule of the network.
-        example: ``(args, kwargs)`` of a typical call, batch first, at least one sample.
+        example: ``(args, kwargs)`` of a typical call, batch first.
+        size: Its number of samples, at least one.
 
     Returns:
         The sites that can be adapted, and for the others the reason why not.
     """
     with _quiet(network):
-        three = _shapes(network, modules, _resize(example, 3))
+        three = _shapes(network, modules, _resize(example, 3, size))
         axes: dict[str, dict[int, tuple[int, int]]] = {}
-        two = _shapes(network, modules, _resize(example, 2), axes)
+        unfoldable: set[str] = set()
+        two = _shapes(network, modules, _resize(example, 2, size), axes, unfoldable)
         reasons: dict[str, str] = {}
         layouts: dict[str, list[Layout]] = {}
         for name in modules:
@@ -62,9 +58,11 @@ def probe(
                 reasons[name] = str(reason)
         merged = {name for name, found in layouts.items() if any(layout.order != "plain" for layout in found)}
         if merged:
-            _order_merged(network, {name: modules[name] for name in merged}, _resize(example, 2), layouts, reasons)
+            _order_merged(
+                network, {name: modules[name] for name in merged}, _resize(example, 2, size), layouts, reasons
+            )
     sites = {
-        name: Site(name, next(iter(axes[name].values()))[1], tuple(found))
+        name: Site(name, next(iter(axes[name].values()))[1], tuple(found), name not in unfoldable)
         for name, found in layouts.items()
         if name not in reasons
     }
@@ -94,26 +92,7 @@ def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def example_size(example: Call) -> int:
-    """Batch size of an example: the first axis of its first tensor."""
-    sizes: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.ndim:
-            sizes.append(tensor.shape[0])
-        return tensor
-
-    _tensors(example, note)
-    if not sizes or sizes[0] == 0:
-        raise LightningMMError(
-            "`example` must be (args, kwargs) of a typical call with at least one sample in a tensor"
-        )
-    return sizes[0]
-
-
-def _resize(example: Call, size: int) -> Call:
-    batch = example_size(example)
-
+def _resize(example: Call, size: int, batch: int) -> Call:
     def resize(tensor: Tensor) -> Tensor:
         if tensor.ndim and tensor.shape[0] == batch:
             tensor = tensor[torch.arange(size, device=tensor.device) % batch]
@@ -155,7 +134,9 @@ def _shapes(
     modules: Mapping[str, nn.Module],
     example: Call,
     axes: dict[str, dict[int, tuple[int, int]]] | None = None,
+    unfoldable: set[str] | None = None,
 ) -> dict[str, list[tuple[int, ...]]]:
+    unfoldable = set() if unfoldable is None else unfoldable
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -165,6 +146,8 @@ def _shapes(
             axis = _channel_axis(module, args, kwargs, output)
             if axis is not None:
                 axes[name][len(shape)] = (axis, shape[axis])
+                if not _folds(module, args, kwargs, output, axis):
+                    unfoldable.add(name)
 
     with _watch(modules, note):
         network(*example[0], **example[1])
@@ -172,9 +155,7 @@ def _shapes(
 
 
 def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> int | None:
-    known = next(
-        (kind for kind in Adaptable if isinstance(module, kind) and type(module).forward is kind.forward), None
-    )
+    known = known_type(module)
     if known is not None:
         if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
             return None
@@ -187,19 +168,39 @@ def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> 
         parameter = module._parameters.get(entry)
         if parameter is None or parameter.ndim == 0:
             continue
-        altered = parameter.detach().clone()
-        altered[0] += 1 + altered[0].abs()
-        changed._parameters[entry] = nn.Parameter(altered)
-        after = main_output(type(module).forward(changed, *args, **kwargs))
-        changed._parameters[entry] = parameter
-        found = [
-            axis
-            for axis in range(output.ndim)
-            if output.shape[axis] == len(altered) and changed_indices(output, after, axis).tolist() == [0]
-        ]
-        if len(found) == 1:
-            return found[0]
+        for step in (1.0, -1.0, 30.0, -30.0):  # an activation inside the layer may hide the small or one-sided ones
+            altered = parameter.detach().clone()
+            altered[0] += step * (1 + altered[0].abs())
+            changed._parameters[entry] = nn.Parameter(altered)
+            after = main_output(type(module).forward(changed, *args, **kwargs))
+            changed._parameters[entry] = parameter
+            found = [
+                axis
+                for axis in range(output.ndim)
+                if output.shape[axis] == len(altered) and changed_indices(output, after, axis).tolist() == [0]
+            ]
+            if len(found) == 1:
+                return found[0]
     return None
+
+
+def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int) -> bool:
+    """Whether a scale and a shift in the weights of a layer come out as a scale and a shift of its output."""
+    if known_type(module) is not None:
+        return True  # and what cannot take a fold is refused by fold_scale_shift
+    channels = output.shape[axis]
+    scale = torch.linspace(0.5, 1.5, channels, dtype=output.dtype, device=output.device)
+    shift = torch.linspace(-1.0, 1.0, channels, dtype=output.dtype, device=output.device)
+    folded = copy.copy(module)
+    folded._parameters = dict(module._parameters)
+    try:
+        fold_scale_shift(folded, scale, shift)
+    except LightningMMError:
+        return False
+    shape = [channels if i == axis else 1 for i in range(output.ndim)]
+    expected = output * scale.view(shape) + shift.view(shape)
+    after = main_output(type(module).forward(folded, *args, **kwargs))
+    return torch.allclose(after, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def _layouts(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.folding import fold_scale_shift
+from lightning_mm.adapters.layers import Adaptable
 from lightning_mm.adapters.layout import Site
-from lightning_mm.adapters.probe import Adaptable
 
 
 class SSFBank(Bank):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
 from lightning_mm.adapters.inputs import Call
@@ -29,11 +31,15 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Called(args, kwargs)
 
-    step: Callable[[Any, int], Any] = getattr(module, STEPS[stage])
+    step: Callable[..., Any] = getattr(module, STEPS[stage])
     handle = network.register_forward_pre_hook(stop, with_kwargs=True)
+    # logging needs a loop that runs, and there is none yet
+    module.log = module.log_dict = _ignore  # type: ignore[method-assign]
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            step(batch, 0)
+            takes = inspect.signature(step).parameters.values()
+            extra = sum(one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY) for one in takes) - 1
+            step(batch, *[0] * min(extra, 2))
     except _Called as called:
         args, kwargs = called.args
         return args, kwargs
@@ -47,14 +53,19 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         ) from error
     finally:
         handle.remove()
+        del module.log, module.log_dict
     raise LightningMMError(
         f"{type(module).__name__}.{STEPS[stage]} did not call the network; "
         "name the attribute that it calls with `network`"
     )
 
 
-def first_batch(trainer: Trainer, stage: str) -> Any:
-    """One batch of the stage's loader, wherever it was given: to the trainer, by the data module or by the module."""
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Stands in for ``log`` and ``log_dict`` while a call is captured."""
+
+
+def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:
+    """One batch of the stage's loader as its step sees it, wherever the loader comes from."""
     # Lightning has no public way to the loader before the loop sets it up; the optimizer needs the adapter before that.
     source = {
         "fit": trainer.fit_loop._data_source,
@@ -63,10 +74,16 @@ def first_batch(trainer: Trainer, stage: str) -> Any:
         "predict": trainer.predict_loop._data_source,
     }[stage]
     loader = source.dataloader()
-    loader = loader[0] if isinstance(loader, (list, tuple)) else loader
-    batch = next(iter(loader), None)
+    if isinstance(loader, CombinedLoader) or not isinstance(loader, (dict, list, tuple)):
+        combined = loader
+    else:  # as the loops do: all at once in fit, one after the other elsewhere
+        combined = CombinedLoader(loader, "max_size_cycle" if stage == "fit" else "sequential")
+    batch = next(iter(combined), None)
+    if isinstance(combined, CombinedLoader) and batch is not None:
+        batch = batch[0]  # (batch, its index, the loader's index)
     if batch is None:
         raise LightningMMError(
             f"the {stage} loader is empty; FrozenBackboneAdapter needs one batch to see how the network is called"
         )
-    return batch
+    # what the module's own transfer hooks make of it; on the CPU, where the network still is
+    return module._apply_batch_transfer_handler(batch, device=torch.device("cpu"), dataloader_idx=0)

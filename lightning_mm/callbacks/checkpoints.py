@@ -24,6 +24,7 @@ class AdapterOnlyCheckpoint:
     def __init__(self, module: LightningModule, network_name: str, network: nn.Module, adapter: Adapter) -> None:
         self.prefix, self.network, self.adapter = f"{network_name}.", network, adapter
         self.base_fingerprint = fingerprint(network)
+        adapter_config(adapter, self.base_fingerprint)  # settings that cannot be saved are told now, not after an epoch
         self.own_save, self.own_load = module.on_save_checkpoint, module.on_load_checkpoint
 
     def install(self, module: LightningModule) -> None:
@@ -52,9 +53,22 @@ class AdapterOnlyCheckpoint:
             if key.startswith("adapter.")
         }
         check_keys(self.adapter.state_dict(), found, "the checkpoint")
-        rows, expected = config["rows"], list(self.adapter.basis.names)
-        if rows != expected:
-            raise LightningMMError(f"the checkpoint's adapter has rows for {rows}, the config asks for {expected}")
+        self._check_settings(config)
         for key, value in self.network.state_dict().items():
             checkpoint["state_dict"][self.prefix + key] = value
         self.own_load(checkpoint)
+
+    def _check_settings(self, config: dict[str, Any]) -> None:
+        mine = adapter_config(self.adapter, self.base_fingerprint)
+        differing = [key for key in mine if key != "version" and mine[key] != config.get(key)]
+        if differing:
+            key = differing[0]
+            raise LightningMMError(
+                f"the checkpoint's adapter has other settings than the config asks for, in {', '.join(differing)}; "
+                f"{key} is {_short(config.get(key))} there and {_short(mine[key])} here"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:120] + " ..."

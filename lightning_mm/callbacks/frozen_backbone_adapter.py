@@ -26,7 +26,8 @@ class FrozenBackboneAdapter(Callback):
 
     Works on any LightningModule: the network is called by the module's own steps; hooks fill the absent inputs and
     modulate the features of each sample by its combination. Frozen means: no gradient, norm layers and dropout in eval
-    mode, running statistics unchanged. Checkpoints hold the adapter and the base's fingerprint only.
+    mode, running statistics unchanged, in all parts of the module and not only the network. Checkpoints hold the
+    adapter and the base's fingerprint only.
 
     Args:
         adapter: What is learned at each layer, default ``SSF()``.
@@ -68,35 +69,38 @@ class FrozenBackboneAdapter(Callback):
         self.targets, self.exclude = targets, exclude or []
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
         self._module: LightningModule | None = None
+        self._in_call = False  # whether the module itself hands `available` to its network
 
     # attaching ------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._module is None:
-            # a frozen base is in eval mode on purpose
-            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-            self.attach(pl_module, first_batch(trainer, stage), stage, getattr(trainer, "datamodule", None))
+        if self._module is pl_module:
+            return
+        # a frozen base is in eval mode on purpose
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        if isinstance(getattr(pl_module, "adapter", None), Adapter):
+            self._adopt(pl_module)
+        else:
+            pl_module.configure_model()  # the network may be made there; Lightning calls it again, so it is idempotent
+            try:
+                batch = first_batch(trainer, pl_module, stage)
+            except AttributeError:  # the module makes its data in its own setup, which comes after that of callbacks
+                pl_module.setup(stage)
+                batch = first_batch(trainer, pl_module, stage)
+            self.attach(pl_module, batch, stage, getattr(trainer, "datamodule", None))
 
     def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
-        """Load the base, build the adapter from one batch, attach it; :meth:`setup` does this when a run starts."""
-        try:
-            network = attrgetter(self.network)(pl_module)
-        except AttributeError:
-            children = [name for name, _ in pl_module.named_children()]
+        """Load the base, build the adapter from one batch and attach it; :meth:`setup` does this in a run."""
+        network = self._network(pl_module)
+        if hasattr(pl_module, "adapter"):
             raise LightningMMError(
-                f"{type(pl_module).__name__} has no attribute {self.network!r}; "
-                f"`network` must name the one that holds the network, out of {children}"
-            ) from None
-        if not isinstance(network, nn.Module) or hasattr(pl_module, "adapter"):
-            what = (
-                f"{self.network!r} is no nn.Module"
-                if not isinstance(network, nn.Module)
-                else "it has an attribute 'adapter' already"
+                f"{type(pl_module).__name__} has an attribute 'adapter' already, which the callback sets; rename yours"
             )
-            raise LightningMMError(f"{type(pl_module).__name__} cannot be adapted: {what}")
         if self.base_ckpt is not None:
             load_network(network, self.base_ckpt, f"{self.network}.")
         call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, stage)
+        path = parameter_path(network, "available")
+        self._in_call = path is not None and path.get(call) is not None
         fill = self.fill or getattr(pl_module, "fill", None)
         adapter = build_adapter(
             network,
@@ -109,21 +113,49 @@ class FrozenBackboneAdapter(Callback):
             targets=self.targets,
             exclude=self.exclude,
         )
-        if parameter_path(network, "available") is None:
-            with_mask = self._mask(batch)
-            adapter.check(with_mask, call)
+        if not self._in_call:
+            adapter.check(self._mask(batch), call)
+        adapter.expects_mask = True
+        pl_module.requires_grad_(False)  # what stands around the network too: the full combination must stay as it is
         adapter.attach(network)
         pl_module.add_module("adapter", adapter)
         AdapterOnlyCheckpoint(pl_module, self.network, network, adapter).install(pl_module)
         self._module = pl_module
         total = sum(parameter.numel() for parameter in network.parameters())
         added = adapter.parameters_per_combination()
+        kind = type(self.kind).__name__
         rank_zero_info(
-            f"FrozenBackboneAdapter: {type(network).__name__} frozen ({total:,} parameters); "
-            f"{type(self.kind).__name__} on {len(adapter.sites)} layers "
-            f"adds {added:,.0f} per combination ({100 * added / max(total, 1):.2f} %)"
+            f"FrozenBackboneAdapter: {type(network).__name__} frozen ({total:,} parameters); {kind} on "
+            f"{len(adapter.sites)} layers adds at most {added:,} per combination ({100 * added / max(total, 1):.2f} %)"
         )
         return adapter
+
+    def _adopt(self, pl_module: LightningModule) -> None:
+        """Take over the adapter that another callback of the same settings has attached."""
+        adapter = pl_module.adapter
+        assert isinstance(adapter, Adapter)
+        mine, theirs = (type(self.kind), type(self.basis)), (type(adapter.kind), type(adapter.basis))
+        if mine != theirs:
+            names = [" with basis ".join(one.__name__ for one in pair) for pair in (mine, theirs)]
+            raise LightningMMError(
+                f"{type(pl_module).__name__} is adapted by {names[1]} already; this callback has {names[0]}"
+            )
+        self._module = pl_module
+
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            network = attrgetter(self.network)(pl_module)
+        except AttributeError:
+            children = [name for name, _ in pl_module.named_children()]
+            raise LightningMMError(
+                f"{type(pl_module).__name__} has no attribute {self.network!r}; `network` must name the one that holds "
+                f"the network, out of {children}"
+            ) from None
+        if not isinstance(network, nn.Module):
+            raise LightningMMError(
+                f"{self.network!r} of {type(pl_module).__name__} is a {type(network).__name__}, no nn.Module"
+            )
+        return network
 
     def _modalities(self, pl_module: LightningModule, datamodule: Any) -> Sequence[str]:
         for names in (self.modalities, getattr(pl_module, "modalities", None), getattr(datamodule, "modalities", None)):
@@ -185,8 +217,16 @@ class FrozenBackboneAdapter(Callback):
 
     def _set(self, pl_module: LightningModule, batch: Any) -> None:
         adapter = self._adapter(pl_module)
-        if adapter is not None and parameter_path(attrgetter(self.network)(pl_module), "available") is None:
+        if adapter is None:
+            return
+        for child in pl_module.children():
+            if child is not adapter and any(module.training for module in child.modules()):
+                child.eval()
+        if not self._in_call:
             adapter.available = self._mask(batch)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._clear(pl_module)
 
     def _clear(self, pl_module: LightningModule) -> None:
         adapter = self._adapter(pl_module)

@@ -106,6 +106,10 @@ class ModalityDropoutDataModule(LightningDataModule):
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
         sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
+        if self.trainer is not None:
+            # Lightning tells the epoch after it has made the iterator, and on resume does not make another: worker
+            # processes would have begun with the batches of epoch 0 by then
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 
+LENGTH = "length"
+"""The entry of a nested input that holds the lengths of padded sequences."""
+
 Nest = Any
 """A tensor ``[B, ...]``, or a dict, list or tuple of nests."""
 
@@ -47,11 +50,21 @@ class Fill(nn.Module):
                     f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
                     f"got shape {tuple(value.shape)}; inputs are batch first"
                 )
-            row = self.row(name, value, path).to(dtype=value.dtype, device=value.device)
+            # a sequence without a single step cannot be packed, so an absent one is one step long
+            is_length = path.rpartition(".")[2] == LENGTH and not value.is_floating_point()
+            row = (
+                value.new_ones(())
+                if is_length
+                else self.row(name, value, path).to(dtype=value.dtype, device=value.device)
+            )
             return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, row)
         if isinstance(value, Mapping):
             return {key: self._fill(name, leaf, present, f"{path}.{key}".lstrip(".")) for key, leaf in value.items()}
         if isinstance(value, (list, tuple)):
+            if value and all(isinstance(item, (str, bytes)) for item in value) and not bool(present.all()):
+                raise LightningMMError(
+                    f"modality {name!r} holds texts, which no fill can replace; tokenise them before they are batched"
+                )
             filled = [self._fill(name, leaf, present, f"{path}.{i}".lstrip(".")) for i, leaf in enumerate(value)]
             return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
         return value
@@ -92,7 +105,9 @@ class Mean(Fill):
         self.channel_axis = channel_axis
 
     def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
-        values = self.values.get(name, [0.0])
+        if name not in self.values or not leaf.is_floating_point():
+            return leaf.new_zeros(())
+        values = self.values[name]
         if len(values) not in (1, leaf.shape[self.channel_axis]):
             raise LightningMMError(
                 f"fill Mean of {name!r}: expected 1 or {leaf.shape[self.channel_axis]} channel means, got {len(values)}"

@@ -27,6 +27,9 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
     """
     if not results:
         raise LightningMMError("nothing to merge: expected one or more sweeps, got none")
+    splits = sorted({str(result.config["split"]) for result in results if "split" in result.config})
+    if len(splits) > 1:
+        raise LightningMMError(f"these sweeps are of different splits ({', '.join(splits)}) and cannot be compared")
     largest = max(results, key=lambda result: len(result.modalities))
     names = list(dict.fromkeys([*largest.modalities, *(name for result in results for name in result.modalities)]))
     modalities = Modalities(names)

@@ -72,7 +72,8 @@ class BaseTask(LightningModule):
         self.model = model
         self.fill = Zeros() if fill is None else fill
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
-        self.takes_available = "available" in inspect.signature(model.forward).parameters
+        self.takes_available = "available" in inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+        self.base_ckpt = base_ckpt
         if base_ckpt is not None:
             load_network(model, base_ckpt)
         self.metric_directions = {}
