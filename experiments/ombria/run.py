@@ -2,7 +2,8 @@
 
     LIGHTNING_MM_DATA=/path/to/data python experiments/ombria/run.py
 
-Finished steps are not run again (each leaves a file `done` in its folder), so a stopped study goes on where it was.
+Finished steps are not run again (each leaves a file `done`, with a hash of its settings, in its folder), so a stopped
+study goes on where it was.
 The learning rate of the adapter is chosen by the mean over incomplete combinations on validation tiles; test tiles are
 swept once, at the end. Results go to experiments/results/ombria.
 """
@@ -10,13 +11,17 @@ swept once, at the end. Results go to experiments/results/ombria.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+
+import yaml
 
 from lightning_mm.sweep import SweepResult
 
@@ -36,16 +41,18 @@ class Study:
         return [part for name in ("base", *names) for part in ("-c", str(HERE / f"{name}.yaml"))]
 
     def step(self, folder: Path, command: list[str]) -> None:
-        """Run a command unless its folder says that it is done; its wall time is kept there."""
+        """Run a command unless its folder says that it is done with these settings; its wall time is kept there."""
         done = folder / f"{command[0]}.{'val.' if 'val' in command else ''}done"
-        if done.is_file():
+        key = fingerprint(command)
+        if done.is_file() and json.loads(done.read_text(encoding="utf-8")).get("key") == key:
             return
         print(f"$ {shlex.join(['lightning-mm', *command])}", flush=True)
         start = time.monotonic()
         code = subprocess.run([sys.executable, "-m", "lightning_mm", *command]).returncode
         if code:
             raise SystemExit(code)
-        done.write_text(json.dumps({"seconds": round(time.monotonic() - start, 1)}) + "\n", encoding="utf-8")
+        facts = {"seconds": round(time.monotonic() - start, 1), "key": key}
+        done.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
     def fit(self, folder: Path, *settings: str) -> None:
         self.step(folder, ["fit", *settings, "--trainer.default_root_dir", str(folder), *self.extra])
@@ -134,6 +141,16 @@ class Study:
             **json.loads((self.out / "ssf" / "learning_rates.json").read_text()),
         }
         (self.results / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def fingerprint(command: list[str]) -> str:
+    """A hash of a command and of the configs that it names, so that a changed setting is run again."""
+    digest = hashlib.sha256(json.dumps([Path(part).name for part in command]).encode())
+    for flag, value in pairwise(command):
+        if flag == "-c":
+            settings = yaml.safe_load(Path(value).read_text(encoding="utf-8"))  # comments do not count
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def main() -> None:
