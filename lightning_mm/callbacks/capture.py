@@ -32,6 +32,8 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         raise _Called(args, kwargs)
 
     step: Callable[..., Any] = getattr(module, STEPS[stage])
+    modes = {part: part.training for part in module.modules()}
+    module.eval()  # what stands before the network must not update its statistics
     handle = network.register_forward_pre_hook(stop, with_kwargs=True)
     # logging needs a loop that runs, and there is none yet
     module.log = module.log_dict = _ignore  # type: ignore[method-assign]
@@ -53,6 +55,8 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         ) from error
     finally:
         handle.remove()
+        for part, training in modes.items():
+            part.training = training
         del module.log, module.log_dict
     raise LightningMMError(
         f"{type(module).__name__}.{STEPS[stage]} did not call the network; "
