@@ -209,7 +209,7 @@ class CommandLine(LightningCLI):
 
     def before_predict(self) -> None:
         folder = Path(self.trainer.default_root_dir) / "predictions"
-        self.trainer.callbacks.append(PredictionWriter(folder))
+        self.trainer.callbacks.append(PredictionWriter(folder))  # type: ignore[attr-defined]
 
     def sweep(self, **settings: Any) -> None:
         """Run the trainer's sweep with the whole config, which it keeps with the results."""

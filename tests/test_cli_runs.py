@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from lightning_mm.cli import main
+from lightning_mm.sweep import SweepResult
 
 BASE = """
 data:
@@ -227,3 +229,24 @@ def test_a_checkpoint_of_another_network_is_refused(runs: Runs, capsys: pytest.C
     assert main(["sweep", *runs.ssf, *runs.into("other"), "--ckpt_path", runs.base_ckpt]) == 1
     assert "this checkpoint holds no adapter" in capsys.readouterr().err
     assert not (runs.folder / "other" / "sweep").exists()
+
+
+def test_predict_writes_every_sample_once(runs: Runs, tmp_path: Path) -> None:
+    into = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main(["predict", *runs.base, *into, "--ckpt_path", runs.base_ckpt]) == 0
+    files = [np.load(path) for path in sorted((tmp_path / "predictions").glob("*.npz"))]
+    index = np.concatenate([one["index"] for one in files])
+    assert index.tolist() == list(range(len(index)))
+    assert len(index) > 0
+    assert all(one["prediction"].shape[0] == len(one["index"]) == len(one["available"]) for one in files)
+
+
+def test_sweep_writes_the_seed_of_the_run_and_refuses_weights_of_the_start(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["sweep", *runs.base, *runs.into("base"), "--seed_everything", "4", "--bootstrap", "0"]
+    assert main([*sweep, "--ckpt_path", runs.base_ckpt, "--out", str(tmp_path / "out")]) == 0
+    assert {row.seed for row in SweepResult.from_csv(tmp_path / "out").rows} == {4}
+    assert main([*sweep, "--out", str(tmp_path / "none")]) == 1
+    assert "sweep needs the weights of the network" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

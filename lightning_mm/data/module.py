@@ -109,7 +109,8 @@ class ModalityDropoutDataModule(LightningDataModule):
         if self.trainer is not None:
             # Lightning tells the epoch after it has made the iterator, and on resume does not make another: worker
             # processes would have begun with the batches of epoch 0 by then
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
