@@ -231,6 +231,7 @@ def test_a_checkpoint_of_another_network_is_refused(runs: Runs, capsys: pytest.C
     assert not (runs.folder / "other" / "sweep").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")  # predictions go to a folder of their own
 def test_predict_writes_every_sample_once(runs: Runs, tmp_path: Path) -> None:
     into = ["--trainer.default_root_dir", str(tmp_path)]
     assert main(["predict", *runs.base, *into, "--ckpt_path", runs.base_ckpt]) == 0
