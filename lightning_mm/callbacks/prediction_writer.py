@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(Callback):
     """One ``.npz`` per batch with ``index`` (B), ``available`` (B, M) and ``prediction`` (B, ...).
 
     Args:
@@ -20,21 +18,19 @@ class PredictionWriter(BasePredictionWriter):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        super().__init__(write_interval="batch")
         self.folder = Path(folder)
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / f"batch-{batch_idx:06d}-rank{trainer.global_rank}.npz"
         beside = place.with_suffix(".tmp.npz")
-        np.savez_compressed(beside, **{key: value.cpu().numpy() for key, value in prediction.items()})
+        np.savez_compressed(beside, **{key: value.cpu().numpy() for key, value in outputs.items()})
         os.replace(beside, place)
