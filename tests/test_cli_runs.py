@@ -235,7 +235,10 @@ def test_a_checkpoint_of_another_network_is_refused(runs: Runs, capsys: pytest.C
 def test_predict_writes_every_sample_once(runs: Runs, tmp_path: Path) -> None:
     into = ["--trainer.default_root_dir", str(tmp_path)]
     assert main(["predict", *runs.base, *into, "--ckpt_path", runs.base_ckpt]) == 0
-    files = [np.load(path) for path in sorted((tmp_path / "predictions").glob("*.npz"))]
+    files = []
+    for path in sorted((tmp_path / "predictions").glob("*.npz")):
+        with np.load(path) as file:
+            files.append(dict(file))
     index = np.concatenate([one["index"] for one in files])
     assert index.tolist() == list(range(len(index)))
     assert len(index) > 0
