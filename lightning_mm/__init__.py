@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
 if TYPE_CHECKING:
     from lightning_mm.data import ModalityDropoutDataModule
+    from lightning_mm.modalities import Modalities
 
 __all__ = ["Modalities", "ModalityDropoutDataModule", "__version__"]
 
 
-def __getattr__(name: str) -> object:
-    # The data module needs Lightning, which takes seconds to import: only those who use it wait.
-    if name == "ModalityDropoutDataModule":
-        from lightning_mm.data import ModalityDropoutDataModule
+# Torch and Lightning take seconds to import: only those who use them wait, and `lightning-mm --help` is there at once.
+_HOMES = {"Modalities": "lightning_mm.modalities", "ModalityDropoutDataModule": "lightning_mm.data"}
 
-        return ModalityDropoutDataModule
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

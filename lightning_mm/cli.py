@@ -23,6 +23,8 @@ VERBS = {
     "test": "evaluate on the test split",
     "predict": "write predictions",
     "sweep": "evaluate every combination of available modalities in one pass",
+    "mean_input": "write the mean training sample, for the fill MeanInput",
+    "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
@@ -90,6 +92,10 @@ def _runner(verb: str) -> Callable[[list[str]], object]:
         from lightning_mm.cli_table import run_table
 
         return lambda args: run_table(args[1:])
+    if verb == "compare":
+        from lightning_mm.cli_compare import run_compare
+
+        return lambda args: run_compare(args[1:])
     from lightning_mm.cli_lightning import run_lightning
 
     return run_lightning

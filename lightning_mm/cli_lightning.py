@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -46,8 +47,12 @@ CHECKPOINT_WORDS = ("best", "last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself."""
 
 
-def run_lightning(args: list[str]) -> None:
-    """Run one of the verbs ``fit validate test predict sweep``; ``args`` starts with the verb."""
+def run_lightning(args: list[str]) -> dict[str, Any]:
+    """Run one of the verbs ``fit validate test predict sweep mean_input``; ``args`` starts with the verb.
+
+    Returns:
+        Where the verb is ``fit``: the ``seconds`` that training took and the number of ``trained`` parameters.
+    """
     check_configs(args)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
@@ -55,20 +60,23 @@ def run_lightning(args: list[str]) -> None:
     # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
-    verbs = {verb: dict(parser) for verb in CommandLine.subcommands()}
+    verb = args[0]
+    # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
+    one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]})}
     with _own_wandb_run():
-        CommandLine(
+        ran = type("CommandLine", (CommandLine,), one)(
             BaseTask,
             ModalityDropoutDataModule,
             trainer_class=SweepingTrainer,
             subclass_mode_model=True,
             parser_class=Parser,
-            parser_kwargs={"prog": "lightning-mm", **parser, **verbs},
+            parser_kwargs={"prog": "lightning-mm", **parser, verb: dict(parser)},
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             args=args,
         )
+    return ran.facts
 
 
 def is_no_tip(record: logging.LogRecord) -> bool:
@@ -91,6 +99,7 @@ class SweepingTrainer(Trainer):
         out: str | None = None,
         bootstrap: int = 1000,
         seed: int | None = None,
+        baseline: bool = True,
         config: dict[str, Any] | None = None,
     ) -> SweepResult:
         """Evaluate every combination of available modalities in one pass over a split.
@@ -108,6 +117,7 @@ class SweepingTrainer(Trainer):
                 sweep_val/ for the validation split.
             bootstrap: Replicates for intervals over samples; 0 for none.
             seed: Seed of the training run, written to every row of the table; by default that of seed_everything.
+            baseline: Whether a network with an adapter is swept with it switched off too, as zero_fill.
             config: The configuration of the run, kept in sweep.json.
         """
         folder = Path(out or Path(self.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
@@ -140,6 +150,7 @@ class SweepingTrainer(Trainer):
             trainer=self,
             bootstrap=bootstrap,
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
+            baseline=baseline,
             config=config,
         )
         if self.is_global_zero:
@@ -150,6 +161,22 @@ class SweepingTrainer(Trainer):
             result.print()
             print("written: " + ", ".join(map(str, written.values())))
         return result
+
+    def mean_input(self, model: LightningModule, datamodule: LightningDataModule, out: str, limit: int = 5000) -> None:
+        """Write the mean training sample of every modality, for the fill MeanInput.
+
+        Args:
+            model: Not used.
+            datamodule: The data; augmentation and policies play no role.
+            out: The file, .safetensors.
+            limit: Samples that are averaged at most.
+        """
+        from lightning_mm.missing import mean_inputs, save_mean_inputs
+
+        dataset = datamodule.dataset("train")  # type: ignore[attr-defined]
+        samples = (dataset[index] for index in range(len(dataset)))
+        save_mean_inputs(mean_inputs(samples, datamodule.modalities, limit), out)  # type: ignore[attr-defined]
+        print(f"written: {out}")
 
 
 class Parser(LightningArgumentParser):
@@ -172,9 +199,12 @@ class SaveConfig(SaveConfigCallback):
 class CommandLine(LightningCLI):
     """Our verbs, one list of modalities for data and task, and checkpoints that never change settings."""
 
+    _started = 0.0
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule", "config"}}
+        verbs = {"sweep": {"model", "datamodule", "config"}, "mean_input": {"model", "datamodule"}}
+        return {**LightningCLI.subcommands(), **verbs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.modalities", "model.init_args.modalities")
@@ -182,6 +212,7 @@ class CommandLine(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
         self.config = parser.parse_args(args)
 
@@ -202,6 +233,11 @@ class CommandLine(LightningCLI):
         self.datamodule.setup("fit")
         batch = next(iter(self.datamodule.val_dataloader()))
         preflight(self.model, batch)
+        self._started = time.perf_counter()
+
+    def after_fit(self) -> None:
+        trained = (one.numel() for one in self.model.parameters() if one.requires_grad)
+        self.facts = {"seconds": round(time.perf_counter() - self._started, 2), "trained": sum(trained)}
 
     def before_test(self) -> None:
         self.datamodule.setup("test")

@@ -10,6 +10,7 @@ from itertools import combinations as choose
 from typing import overload
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
@@ -111,23 +112,23 @@ class Modalities(Sequence[str]):
             sorted(wanted, key=lambda name: (len(self.parse(name)), [self.index(n) for n in self.parse(name)]))
         )
 
-    def mask(self, combination: str) -> Tensor:
+    def mask(self, combination: str) -> Bool[Tensor, " modality"]:
         """``available`` of one combination, ``Bool[M]``."""
         present = self.parse(combination)
         return torch.tensor([name in present for name in self.names])
 
-    def masks(self, combinations: Sequence[str] | None = None) -> Tensor:
+    def masks(self, combinations: Sequence[str] | None = None) -> Bool[Tensor, "combination modality"]:
         """``available`` of several combinations (default: all), ``Bool[C, M]``."""
         return torch.stack([self.mask(combination) for combination in combinations or self.combinations()])
 
-    def name(self, available: Tensor | Sequence[bool]) -> str:
+    def name(self, available: Bool[Tensor, " modality"] | Sequence[bool]) -> str:
         """The combination of one row of a mask; the empty string when nothing is available."""
         flags = available.tolist() if isinstance(available, Tensor) else list(available)
         if len(flags) != len(self):
             raise LightningMMError(f"expected {len(self)} flags, one for each of {list(self.names)}, got {len(flags)}")
         return SEPARATOR.join(name for name, flag in zip(self.names, flags) if flag)
 
-    def code(self, available: Tensor) -> Tensor:
+    def code(self, available: Bool[Tensor, " *batch modality"]) -> Int[Tensor, " *batch"]:
         """One integer per row of a mask, ``Bool[..., M] -> Int[...]``: bit m is set when modality m is available."""
         weights = 2 ** torch.arange(len(self), device=available.device)
         return (available.long() * weights).sum(-1)

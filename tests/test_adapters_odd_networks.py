@@ -130,6 +130,7 @@ def test_a_second_adapter_on_one_network_is_refused() -> None:
         build(network)
 
 
+@pytest.mark.compiled
 def test_compiled_network_is_one_graph_for_all_combinations() -> None:
     adapted = build(Sum(nn.Linear(6, 6)))
     expected = adapted(**INPUTS, available=MIXED)
@@ -146,6 +147,7 @@ def test_compiled_network_is_one_graph_for_all_combinations() -> None:
     assert graphs == 1
 
 
+@pytest.mark.wrong_types
 def test_patterns_that_adapt_nothing_and_other_mistakes_are_told() -> None:
     with pytest.raises(LightningMMError, match=r"no layer that 'la.*' fits is of a type that SSF adapts"):
         build(Sum(nn.ReLU()), targets=["head", "la*"])

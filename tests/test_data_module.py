@@ -301,10 +301,12 @@ class TestErrors:
             next(iter(data.train_dataloader()))
 
     @pytest.mark.parametrize("sample", [3, {"inputs": {}}, {"inputs": 1, "target": 2}])
+    @pytest.mark.wrong_types
     def test_samples_of_another_form(self, sample: Any) -> None:
         with pytest.raises(LightningMMError, match="expected samples"):
             _data(dataset=lambda split: [sample]).setup("test")
 
+    @pytest.mark.wrong_types
     def test_not_a_map_style_data_set(self) -> None:
         with pytest.raises(LightningMMError, match="expected a data set with __len__ and __getitem__"):
             _data(dataset=lambda split: iter([])).setup("test")

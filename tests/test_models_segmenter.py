@@ -161,6 +161,7 @@ def test_missing_input_and_wrong_mask_are_named() -> None:
         ({"decoder_channels": [8]}, r"decoder_channels of 'unet' must be one width per scale, e.g. \[64, 32, 16\]"),
     ],
 )
+@pytest.mark.wrong_types
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(LightningMMError, match=message):
         build(**settings)
@@ -176,6 +177,7 @@ def test_channels_and_names_that_cannot_be() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 def test_one_graph_for_every_combination() -> None:
     network, masks = build(fusion="attention").eval(), NAMES.masks()
     compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=False)

@@ -27,8 +27,9 @@ RANKS = {
     "callbacks": 7,
     "tracking": 8,
     "sweep": 9,
-    "cluster": 10,
-    "cli": 11,
+    "compare": 10,
+    "cluster": 11,
+    "cli": 12,
 }
 CLI = ("cli", "demo", "__main__")
 """Files at the top that together are the command line."""

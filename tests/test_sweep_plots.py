@@ -26,7 +26,7 @@ def build(names: list[str], methods: int) -> SweepResult:
     return SweepResult(rows, names, "miou")
 
 
-@pytest.mark.parametrize(("count", "methods"), [(1, 1), (2, 2), (5, 3)])
+@pytest.mark.parametrize(("count", "methods"), [(1, 1), (2, 2), (5, 3), (4, 12)])
 def test_every_figure_and_label_is_drawn_inside_the_picture(count: int, methods: int) -> None:
     result = build([f"modality_{i}" for i in range(count)], methods)
     figure = heat_map(result)

@@ -196,6 +196,11 @@ def test_mistakes_have_one_clear_message() -> None:
         sweep({"a/b": task}, data, trainer=quiet())
     with pytest.raises(LightningMMError, match="one or more methods"):
         sweep({}, data, trainer=quiet())
+
+
+@pytest.mark.wrong_types
+def test_a_split_that_cannot_be_swept() -> None:
+    data, task = loader(Scores()), VoteTask(NAMES)
     with pytest.raises(LightningMMError, match="split must be"):
         sweep(task, data, trainer=quiet(), split="train")  # type: ignore[arg-type]
 
@@ -215,8 +220,12 @@ def test_wrong_batches_have_one_clear_message() -> None:
         sweep(VoteTask(NAMES), loader(Changed(inputs={"depth": torch.zeros(3)})), trainer=quiet())
     with pytest.raises(LightningMMError, match="expected `observed` Bool"):
         sweep(VoteTask(NAMES), loader(Changed(observed=torch.ones(2).bool())), trainer=quiet())
-    with pytest.raises(LightningMMError, match="expects batches"):
-        sweep(VoteTask(NAMES), loader(torch.utils.data.TensorDataset(torch.zeros(4, 2))), trainer=quiet())
     nothing = torch.zeros(3, dtype=torch.bool)
     with pytest.raises(LightningMMError, match="no sample observed"):
         sweep(VoteTask(NAMES), loader(Changed(observed=nothing)), trainer=quiet())
+
+
+@pytest.mark.wrong_types
+def test_batches_that_are_no_dicts() -> None:
+    with pytest.raises(LightningMMError, match="expects batches"):
+        sweep(VoteTask(NAMES), loader(torch.utils.data.TensorDataset(torch.zeros(4, 2))), trainer=quiet())

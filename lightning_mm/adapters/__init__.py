@@ -4,12 +4,13 @@ from lightning_mm.adapters.adapted import Adapted, adapt, load
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Additive, Basis, OneHot
+from lightning_mm.adapters.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.folded import Folded
 from lightning_mm.adapters.saving import fingerprint
 from lightning_mm.adapters.ssf import SSF, SSFBank
 
 __all__ = [
-    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "Folded", "Kind", "OneHot", "SSFBank",
-    "adapt", "build_adapter", "fingerprint", "load",
+    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "Folded", "Kind", "NoBatchNormError",
+    "OneHot", "SSFBank", "adapt", "build_adapter", "fingerprint", "load", "refit_batch_norm",
 ]  # fmt: skip

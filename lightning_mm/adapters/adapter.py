@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -181,7 +182,7 @@ class Adapter(nn.Module):
 
     # one call -------------------------------------------------------------------------------------------------------
 
-    def check(self, available: Tensor, call: Call) -> Tensor:
+    def check(self, available: Tensor, call: Call) -> Bool[Tensor, "batch modality"]:
         """``available`` on the right device, after a check of its shape and dtype.
 
         Raises:
@@ -199,7 +200,7 @@ class Adapter(nn.Module):
             raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
         return available.to(self.device)
 
-    def fill_absent(self, call: Call, available: Tensor) -> Call:
+    def fill_absent(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Call:
         """The same call with absent inputs filled; arguments are not changed in place."""
         if self.fill is None:
             return call
@@ -209,7 +210,7 @@ class Adapter(nn.Module):
                 call = path.put(call, self.fill(name, value, available[:, column]))
         return call
 
-    def routed(self, available: Tensor) -> Tensor | None:
+    def routed(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"] | None:
         """The route of this batch; None (nothing to do) for a full batch in inference, where looking is cheap."""
         if not self.enabled:
             return None

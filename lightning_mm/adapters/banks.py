@@ -7,6 +7,7 @@ Shapes: K rows of the basis, C channels of the layer.
 
 from __future__ import annotations
 
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.bases import Basis
@@ -16,11 +17,13 @@ from lightning_mm.adapters.layout import Site
 class Bank(nn.Module):
     """The parameters of one layer for all combinations; a fresh bank changes nothing."""
 
-    def forward(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> Tensor:
+    def forward(
+        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *output"]:
         """Modulate the output of the layer; ``route`` is what ``basis.route`` gave for this batch."""
         raise NotImplementedError
 
-    def fold(self, module: nn.Module, route: Tensor, basis: Basis) -> None:
+    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         """Write the adaptation of one combination (``route`` of a single row) into ``module``, a copy of the layer.
 
         Raises:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
@@ -33,15 +34,17 @@ class Basis(nn.Module):
         """What each of the K rows stands for."""
         raise NotImplementedError
 
-    def route(self, available: Tensor) -> Tensor:
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"]:
         """What the banks need of ``available`` (``Bool[B, M]``), computed once per forward: ``[B, ...]``."""
         raise NotImplementedError
 
-    def mix(self, route: Tensor, table: Tensor) -> Tensor:
+    def mix(
+        self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, "row channel"]
+    ) -> Float[Tensor, "batch channel"]:
         """Coefficients of each sample, ``[B, C]``, out of the rows ``[K, C]``; zero for the full combination."""
         raise NotImplementedError
 
-    def weights(self, available: Tensor) -> Tensor:
+    def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         """The rows that each sample uses, ``Bool[B, K]``."""
         raise NotImplementedError
 
@@ -77,14 +80,14 @@ class OneHot(Basis):
     def names(self) -> tuple[str, ...]:
         return self._names
 
-    def route(self, available: Tensor) -> Tensor:
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
         return self.rows[self.modalities.code(available)]
 
-    def mix(self, route: Tensor, table: Tensor) -> Tensor:
+    def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:
         picked = table[route.clamp(max=len(table) - 1)]
         return torch.where((route < len(table)).unsqueeze(1), picked, torch.zeros((), device=table.device))
 
-    def weights(self, available: Tensor) -> Tensor:
+    def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)
 
 
@@ -95,11 +98,13 @@ class Additive(Basis):
     def names(self) -> tuple[str, ...]:
         return tuple(f"without {name}" for name in self.modalities)
 
-    def route(self, available: Tensor) -> Tensor:
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch modality"]:
         return ~available.bool()
 
-    def mix(self, route: Tensor, table: Tensor) -> Tensor:
+    def mix(
+        self, route: Bool[Tensor, "batch row"], table: Float[Tensor, "row channel"]
+    ) -> Float[Tensor, "batch channel"]:
         return torch.where(route.unsqueeze(2), table, torch.zeros((), device=table.device)).sum(1)
 
-    def weights(self, available: Tensor) -> Tensor:
+    def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available)

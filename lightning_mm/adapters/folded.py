@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
@@ -27,10 +28,15 @@ class Folded(nn.Module):
         absent: Where the absent modalities' inputs lie.
     """
 
-    available: Tensor
+    available: Bool[Tensor, " modality"]
 
     def __init__(
-        self, network: nn.Module, combination: str, available: Tensor, fill: Fill | None, paths: Mapping[str, InputPath]
+        self,
+        network: nn.Module,
+        combination: str,
+        available: Bool[Tensor, " modality"],
+        fill: Fill | None,
+        paths: Mapping[str, InputPath],
     ) -> None:
         super().__init__()
         self.network, self.combination, self.fill, self.paths = network, combination, fill, dict(paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -11,7 +12,7 @@ from lightning_mm.errors import LightningMMError
 
 
 @torch.no_grad()
-def fold_scale_shift(module: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def fold_scale_shift(module: nn.Module, scale: Float[Tensor, " channel"], shift: Float[Tensor, " channel"]) -> None:
     """Change ``module`` so that it puts out ``old_output * scale + shift``.
 
     The parameters are replaced, not written to: weights that the layer shares with another one stay as they are there.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
@@ -26,7 +27,9 @@ class Layout:
     channel_axis: int
     order: Order = "plain"
 
-    def place(self, coefficients: Tensor, output: Tensor) -> Tensor:
+    def place(
+        self, coefficients: Float[Tensor, "batch channel"], output: Float[Tensor, " *output"]
+    ) -> Float[Tensor, " *#output"]:
         """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
         size, batch = output.shape[self.batch_axis], coefficients.shape[0]
         if size % max(batch, 1) or (self.order == "plain" and size != batch):
@@ -58,7 +61,7 @@ class Site:
     foldable: bool = True
     """Whether a scale and a shift can be written into its weights; a subclass that does more than its layer may not."""
 
-    def layout(self, output: Tensor) -> Layout:
+    def layout(self, output: Float[Tensor, " ..."]) -> Layout:
         for layout in self.layouts:
             if layout.ndim == output.ndim:
                 return layout
@@ -77,7 +80,9 @@ class Site:
         return cls(state["name"], state["channels"], layouts, state["foldable"])
 
 
-def changed_indices(before: Tensor, after: Tensor, axis: int) -> Tensor:
+def changed_indices(
+    before: Shaped[Tensor, " *output"], after: Shaped[Tensor, " *output"], axis: int
+) -> Int[Tensor, " changed"]:
     """Which entries along an axis differ anywhere, as indices; NaN counts as equal to NaN."""
     different = ~torch.isclose(before, after, rtol=1e-5, atol=1e-7, equal_nan=True)
     return different.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()

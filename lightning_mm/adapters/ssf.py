@@ -9,6 +9,7 @@ Shapes: B samples, K rows of the basis, C channels.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.banks import Bank, Kind
@@ -26,17 +27,21 @@ class SSFBank(Bank):
         self.scale = nn.Parameter(torch.zeros(rows, channels))
         self.shift = nn.Parameter(torch.zeros(rows, channels))
 
-    def coefficients(self, route: Tensor, basis: Basis) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, route: Shaped[Tensor, " batch *route"], basis: Basis
+    ) -> tuple[Float32[Tensor, "batch channel"], Float32[Tensor, "batch channel"]]:
         """Scale and shift of each sample in float32, both ``[B, C]``."""
         with torch.autocast(route.device.type, enabled=False):
             return 1 + basis.mix(route, self.scale.float()), basis.mix(route, self.shift.float())
 
-    def forward(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> Tensor:
+    def forward(
+        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *output"]:
         layout = site.layout(output)
         scale, shift = (layout.place(c.to(output.dtype), output) for c in self.coefficients(route, basis))
         return torch.addcmul(shift, output, scale)
 
-    def fold(self, module: nn.Module, route: Tensor, basis: Basis) -> None:
+    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         scale, shift = self.coefficients(route, basis)
         fold_scale_shift(module, scale[0], shift[0])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
@@ -69,7 +70,9 @@ class Collate:
             "index": torch.tensor([sample.get("index", -1) for sample in samples]),
         }
 
-    def _available(self, samples: Sequence[Mapping[str, Any]], observed: Tensor) -> Tensor:
+    def _available(
+        self, samples: Sequence[Mapping[str, Any]], observed: Bool[Tensor, "batch modality"]
+    ) -> Bool[Tensor, "batch modality"]:
         if self.policy is None or isinstance(self.policy, Complete):
             return observed.clone()
         if any("index" not in sample for sample in samples):

@@ -1,6 +1,7 @@
 """What is missing (policies that draw ``available``) and what stands in its place (fills)."""
 
 from lightning_mm.missing.fills import Constant, Fill, Learned, Mean, Noise, Tokens, Zeros, fill_inputs
+from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
 from lightning_mm.missing.policies import (
     Complete,
     FixedCombination,
@@ -10,6 +11,7 @@ from lightning_mm.missing.policies import (
     UniformCombinations,
 )
 from lightning_mm.missing.tables import SavedTable, save_table
+from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
     "Complete",
@@ -19,13 +21,17 @@ __all__ = [
     "IndependentMissing",
     "Learned",
     "Mean",
+    "MeanInput",
     "MissingnessPolicy",
     "Noise",
     "RotatingCombinations",
     "SavedTable",
     "Tokens",
     "UniformCombinations",
+    "WeightedCombinations",
     "Zeros",
     "fill_inputs",
+    "mean_inputs",
+    "save_mean_inputs",
     "save_table",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
@@ -26,7 +27,7 @@ Nest = Any
 class Fill(nn.Module):
     """Base of all fills: subclasses say with :meth:`row` what an absent modality looks like."""
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         """The value that replaces one absent sample.
 
         Args:
@@ -39,11 +40,11 @@ class Fill(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, name: str, value: Nest, present: Tensor) -> Nest:
+    def forward(self, name: str, value: Nest, present: Bool[Tensor, " batch"]) -> Nest:
         """Replace the rows of ``value`` where ``present`` (``Bool[B]``) is False; nothing is changed in place."""
         return self._fill(name, value, present, "")
 
-    def _fill(self, name: str, value: Nest, present: Tensor, path: str) -> Nest:
+    def _fill(self, name: str, value: Nest, present: Bool[Tensor, " batch"], path: str) -> Nest:
         if isinstance(value, Tensor):
             if value.shape[:1] != present.shape:
                 raise LightningMMError(
@@ -73,7 +74,7 @@ class Fill(nn.Module):
 class Zeros(Fill):
     """Zeros, which after normalisation is the mean input (the choice of arXiv 2310.03986)."""
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         return leaf.new_zeros(())
 
 
@@ -84,7 +85,7 @@ class Constant(Fill):
         super().__init__()
         self.values = dict(values)
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         return leaf.new_full((), self.values.get(name, 0.0))
 
 
@@ -104,7 +105,7 @@ class Mean(Fill):
         }
         self.channel_axis = channel_axis
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if name not in self.values or not leaf.is_floating_point():
             return leaf.new_zeros(())
         values = self.values[name]
@@ -127,7 +128,7 @@ class Noise(Fill):
         super().__init__()
         self.std, self.seed = std, seed
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if not leaf.is_floating_point():
             return leaf.new_zeros(())
         generator = torch.Generator().manual_seed(self.seed)
@@ -148,7 +149,7 @@ class Learned(Fill):
         self.channels = dict(channels)
         self.rows = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name, size in channels.items()})
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if name not in self.rows or not leaf.is_floating_point():
             return leaf.new_zeros(())
         shape = [1] * leaf.ndim
@@ -171,7 +172,7 @@ class Tokens(Fill):
         self.ids = {name: list(values) for name, values in ids.items()}
         self.pad, self.path = pad, path
 
-    def row(self, name: str, leaf: Tensor, path: str = "") -> Tensor:
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if name not in self.ids or leaf.ndim != 2:
             return leaf.new_zeros(())
         ids = self.ids[name][: leaf.shape[1]]
@@ -182,7 +183,7 @@ class Tokens(Fill):
 
 
 def fill_inputs(
-    fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Tensor
+    fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Bool[Tensor, "batch modality"]
 ) -> dict[str, Nest]:
     """Fill every absent place of ``{modality: input}``; ``available`` is ``Bool[B, M]``; other keys pass through."""
     filled = dict(inputs)

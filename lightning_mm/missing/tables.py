@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
@@ -85,7 +86,9 @@ class SavedTable(MissingnessPolicy):
         """All that made the table: policy, modalities, size, seed, epoch."""
         return dict(self._header)
 
-    def draw(self, modalities: Modalities, index: Sequence[int] | Tensor, *, epoch: int, seed: int) -> Tensor:
+    def draw(
+        self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
+    ) -> Bool[Tensor, "batch modality"]:
         if list(modalities) != self._header["modalities"]:
             raise LightningMMError(
                 f"table {self.path} was made for modalities {self._header['modalities']}, got {list(modalities)}; "
@@ -100,7 +103,7 @@ class SavedTable(MissingnessPolicy):
         return self._available[rows]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
+def _read(path: Path) -> tuple[dict[str, Any], Bool[Tensor, "sample modality"]]:
     if not path.is_file():
         raise DataNotFoundError(
             f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table"

@@ -1,6 +1,22 @@
 """Networks: pure torch, know no Lightning and no adapters."""
 
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
+from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
+from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
+from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
 
-__all__ = ["AttentionFusion", "ConcatFusion", "Fusion", "MaxFusion", "MeanFusion", "MultiEncoderSegmenter"]
+__all__ = [
+    "AttentionFusion",
+    "ConcatFusion",
+    "Fusion",
+    "ImageEncoder",
+    "LateFusionClassifier",
+    "MaxFusion",
+    "MeanFusion",
+    "MultiEncoderSegmenter",
+    "SequenceEncoder",
+    "SequenceFusionTransformer",
+    "SpectrogramEncoder",
+    "VectorEncoder",
+]

@@ -6,9 +6,9 @@ Shapes: B samples, M modalities, C_m channels of modality m, K classes, H x W pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
+from jaxtyping import Float
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
@@ -18,15 +18,8 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.decoders import DecoderName, build_decoder, scales_read
 from lightning_mm.models.encoders import build_encoder
-from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
-
-FusionName = Literal["mean", "max", "concat", "attention"]
-_FUSIONS: dict[FusionName, type[Fusion]] = {
-    "mean": MeanFusion,
-    "max": MaxFusion,
-    "concat": ConcatFusion,
-    "attention": AttentionFusion,
-}
+from lightning_mm.models.fusion import Fusion, FusionName, build_fusion
+from lightning_mm.models.inputs import check_available, check_inputs, parts_of_modalities
 
 
 class MultiEncoderSegmenter(nn.Module):
@@ -79,29 +72,25 @@ class MultiEncoderSegmenter(nn.Module):
         self.channels = dict(channels)
         self.num_classes = num_classes
         self.stride = 2**encoder_depth
-        self.encoders = nn.ModuleDict()
-        scales = []
-        for name, name_of_encoder in self._encoder_of_each(encoder).items():
-            built = build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
-            scales.append(built.out_channels[1 : encoder_depth + 1])
-            try:
-                self.encoders[name] = built
-            except KeyError as error:  # "pop", "a.b": names that an nn.ModuleDict cannot hold
-                raise LightningMMError(f"modality {name!r} cannot name a part of a network: {error}") from error
-        if isinstance(fusion, str) and fusion not in _FUSIONS:
-            raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
-        fusion_class = _FUSIONS[fusion] if isinstance(fusion, str) else fusion
+        built = {
+            name: build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
+            for name, name_of_encoder in self._encoder_of_each(encoder).items()
+        }
+        self.encoders = parts_of_modalities(built)
+        scales = [part.out_channels[1 : encoder_depth + 1] for part in built.values()]
         # A scale that the decoder does not read is not fused (width 0): no parameter without a use.
         read = scales_read(decoder, encoder_depth)
         widths = [scale if level in read else [0] * len(channels) for level, scale in enumerate(zip(*scales), 1)]
-        fusions = [fusion_class(scale) for scale in widths]
+        fusions = [build_fusion(fusion, scale) for scale in widths]
         self.fusion = nn.ModuleList(fusions)
         fused = [0, *(module.out_channels for module in fusions)]
         self.decoder, width = build_decoder(decoder, fused, decoder_channels)
         self.head = SegmentationHead(width, num_classes, kernel_size=3 if decoder == "unet" else 1)
         initialize_head(self.head)
 
-    def forward(self, inputs: Mapping[str, Tensor], available: Tensor | None = None) -> Tensor:
+    def forward(
+        self, inputs: Mapping[str, Tensor], available: Tensor | None = None
+    ) -> Float[Tensor, "batch {self.num_classes} height width"]:
         """Logits of every pixel; ``available=None`` means that all modalities are there."""
         self._check(inputs, available)
         features = []
@@ -131,14 +120,7 @@ class MultiEncoderSegmenter(nn.Module):
         return {name: encoder[name] for name in self.channels}
 
     def _check(self, inputs: Mapping[str, Tensor], available: Tensor | None) -> None:
-        missing = [name for name in self.modalities if name not in inputs]
-        unknown = [name for name in inputs if name not in self.channels]
-        if missing or unknown:
-            which = f"lack {missing}" if missing else f"have unknown {unknown}"
-            raise LightningMMError(
-                f"inputs {which}; expected one tensor for each of {list(self.modalities)}, got {list(inputs)} "
-                "(an absent modality still needs a placeholder and False in `available`)"
-            )
+        check_inputs(inputs, self.modalities)
         first = inputs[self.modalities[0]]
         for name, channels in self.channels.items():
             shape = tuple(inputs[name].shape)
@@ -156,9 +138,4 @@ class MultiEncoderSegmenter(nn.Module):
                     f"modality {name!r}: expected the batch and size of {self.modalities[0]!r} {tuple(first.shape)}, "
                     f"got {shape}; all modalities must lie on one pixel grid"
                 )
-        expected = (first.shape[0], len(self.modalities))
-        if available is not None and (tuple(available.shape) != expected or available.dtype != torch.bool):
-            raise LightningMMError(
-                f"available: expected a bool tensor of shape {expected}, one column for each of "
-                f"{list(self.modalities)}, got {available.dtype} {tuple(available.shape)}"
-            )
+        check_available(available, self.modalities, first.shape[0])

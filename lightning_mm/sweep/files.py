@@ -6,6 +6,7 @@ Every file is written beside its place and renamed: a kill leaves the old file o
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import math
@@ -16,26 +17,40 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.sweep.bootstrap import Bootstrap
 from lightning_mm.sweep.result import SweepResult, SweepRow
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 COLUMNS = ("method", "combination", "n_available", "metric", "value", "n", "seed", "low", "high")
 PACKAGES = ("lightning-mm", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "numpy", "wandb")
 REPLICATES = "replicates"
+PART = ".part"
 DIGEST = "csv_crc32"
 """Ties JSON and samples to the CSV they were written with."""
 
 
-def save(result: SweepResult, folder: Path) -> dict[str, Path]:
+def save(result: SweepResult, folder: Path, *, timestamp: bool = True) -> dict[str, Path]:
     """Write all files of a sweep; the figures are on disk before anything that may fail (plots) is tried.
+
+    Args:
+        result: The sweep.
+        folder: Where to; made if it is not there.
+        timestamp: Whether the JSON says when it was made. Without, equal results make equal bytes, no matter whether
+            they were just computed or read back from such files (on the same machine, versions and commit).
 
     Returns:
         ``{"csv": path, "json": path, "samples": path, "markdown": path, "png": path}``; no ``samples`` where the result
@@ -43,7 +58,9 @@ def save(result: SweepResult, folder: Path) -> dict[str, Path]:
     """
     from lightning_mm.sweep.plots import write_heat_map
 
-    written = {"csv": write_csv(result, folder / "sweep.csv"), "json": write_json(result, folder / "sweep.json")}
+    result = _as_stored(result)
+    written = {"csv": write_csv(result, folder / "sweep.csv")}
+    written["json"] = write_json(result, folder / "sweep.json", timestamp=timestamp)
     if result.samples:
         written["samples"] = write_samples(result, folder / "sweep_samples.npz")
     written["markdown"] = replace_file(
@@ -55,7 +72,6 @@ def save(result: SweepResult, folder: Path) -> dict[str, Path]:
 
 def write_csv(result: SweepResult, path: Path) -> Path:
     """One row per figure; an interval or a value that does not exist is an empty cell."""
-
     return replace_file(path, lambda file: file.write(csv_bytes(result)))
 
 
@@ -88,31 +104,36 @@ def read_csv(path: Path) -> SweepResult:
     if not rows:
         raise LightningMMError(f"{path} holds no figures")
     digest = zlib.crc32(path.read_bytes())
-    notes = _read_json(path.with_name("sweep.json"))
-    if notes and notes.get("csv_crc32") != digest:
+    beside = _read_json(path.with_name("sweep.json"))
+    if beside and beside.get("csv_crc32") != digest:
         warnings.warn(f"{path} was changed after the files beside it were written; they are not used", stacklevel=2)
-        notes = {}
+        beside = {}
     result = SweepResult(
         rows=rows,
-        modalities=notes.get("modalities") or _guess_modalities(rows),
-        primary_metric=notes.get("primary_metric") or rows[0].metric,
-        directions=notes.get("directions") or {},
-        parameters=notes.get("parameters") or {},
-        config=notes.get("config") or {},
+        modalities=beside.get("modalities") or _guess_modalities(rows),
+        primary_metric=beside.get("primary_metric") or rows[0].metric,
+        directions=beside.get("directions") or {},
+        parameters=beside.get("parameters") or {},
+        config=beside.get("config") or {},
+        seconds=beside.get("seconds") or {},
+        notes=beside.get("notes") or [],
     )
-    if notes:
-        _add_samples(result, path.with_name("sweep_samples.npz"), digest, (notes.get("bootstrap") or {}).get("key", ""))
+    if beside:
+        _add_samples(result, path.with_name("sweep_samples.npz"), digest, beside.get("bootstrap") or {})
     return result
 
 
-def write_json(result: SweepResult, path: Path) -> Path:
+def write_json(result: SweepResult, path: Path, *, timestamp: bool = True) -> Path:
     """What made the figures (configuration, versions, commit) and the summaries of all methods and metrics."""
+    result = _as_stored(result)
     content = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"created": datetime.now(UTC).isoformat(timespec="seconds")} if timestamp else {}),
         "modalities": result.modalities,
         "primary_metric": result.primary_metric,
         "directions": result.directions,
         "parameters": result.parameters,
+        "seconds": result.seconds,
+        "notes": result.notes,
         "summary": {m: {k: result.summary(m, k) for k in result.metrics} for m in result.methods},
         "bootstrap": result.bootstrap and {"key": result.bootstrap.key, "level": result.bootstrap.level},
         "versions": versions(),
@@ -125,7 +146,12 @@ def write_json(result: SweepResult, path: Path) -> Path:
 
 
 def write_samples(result: SweepResult, path: Path) -> Path:
-    """Statistics ``<method>/<combination>/<name>`` and replicates ``replicates/<method>/<combination>/<metric>``."""
+    """Statistics of every sample, and the replicates of the bootstrap.
+
+    The arrays are called ``index`` and ``observed`` (which samples these are), ``<method>/<combination>/<name>``, and
+    ``replicates/<method>/<combination>/<metric>``. Where a method has several seeds, the names of all statistics begin
+    with theirs, ``seed<k>/<method>/<combination>/<name>``, and there are no replicates.
+    """
     arrays = {key: _smallest(value) for key, value in result.samples.items()}
     arrays[DIGEST] = np.array(zlib.crc32(csv_bytes(result)))
     if result.bootstrap:
@@ -155,7 +181,17 @@ def git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _add_samples(result: SweepResult, path: Path, digest: int, key: str) -> None:
+def _as_stored(result: SweepResult) -> SweepResult:
+    """The same with replicates as coarse as on disk: a result that was read back has the very same summary."""
+    if result.bootstrap is None:
+        return result
+    coarse = {
+        figure: values.astype(np.float32).astype(np.float64) for figure, values in result.bootstrap.replicates.items()
+    }
+    return replace(result, bootstrap=replace(result.bootstrap, replicates=coarse))
+
+
+def _add_samples(result: SweepResult, path: Path, digest: int, bootstrap: Mapping[str, Any]) -> None:
     """Fill ``samples`` and ``bootstrap`` from the file written with this CSV; an older one is left alone."""
     if not path.is_file():
         return
@@ -165,18 +201,25 @@ def _add_samples(result: SweepResult, path: Path, digest: int, key: str) -> None
         for name in arrays.files:
             if name.startswith(f"{REPLICATES}/"):
                 method, combination, metric = name.split("/", 3)[1:]
-                result.bootstrap = result.bootstrap or Bootstrap(key)
+                if result.bootstrap is None:
+                    result.bootstrap = Bootstrap(bootstrap.get("key", ""), level=bootstrap.get("level", 0.95))
                 result.bootstrap.replicates[method, combination, metric] = arrays[name].astype(np.float64)
             elif name != DIGEST:
                 result.samples[name] = arrays[name]
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Let ``write`` fill a file beside ``path``, force it to the disk, and rename it into its place."""
+    """Let ``write`` fill a file beside ``path``, force it to the disk, and rename it into its place.
+
+    What a killed process left beside it is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
+        _remove_if_nobody_writes(left)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            _lock(file)
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -189,6 +232,27 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
         Path(name).unlink(missing_ok=True)
         raise
     return path
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Hold a file until it is closed or the process ends; ``False`` where another one holds it, or nobody could."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_if_nobody_writes(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if _lock(file):
+                path.unlink()
+    except OSError:
+        # Another process was faster, or may remove it and we may not.
+        return
 
 
 def _cell(value: object) -> object:
@@ -243,7 +307,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _smallest(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _smallest(array: NDArray[Any]) -> NDArray[Any]:
     """Integers in the smallest type that holds them: statistics of thousands of samples are large."""
     if array.dtype.kind not in "iu" or not array.size:
         return array

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_mm.sweep.result import SweepResult
-from lightning_mm.sweep.tables import is_percent, number
+from lightning_mm.sweep.tables import MANY
+from lightning_mm.sweep.texts import is_percent, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, FAINT, LINE = "#22303c", "#c9d1d9", "#8796a5"
-ROW, COLUMN, DOT = 0.34, 1.25, 0.42
-"""Inches: height of a row, width of a method, width of a modality."""
+ROW, COLUMN, NARROW, DOT = 0.34, 1.25, 0.75, 0.42
+"""Inches: height of a row, width of a method, of one of more than ``MANY`` methods, of a modality."""
 
 
 def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
@@ -39,14 +41,17 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
     # One empty row between the combinations and the mean.
     grid = np.concatenate([values, np.full((1, len(methods)), np.nan), means])
 
+    column = NARROW if len(methods) > MANY else COLUMN
     left = 0.15 + max(DOT * len(modalities), 0.75)
     label = 0.2 + 0.055 * max(len(name) for name in [*modalities, *methods])
-    width, height = left + COLUMN * len(methods) + 1.15, ROW * len(grid) + label + 0.75
+    # The name of the last method, if it is turned, must end inside the picture.
+    right = max(1.15, 0.2 + 0.066 * len(methods[-1]) - column / 2)
+    width, height = left + column * len(methods) + right, ROW * len(grid) + label + 0.75
     figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
     bottom, tall = 0.2 / height, ROW * len(grid) / height
     dots = figure.add_axes((0.15 / width, bottom, (left - 0.15) / width, tall))
-    cells = figure.add_axes((left / width, bottom, COLUMN * len(methods) / width, tall))
-    scale = figure.add_axes(((left + COLUMN * len(methods) + 0.2) / width, bottom, 0.13 / width, tall))
+    cells = figure.add_axes((left / width, bottom, column * len(methods) / width, tall))
+    scale = figure.add_axes(((left + column * len(methods) + 0.2) / width, bottom, 0.13 / width, tall))
 
     _draw_dots(dots, result, len(grid))
     image = _draw_cells(cells, result, grid, metric)
@@ -84,8 +89,11 @@ def _draw_dots(axes: Axes, result: SweepResult, rows: int) -> None:
     _name_columns(axes, modalities)
 
 
-def _draw_cells(axes: Axes, result: SweepResult, grid: np.ndarray[Any, Any], metric: str) -> Any:
-    finite = grid[np.isfinite(grid)]
+def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str) -> Any:
+    # A method that is the same everywhere (the share of the commonest label) does not stretch the colours.
+    varies = [not _is_constant(values[np.isfinite(values)]) for values in grid.T]
+    coloured = grid[:, varies] if any(varies) else grid
+    finite = coloured[np.isfinite(coloured)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     # A span of one point is drawn as a span of two, so that equal methods do not look like night and day.
     margin = max(0.0, 0.02 - (high - low)) / 2
@@ -97,7 +105,7 @@ def _draw_cells(axes: Axes, result: SweepResult, grid: np.ndarray[Any, Any], met
             continue
         if math.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             colour = "white" if dark else INK
         else:
             colour = LINE
@@ -109,6 +117,10 @@ def _draw_cells(axes: Axes, result: SweepResult, grid: np.ndarray[Any, Any], met
     axes.set(yticks=[])
     _name_columns(axes, result.methods)
     return image
+
+
+def _is_constant(values: NDArray[Any]) -> bool:
+    return len(values) > 2 and float(np.ptp(values)) < 1e-9
 
 
 def _name_columns(axes: Axes, names: list[str]) -> None:

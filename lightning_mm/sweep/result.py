@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import SEPARATOR, Modalities
 from lightning_mm.sweep import robustness
+from lightning_mm.sweep import seeds as by_seed
 from lightning_mm.sweep.bootstrap import Bootstrap
 from lightning_mm.sweep.robustness import Direction
 
@@ -56,6 +57,8 @@ class SweepResult:
         config: The configuration of the run, plain types; written to ``sweep.json``.
         samples: Per-sample statistics, written to ``sweep_samples.npz``.
         bootstrap: Replicates of all figures, where intervals were asked for.
+        seconds: Method to the seconds of training of all of its networks together; with several seeds their mean.
+        notes: Sentences that a reader of the table must know, e.g. ``"bn_refit: the network has no BatchNorm"``.
     """
 
     rows: list[SweepRow]
@@ -66,6 +69,8 @@ class SweepResult:
     config: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, NDArray[Any]] = field(default_factory=dict)
     bootstrap: Bootstrap | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def methods(self) -> list[str]:
@@ -108,7 +113,8 @@ class SweepResult:
         for row in self.rows:
             if row.method == method and row.metric == metric:
                 found.setdefault(row.combination, []).append(row.value)
-        return {name: float(np.mean(found[name])) for name in self.combinations if name in found}
+        order = Modalities(self.modalities).select(list(found)) if found else ()
+        return {name: float(np.mean(found[name])) for name in order if name in found}
 
     def value(self, method: str, combination: str, metric: str | None = None) -> float:
         """One figure, the mean over seeds.
@@ -128,8 +134,16 @@ class SweepResult:
 
     def std(self, method: str, combination: str, metric: str | None = None) -> float:
         """Standard deviation over seeds (n - 1); NaN for a single seed."""
-        values = [row.value for row in self.select(method, combination, metric or self.primary_metric)]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        return by_seed.spread(row.value for row in self.select(method, combination, metric or self.primary_metric))
+
+    def seeds(self, method: str, metric: str | None = None) -> list[int]:
+        """The seeds of a method, ascending."""
+        return list(by_seed.values_per_seed(self, method, metric or self.primary_metric))
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether some method was run with more than one seed; standard deviations then stand for intervals."""
+        return any(len(own) > 1 for own in by_seed.seeds_per_method(self).values())
 
     def full(self, method: str, metric: str | None = None) -> float:
         """Value on the full combination; NaN where the method was not run on it."""
@@ -140,6 +154,30 @@ class SweepResult:
         return robustness.mean_over(
             self.values(method, metric), self.incomplete if combinations is None else combinations
         )
+
+    def mean_per_seed(
+        self, method: str, metric: str | None = None, combinations: Iterable[str] | None = None
+    ) -> dict[int, float]:
+        """Seed to :meth:`mean`; seeds in which the method lacks one of the combinations are left out."""
+        values = by_seed.values_per_seed(self, method, metric or self.primary_metric)
+        return by_seed.mean_per_seed(values, self.incomplete if combinations is None else combinations)
+
+    def mean_std(self, method: str, metric: str | None = None, combinations: Iterable[str] | None = None) -> float:
+        """Standard deviation of :meth:`mean` over seeds (n - 1); NaN for a single seed."""
+        return by_seed.spread(self.mean_per_seed(method, metric, combinations).values())
+
+    def full_std(self, method: str, metric: str | None = None) -> float:
+        """Standard deviation of :meth:`full` over seeds."""
+        return self.std(method, self.full_combination, metric)
+
+    def worst_std(self, method: str, metric: str | None = None) -> float:
+        """Standard deviation over seeds of the combination that :meth:`worst` names, the worst of the mean."""
+        return self.std(method, self.worst(method, metric)[0], metric)
+
+    def drop_std(self, method: str, metric: str | None = None) -> float:
+        """Standard deviation of :meth:`drop` over seeds, each with its own full combination."""
+        full = self.mean_per_seed(method, metric, [self.full_combination])
+        return by_seed.spread(by_seed.differences(full, self.mean_per_seed(method, metric)).values())
 
     def worst(self, method: str, metric: str | None = None) -> tuple[str, float]:
         """The worst combination and its value; NaN where the method lacks a combination."""
@@ -161,11 +199,22 @@ class SweepResult:
     def recovered_gap(self, method: str, metric: str | None = None) -> float:
         """(method - zero_fill) / (dedicated - zero_fill) on the mean where a dedicated network exists.
 
-        NaN where there is no dedicated network or no zero_fill.
+        NaN where there is no dedicated network or no zero_fill. With several seeds it is the gap of the means over
+        seeds, not the mean of the gaps: a seed with hardly any gap would outweigh all others.
         """
         covered = self.dedicated_combinations(metric)
         own, low, high = (self.mean(name, metric, covered) for name in (method, ZERO_FILL, DEDICATED))
         return robustness.recovered_gap(own, low, high)
+
+    def recovered_gap_per_seed(self, method: str, metric: str | None = None) -> dict[int, float]:
+        """Seed to recovered gap, each with its own zero_fill and dedicated; seeds without one of them are left out."""
+        covered = self.dedicated_combinations(metric)
+        own, low, high = (self.mean_per_seed(name, metric, covered) for name in (method, ZERO_FILL, DEDICATED))
+        return by_seed.gap_per_seed(own, low, high)
+
+    def recovered_gap_std(self, method: str, metric: str | None = None) -> float:
+        """Standard deviation of :meth:`recovered_gap_per_seed`; large where a seed has hardly any gap."""
+        return by_seed.spread(self.recovered_gap_per_seed(method, metric).values())
 
     def curve(self, method: str, metric: str | None = None) -> NDArray[np.float64]:
         """Mean value by the number of missing modalities, ``Float[M]``, from none missing to all but one."""
@@ -197,33 +246,10 @@ class SweepResult:
         return self.bootstrap.mean_interval(method, metric or self.primary_metric, chosen)
 
     def summary(self, method: str, metric: str | None = None) -> dict[str, Any]:
-        """What the foot of the table and ``sweep.json`` say of a method; intervals are pairs or ``None``."""
-        metric = metric or self.primary_metric
-        worst_combination, worst = self.worst(method, metric)
-        covered = self.dedicated_combinations(metric)
-        mean = self.mean(method, metric)
-        summary: dict[str, Any] = {
-            "mean": mean,
-            "mean_interval": self.mean_interval(method, metric),
-            "worst": worst,
-            "worst_combination": worst_combination,
-            "full": self.full(method, metric),
-            "drop": self.drop(method, metric),
-            "robustness": self.robustness(method, metric),
-        }
-        if ZERO_FILL in self.methods and method != ZERO_FILL:
-            summary["gain_over_zero_fill"] = mean - self.mean(ZERO_FILL, metric)
-            if self.bootstrap:
-                summary["gain_over_zero_fill_interval"] = self.bootstrap.difference_interval(
-                    method, ZERO_FILL, metric, self.incomplete
-                )
-            if covered:
-                summary["recovered_gap"] = self.recovered_gap(method, metric)
-                summary["recovered_gap_over"] = covered
-                summary["recovered_gap_interval"] = self.bootstrap and self.bootstrap.recovered_gap_interval(
-                    method, metric, covered, ZERO_FILL, DEDICATED
-                )
-        return summary
+        """What ``sweep.json`` says of a method; see :func:`lightning_mm.sweep.summary.summarise`."""
+        from lightning_mm.sweep.summary import summarise
+
+        return summarise(self, method, metric or self.primary_metric)
 
     def renamed(self, names: dict[str, str]) -> SweepResult:
         """The same result with methods renamed, e.g. ``{"adapted": "adapted_on_dropout"}``."""
@@ -231,6 +257,7 @@ class SweepResult:
             self,
             rows=[replace(row, method=names.get(row.method, row.method)) for row in self.rows],
             parameters={names.get(method, method): counts for method, counts in self.parameters.items()},
+            seconds={names.get(method, method): seconds for method, seconds in self.seconds.items()},
             samples={_renamed_key(key, names): values for key, values in self.samples.items()},
             bootstrap=self.bootstrap
             and replace(
@@ -252,11 +279,11 @@ class SweepResult:
 
         return read_csv(Path(path))
 
-    def to_json(self, path: str | Path) -> Path:
+    def to_json(self, path: str | Path, *, timestamp: bool = True) -> Path:
         """Write configuration, versions and summaries."""
         from lightning_mm.sweep.files import write_json
 
-        return write_json(self, Path(path))
+        return write_json(self, Path(path), timestamp=timestamp)
 
     def to_png(self, path: str | Path) -> Path:
         """Write the heat map of the primary metric."""
@@ -264,21 +291,24 @@ class SweepResult:
 
         return write_heat_map(self, path)
 
-    def save(self, folder: str | Path) -> dict[str, Path]:
-        """Write ``sweep.csv`` (first, fsynced), ``.json``, ``_samples.npz``, ``.md`` and ``.png`` into a folder."""
+    def save(self, folder: str | Path, *, timestamp: bool = True) -> dict[str, Path]:
+        """Write ``sweep.csv`` (first, fsynced), ``.json``, ``_samples.npz``, ``.md`` and ``.png`` into a folder.
+
+        Without the ``timestamp`` equal results make equal bytes, whenever and however often they are saved.
+        """
         from lightning_mm.sweep.files import save
 
-        return save(self, Path(folder))
+        return save(self, Path(folder), timestamp=timestamp)
 
     def table(self, metric: str | None = None, *, compact: bool = False) -> Table:
         """The table for a terminal; ``compact`` leaves the intervals out."""
-        from lightning_mm.sweep.tables import rich_table
+        from lightning_mm.sweep.terminal import rich_table
 
         return rich_table(self, metric, compact=compact)
 
     def print(self, metric: str | None = None, console: Console | None = None) -> None:
-        """Print the table, with intervals where the terminal is wide enough."""
-        from lightning_mm.sweep.tables import print_table
+        """Print the table as detailed as the terminal is wide; above it a summary if there are many methods."""
+        from lightning_mm.sweep.terminal import print_table
 
         print_table(self, metric, console)
 
@@ -290,6 +320,7 @@ class SweepResult:
 
 
 def _renamed_key(key: str, names: dict[str, str]) -> str:
-    """``<method>/<combination>/<statistic>`` with another method; keys without a method stay."""
-    method, *rest = key.split("/")
-    return "/".join([names.get(method, method), *rest]) if rest else key
+    """A key of :attr:`SweepResult.samples` with another method; keys without a method stay."""
+    seed, rest = by_seed.split_key(key)
+    method, *others = rest.split("/")
+    return seed + "/".join([names.get(method, method), *others]) if others else key

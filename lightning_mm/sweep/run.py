@@ -37,6 +37,7 @@ def sweep(
     level: float = 0.95,
     seed: int = 0,
     bootstrap_seed: int = 0,
+    baseline: bool = True,
     config: Mapping[str, Any] | None = None,
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
@@ -59,6 +60,7 @@ def sweep(
         level: Coverage of the intervals.
         seed: The seed of the run that made the networks, written to every row.
         bootstrap_seed: Seed of the resampling; the same for all sweeps that are to be compared.
+        baseline: Whether the first task with an adapter is run with it switched off too, as described above.
         config: The configuration of the run, plain types, kept for ``sweep.json``.
 
     Returns:
@@ -83,7 +85,7 @@ def sweep(
     tasks = [_checked(task) for group in groups.values() for task in group]
     known = Modalities(modalities or getattr(data, "modalities", None) or max((t.modalities for t in tasks), key=len))
     wanted = known.select(combinations)
-    runs = _plan(groups, named, known, wanted)
+    runs = _plan(groups, named, known, wanted, baseline)
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
@@ -125,6 +127,7 @@ def _plan(
     named: Mapping[str | None, Task | Sequence[Task]],
     known: Modalities,
     wanted: Sequence[str],
+    baseline: bool,
 ) -> list[Run]:
     """Which task runs which combinations under which name."""
     runs: list[Run] = []
@@ -143,7 +146,8 @@ def _plan(
             else:
                 runnable = tuple(one for one in wanted if set(known.parse(one)) <= set(own))
             adapted = getattr(task, "adapter", None) is not None
-            off_too = adapted and not dedicated and ZERO_FILL not in {*named, *(run.method for run in runs)}
+            off_too = baseline and adapted and not dedicated
+            off_too = off_too and ZERO_FILL not in {*named, *(run.method for run in runs)}
             if runnable and off_too:
                 runs.append(Run(ZERO_FILL, position, runnable, disabled=True))
             if runnable:

@@ -1,19 +1,45 @@
-"""A sweep as a table: combinations down, methods across, and what matters at the foot."""
+"""A sweep as a table: combinations down, methods across, and what matters at the foot.
+
+With many methods the foot becomes a table of its own, methods down, that stands above.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lightning_mm.modalities import Modalities
 from lightning_mm.sweep.result import DEDICATED, ZERO_FILL, SweepResult
+from lightning_mm.sweep.seeds import seeds_per_method
+from lightning_mm.sweep.texts import (
+    NOTHING,
+    best_positions,
+    duration,
+    is_percent,
+    per_combination,
+    trained,
+    with_spread,
+)
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+PRESENT, ABSENT = "●", "○"
+MANY = 4
+"""A table of more methods than this is headed by the summary, one row per method."""
 
-PRESENT, ABSENT, NOTHING = "●", "○", "–"
+
+@dataclass(frozen=True)
+class Foot:
+    """One figure of all methods: a row at the foot of the table, a column of the summary.
+
+    Args:
+        label: What it is.
+        cells: One per method.
+        best: Positions of the best methods; empty where that is no question.
+    """
+
+    label: str
+    cells: list[str]
+    best: set[int]
 
 
 @dataclass(frozen=True)
@@ -24,200 +50,180 @@ class Sheet:
         title: What the values are.
         modalities: One column of dots each.
         methods: One column of values each.
-        body: One per combination: flags of modalities, cells of methods, number of samples, the best method's position.
-        foot: Label to the cells of methods.
+        body: One per combination: flags of modalities, cells of methods, number of samples, positions of the best.
+        foot: What is known of the methods over all combinations.
         notes: What a reader must know, one sentence each.
     """
 
     title: str
     modalities: list[str]
     methods: list[str]
-    body: list[tuple[list[bool], list[str], str, int | None]]
-    foot: list[tuple[str, list[str]]]
+    body: list[tuple[list[bool], list[str], str, set[int]]]
+    foot: list[Foot]
     notes: list[str]
+
+    @property
+    def many(self) -> bool:
+        """Whether the summary is worth a table of its own."""
+        return len(self.methods) > MANY
+
+
+Show = Callable[[float, tuple[float, float] | None, float], str]
+"""Writes a value, its interval and its standard deviation in the unit of the metric."""
 
 
 def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = True) -> Sheet:
-    """Lay out a result; values of metrics in which more is better and all lie in [-1, 1] are shown in percent."""
-    metric = metric or result.primary_metric
-    methods, incomplete = result.methods, result.incomplete
-    known = [row for row in result.rows if row.metric == metric]
-    percent = is_percent(result, metric)
-    several_seeds = len({row.seed for row in known}) > 1
+    """Lay out a result; values of metrics in which more is better and all lie in [-1, 1] are shown in percent.
 
-    def show(value: float, interval: tuple[float, float] | None = None, std: float = math.nan) -> str:
-        text = number(value, percent)
-        if not math.isnan(std):
-            return f"{text} ± {number(std, percent)}"
-        if interval and intervals and text != NOTHING:
-            return f"{text} [{number(interval[0], percent)}, {number(interval[1], percent)}]"
-        return text
+    Several seeds are shown as mean ± standard deviation, and then no intervals.
+    """
+    metric = metric or result.primary_metric
+    methods = result.methods
+    known = [row for row in result.rows if row.metric == metric]
+    percent, direction = is_percent(result, metric), result.direction(metric)
+    seeds = seeds_per_method(result, metric)
+    several_seeds = any(len(own) > 1 for own in seeds.values())
+    intervals = intervals and not several_seeds
+
+    def show(value: float, interval: tuple[float, float] | None, std: float) -> str:
+        return with_spread(value, percent, interval if intervals else None, std)
 
     modalities = Modalities(result.modalities)
     by_method = {method: result.values(method, metric) for method in methods}
     body = []
     for combination in result.combinations:
+        here = [by_method[method].get(combination, math.nan) for method in methods]
         cells = [
-            show(
-                by_method[method].get(combination, math.nan),
-                result.interval(method, combination, metric),
-                result.std(method, combination, metric),
-            )
-            for method in methods
+            show(value, result.interval(method, combination, metric), result.std(method, combination, metric))
+            for method, value in zip(methods, here)
         ]
         counts = sorted({row.n for row in known if row.combination == combination})
-        here = [by_method[method].get(combination, math.nan) for method in methods]
-        best = best_position(here, result.direction(metric))
-        body.append((modalities.mask(combination).tolist(), cells, "/".join(map(str, counts)), best))
+        flags = modalities.mask(combination).tolist()
+        body.append((flags, cells, "/".join(map(str, counts)), best_positions(here, direction)))
 
-    covered = result.dedicated_combinations(metric)
-    foot = [
-        ("mean", [show(result.mean(m, metric), result.mean_interval(m, metric)) for m in methods]),
-        ("worst", [show(result.worst(m, metric)[1]) for m in methods]),
-        ("full", [show(result.full(m, metric), result.interval(m, result.full_combination, metric)) for m in methods]),
-        ("drop", [show(result.drop(m, metric)) for m in methods]),
-    ]
-    notes = ["mean: over incomplete combinations; worst: over all; drop: full minus mean"]
-    if covered and covered != incomplete:
-        means = [show(result.mean(m, metric, covered), result.mean_interval(m, metric, covered)) for m in methods]
-        foot.append((f"mean of {len(covered)}", means))
-        notes.append(f"mean of {len(covered)}: over the combinations that have a dedicated network")
-    if covered and ZERO_FILL in methods:
-        gaps = [
-            NOTHING if method in (ZERO_FILL, DEDICATED) else number(result.recovered_gap(method, metric), True, "%")
-            for method in methods
-        ]
-        foot.append(("recovered gap", gaps))
-        notes.append("recovered gap: (method - zero_fill) / (dedicated - zero_fill) on these means")
-    if result.parameters:
-        foot.append(("trained", [trained(result.parameters.get(method, {})) for method in methods]))
-        if any("per_combination" in counts for counts in result.parameters.values()):
-            shares = [per_combination(result.parameters.get(method, {})) for method in methods]
-            foot.append(("per combination", shares))
-            notes.append("per combination: parameters that one combination adds, and their share of the network")
+    foot, notes = _figures(result, metric, show, percent)
+    costs, cost_notes = _costs(result, several_seeds)
+    notes += cost_notes
     if several_seeds:
-        notes.append("±: standard deviation over seeds")
+        most = max(len(own) for own in seeds.values())
+        fewer = [f"{method} ({len(own)})" for method, own in seeds.items() if len(own) < most]
+        notes.append(f"±: standard deviation over {most} seeds{'; fewer for ' if fewer else ''}{', '.join(fewer)}")
     elif intervals and any(row.low is not None for row in known):
         level = result.bootstrap.level if result.bootstrap else 0.95
         notes.append(f"[low, high]: {level:.0%} bootstrap interval over samples")
     title = f"{metric} in %" if percent else metric
-    return Sheet(title, list(modalities), methods, body, foot, notes)
+    return Sheet(title, list(modalities), methods, body, [*foot, *costs], [*notes, *result.notes])
 
 
-def rich_table(result: SweepResult, metric: str | None = None, *, compact: bool = False, narrow: bool = False) -> Table:
-    """The table for a terminal, the best method of each row in bold.
+def _figures(result: SweepResult, metric: str, show: Show, percent: bool) -> tuple[list[Foot], list[str]]:
+    """Mean, worst, full, drop and recovered gap of all methods, and what these words mean."""
+    methods, direction, full = result.methods, result.direction(metric), result.full_combination
 
-    Args:
-        result: The sweep.
-        metric: What to show; the primary metric by default.
-        compact: Leave the intervals out.
-        narrow: Leave them out and put the dots of all modalities into one column.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    def foot(label: str, values: list[float], cells: list[str]) -> Foot:
+        return Foot(label, cells, best_positions(values, direction))
 
-    content = sheet(result, metric, intervals=not (compact or narrow))
-    notes = list(content.notes)
-    if narrow:
-        notes.insert(0, f"dots: {', '.join(content.modalities)}")
-    table = Table(
-        title=content.title,
-        title_style="bold",
-        # Text, not str, here and below: the brackets of an interval are no markup.
-        caption=Text("\n".join(notes)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0) if narrow else (0, 1),
-    )
-    table.add_column("", no_wrap=True)
-    for name in [] if narrow else content.modalities:
-        # A narrow column of dots under a long name costs width that four methods need.
-        table.add_column(name.replace("_", "_\n"), justify="center", no_wrap=True)
-    for name in content.methods:
-        table.add_column(name.replace("_", "_\n") if compact or narrow else name, justify="right", no_wrap=True)
-    table.add_column("n", justify="right", style="dim", no_wrap=True)
-    for position, (flags, cells, count, best) in enumerate(content.body):
-        dots = [Text(PRESENT, style="green") if flag else Text(ABSENT, style="dim") for flag in flags]
-        label = [Text(" ").join(dots)] if narrow else [Text("full" if all(flags) else ""), *dots]
-        values = [Text(cell, style="bold" if i == best else "") for i, cell in enumerate(cells)]
-        table.add_row(*label, *values, Text(count), end_section=position == len(content.body) - 1)
-    for name, cells in content.foot:
-        table.add_row(name, *[""] * (0 if narrow else len(content.modalities)), *map(Text, cells), "")
-    return table
+    def mean(label: str, over: list[str]) -> Foot:
+        values = [result.mean(m, metric, over) for m in methods]
+        cells = [
+            show(value, result.mean_interval(m, metric, over), result.mean_std(m, metric, over))
+            for m, value in zip(methods, values)
+        ]
+        return foot(label, values, cells)
+
+    worst = [result.worst(m, metric)[1] for m in methods]
+    whole = [result.full(m, metric) for m in methods]
+    found = [
+        mean("mean", result.incomplete),
+        foot("worst", worst, [show(v, None, result.worst_std(m, metric)) for m, v in zip(methods, worst)]),
+        foot(
+            "full",
+            whole,
+            [show(v, result.interval(m, full, metric), result.full_std(m, metric)) for m, v in zip(methods, whole)],
+        ),
+        Foot("drop", [show(result.drop(m, metric), None, result.drop_std(m, metric)) for m in methods], set()),
+    ]
+    notes = ["mean: over incomplete combinations; worst: over all; drop: full minus mean"]
+    covered = result.dedicated_combinations(metric)
+    if covered and covered != result.incomplete:
+        found.append(mean(f"mean of {len(covered)}", covered))
+        notes.append(f"mean of {len(covered)}: over the combinations that have a dedicated network")
+    if covered and ZERO_FILL in methods:
+        gaps = [
+            NOTHING
+            if m in (ZERO_FILL, DEDICATED)
+            else with_spread(result.recovered_gap(m, metric), True, None, result.recovered_gap_std(m, metric), "%")
+            for m in methods
+        ]
+        found.append(Foot("recovered gap", gaps, set()))
+        notes.append("recovered gap: (method - zero_fill) / (dedicated - zero_fill) on these means")
+    return found, notes
 
 
-def print_table(result: SweepResult, metric: str | None = None, console: Console | None = None) -> None:
-    """Print the most detailed table that the terminal is wide enough for."""
-    from rich.console import Console
-
-    console = console or Console()
-    unlimited = console.options.update(width=10_000)
-    for settings in ({}, {"compact": True}, {"narrow": True}):
-        table = rich_table(result, metric, **settings)
-        if console.measure(table, options=unlimited).maximum <= console.width:
-            break
-    console.print(table)
+def _costs(result: SweepResult, several_seeds: bool) -> tuple[list[Foot], list[str]]:
+    """Parameters and seconds of all methods, where some are known."""
+    methods, found, notes = result.methods, [], []
+    if result.parameters:
+        counts = [result.parameters.get(method, {}) for method in methods]
+        found.append(Foot("trained", [trained(own) for own in counts], set()))
+        if any("per_combination" in own for own in counts):
+            found.append(Foot("per combination", [per_combination(own) for own in counts], set()))
+            notes.append("per combination: parameters that one combination adds, and their share of the network")
+    if result.seconds:
+        times = [duration(result.seconds.get(method, math.nan)) for method in methods]
+        found.append(Foot("training", times, set()))
+        over = ", mean over seeds" if several_seeds else ""
+        notes.append(f"training: time of training all networks of a method{over}")
+    return found, notes
 
 
 def markdown(result: SweepResult, metric: str | None = None) -> str:
-    """The table as GitHub Markdown, the best method of each row in bold."""
+    """The table as GitHub Markdown, the best method of each row in bold; see :data:`MANY` for many methods."""
     content = sheet(result, metric)
-    header = ["", *content.modalities, *content.methods, "n"]
-    rule = ["---", *[":-:"] * len(content.modalities), *["--:"] * (len(content.methods) + 1)]
-    rows = [header, rule]
+    notes = [f"- {note}" for note in content.notes]
+    if not content.many:
+        return "\n".join([f"### {content.title}", "", *_markdown_body(content, one_column=False), "", *notes])
+    # Intervals of single figures would make a row as wide as a page; those of the means stand in the summary.
+    body = _markdown_body(sheet(result, metric, intervals=False), one_column=True)
+    summary = _markdown_summary(content)
+    legend = f"{PRESENT} available, {ABSENT} missing: {', '.join(content.modalities)}."
+    return "\n".join([f"### {content.title}", "", *summary, "", legend, "", *body, "", *notes])
+
+
+def summary_markdown(result: SweepResult, metric: str | None = None) -> str:
+    """What matters of every method as GitHub Markdown: one row per method, the best of each column in bold.
+
+    Columns: mean, worst, full, drop, and, where they are known, recovered gap, trained parameters, time of training.
+    """
+    content = sheet(result, metric)
+    notes = [f"- {note}" for note in content.notes]
+    return "\n".join([f"### {content.title}", "", *_markdown_summary(content), "", *notes])
+
+
+def _markdown_summary(content: Sheet) -> list[str]:
+    header = ["method", *[foot.label for foot in content.foot]]
+    rows = [header, ["---", *["--:"] * len(content.foot)]]
+    for position, method in enumerate(content.methods):
+        rows.append([method, *[_bold(foot.cells[position], position in foot.best) for foot in content.foot]])
+    return _lines(rows)
+
+
+def _markdown_body(content: Sheet, *, one_column: bool) -> list[str]:
+    """Combinations down, methods across; with ``one_column`` the dots stand in one, and the foot is the mean alone."""
+    names = [] if one_column else content.modalities
+    rows = [["", *names, *content.methods, "n"]]
+    rows.append(["---", *[":-:"] * len(names), *["--:"] * (len(content.methods) + 1)])
     for flags, cells, count, best in content.body:
-        values = [f"**{cell}**" if i == best else cell for i, cell in enumerate(cells)]
-        rows.append(["full" if all(flags) else "", *[PRESENT if flag else ABSENT for flag in flags], *values, count])
-    for label, cells in content.foot:
-        rows.append([f"*{label}*", *[""] * len(content.modalities), *cells, ""])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"### {content.title}", "", *lines, "", *[f"- {note}" for note in content.notes]])
+        dots = [PRESENT if flag else ABSENT for flag in flags]
+        label = [" ".join(dots)] if one_column else ["full" if all(flags) else "", *dots]
+        rows.append([*label, *[_bold(cell, i in best) for i, cell in enumerate(cells)], count])
+    for foot in content.foot[:1] if one_column else content.foot:
+        rows.append([f"*{foot.label}*", *[""] * len(names), *foot.cells, ""])
+    return _lines(rows)
 
 
-def is_percent(result: SweepResult, metric: str) -> bool:
-    """Whether a metric is shown in percent: accuracies and overlaps are, errors and losses are not."""
-    values = [row.value for row in result.rows if row.metric == metric and math.isfinite(row.value)]
-    return result.direction(metric) == "max" and all(abs(value) <= 1 for value in values)
+def _bold(cell: str, bold: bool) -> str:
+    return f"**{cell}**" if bold else cell
 
 
-def number(value: float, percent: bool, unit: str = "") -> str:
-    """A value with one digit in percent, else with three; a dash where there is none."""
-    if not math.isfinite(value):
-        return NOTHING
-    return f"{100 * value:.1f}{unit}" if percent else f"{value:.3f}{unit}"
-
-
-def best_position(values: list[float], direction: str) -> int | None:
-    """Where the best of several values stands; ``None`` unless there are two to compare and one is ahead."""
-    finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < 2 or len(set(finite)) == 1:
-        return None
-    return values.index(max(finite) if direction == "max" else min(finite))
-
-
-def trained(counts: dict[str, int]) -> str:
-    """Trained parameters, and their share of the network where both are known."""
-    if "trained" not in counts:
-        return NOTHING
-    return _with_share(counts["trained"], counts.get("base"))
-
-
-def per_combination(counts: dict[str, int]) -> str:
-    """Parameters that one combination adds, and their share of the network."""
-    if "per_combination" not in counts:
-        return NOTHING
-    return _with_share(counts["per_combination"], counts.get("base"))
-
-
-def _with_share(count: int, base: int | None) -> str:
-    text = short_count(count)
-    return f"{text} ({count / base:.2%})" if base and count < base else text
-
-
-def short_count(count: int) -> str:
-    """``1234567`` as ``1.23M``."""
-    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if count >= size * 0.9995:
-            return f"{count / size:.3g}{letter}"
-    return str(count)
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in rows]

@@ -1,6 +1,8 @@
 """LightningModules: what is trained and measured on the batches of the data module."""
 
 from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
+from lightning_mm.tasks.sentiment import SentimentTask
 
-__all__ = ["BaseTask", "SemanticSegmentationTask"]
+__all__ = ["BaseTask", "ClassificationTask", "SemanticSegmentationTask", "SentimentTask"]

@@ -21,7 +21,9 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
+from lightning_mm.tasks.teacher import distillation_loss, teacher_outputs
 
 Stage = Literal["train", "val", "test"]
 
@@ -38,9 +40,16 @@ class BaseTask(LightningModule):
         lr_scheduler: Called with the optimizer; one with a ``monitor`` (ReduceLROnPlateau) is given that figure.
         lr_interval: Whether the scheduler steps after every ``epoch`` or ``step``.
         base_ckpt: A checkpoint whose network is loaded into ``model`` at the start.
+        auxiliary_weight: Above zero, each encoder of ``model.encoders`` gets a linear head, and this times the mean of
+            the heads' losses is added in training, see :class:`~lightning_mm.tasks.auxiliary.AuxiliaryHeads`. It
+            belongs to the training of a base: idle once there is an ``adapter``, as the heads are then frozen.
+        teacher_weight: Above zero, this times the distance from what the base says of all that was observed is added
+            when an ``adapter`` is trained; one more forward per step.
+        teacher_temperature: Softens the logits of both, see :func:`~lightning_mm.tasks.teacher.distillation_loss`.
 
     Raises:
-        LightningMMError: If network and modalities do not agree, or ``base_ckpt`` does not fit the network.
+        LightningMMError: If network and modalities do not agree, ``base_ckpt`` does not fit the network, or a weight
+            cannot be used with it.
     """
 
     primary_metric: str = ""
@@ -59,8 +68,16 @@ class BaseTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         base_ckpt: str | None = None,
+        auxiliary_weight: float = 0.0,
+        teacher_weight: float = 0.0,
+        teacher_temperature: float = 2.0,
     ) -> None:
         super().__init__()
+        if not (auxiliary_weight >= 0 and teacher_weight >= 0 and teacher_temperature > 0):
+            raise LightningMMError(
+                "expected auxiliary_weight >= 0, teacher_weight >= 0 and teacher_temperature > 0, got "
+                f"{auxiliary_weight}, {teacher_weight} and {teacher_temperature}"
+            )
         self.save_hyperparameters(ignore=list(self.unsaved))
         self.modalities = Modalities(modalities)
         channels = getattr(model, "channels", None)
@@ -81,6 +98,9 @@ class BaseTask(LightningModule):
         metrics = self.configure_metrics()
         for stage in ("val", "test"):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
+        self.auxiliary_weight = auxiliary_weight
+        self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
+        self.teacher_weight, self.teacher_temperature = teacher_weight, teacher_temperature
 
     # What a task defines
 
@@ -92,9 +112,21 @@ class BaseTask(LightningModule):
         """What the metrics compare with the target, batch first (classes rather than logits)."""
         raise NotImplementedError
 
+    def metric_inputs(self, outputs: Any) -> Any:
+        """What the metrics of validation and test are given beside the target; the predictions by default."""
+        return self.predictions(outputs)
+
     def configure_metrics(self) -> MetricCollection:
         """The metrics of validation and test; called once at the end of the base's ``__init__``."""
         raise NotImplementedError
+
+    def configure_auxiliary(self) -> AuxiliaryHeads:
+        """The heads of the auxiliary losses; called at the end of the base's ``__init__`` where they are wanted."""
+        raise LightningMMError(f"{type(self).__name__} has no auxiliary losses; set auxiliary_weight to 0")
+
+    def distillation(self, outputs: Any, teacher: Any) -> Tensor:
+        """Distance of a batch's outputs from the teacher's, a scalar; that of logits ``[B, C, ...]`` by default."""
+        return distillation_loss(outputs, teacher, self.teacher_temperature)
 
     def check_target(self, target: Any) -> None:
         """Refuse targets that the task cannot mean; called before the loss."""
@@ -135,15 +167,18 @@ class BaseTask(LightningModule):
         with nullcontext() if adapter is None else adapter.using(available):
             return self.model(filled)
 
-    def _shared_step(self, batch: dict[str, Any], stage: Stage) -> Tensor:
+    def _shared_step(self, batch: dict[str, Any], stage: Stage) -> tuple[Any, Tensor]:
         outputs = self(batch["inputs"], batch["available"])
         self.check_target(batch["target"])
         loss = self.loss(outputs, batch["target"])
-        size = len(batch["available"])
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
+        self._log_loss(f"{stage}/loss", loss, batch, prog_bar=True)
         if stage != "train":
-            self._stage_metrics(stage).update(self.predictions(outputs), batch["target"])
-        return loss
+            self._stage_metrics(stage).update(self.metric_inputs(outputs), batch["target"])
+        return outputs, loss
+
+    def _log_loss(self, name: str, loss: Tensor, batch: dict[str, Any], prog_bar: bool = False) -> None:
+        size = len(batch["available"])
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True, batch_size=size)
 
     def _log_metrics(self, stage: Stage) -> None:
         primary = f"{stage}/{self.primary_metric}"
@@ -155,7 +190,27 @@ class BaseTask(LightningModule):
         return cast(MetricCollection, self.metrics[stage])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._shared_step(batch, "train")
+        adapter = getattr(self, "adapter", None)
+        # An adapter freezes all else, the heads too.
+        heads = self.auxiliary if adapter is None else None
+        # Before the student: in the backward pass the adapter must still be where the student left it.
+        taught = teacher_outputs(self, batch) if self.teacher_weight > 0 and adapter is not None else None
+        with nullcontext() if heads is None else heads.listening():
+            outputs, loss = self._shared_step(batch, "train")
+            if heads is not None:
+                auxiliary = heads(batch["available"], batch["target"], self.loss)
+                self._log_loss("train/auxiliary_loss", auxiliary, batch)
+                loss = loss + self.auxiliary_weight * auxiliary
+        if self.teacher_weight > 0:
+            if taught is None:
+                raise LightningMMError(
+                    "teacher_weight needs an adapter: the base is the teacher; add a FrozenBackboneAdapter to the "
+                    "callbacks, or set teacher_weight to 0"
+                )
+            distillation = self.distillation(outputs, taught)
+            self._log_loss("train/teacher_loss", distillation, batch)
+            loss = loss + self.teacher_weight * distillation
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         # At the start: validate() runs in inference mode, fit's validation does not, and states made in the one
@@ -186,6 +241,10 @@ class BaseTask(LightningModule):
             raise LightningMMError(
                 "this checkpoint holds an adapter and not its base; add the config with its FrozenBackboneAdapter"
             )
+        if self.auxiliary is None:
+            # Heads of the auxiliary losses are a part of training alone; a task without them leaves them out.
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("auxiliary.")}
         check_state(self, checkpoint["state_dict"], "the checkpoint")
 
     def configure_optimizers(self) -> Any:

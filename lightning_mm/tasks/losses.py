@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 class _Weighted(nn.Module):
     """Holds class weights outside the state dict, so that a base checkpoint fits whatever the loss."""
 
-    weight: Tensor | None
+    weight: Float[Tensor, " class"] | None
 
     def __init__(self, ignore_index: int, weight: Sequence[float] | None) -> None:
         super().__init__()
@@ -35,7 +36,9 @@ class CrossEntropyLoss(_Weighted):
     def __init__(self, ignore_index: int = 255, weight: Sequence[float] | None = None) -> None:
         super().__init__(ignore_index, weight)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
+    ) -> Float[Tensor, ""]:
         logits = logits.float()
         total = F.cross_entropy(logits, target, self.weight, ignore_index=self.ignore_index, reduction="sum")
         valid = target != self.ignore_index
@@ -65,7 +68,9 @@ class DiceLoss(nn.Module):
         self.ignore_index, self.smooth = ignore_index, smooth
         self.per_sample, self.skip_absent = per_sample, skip_absent
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
+    ) -> Float[Tensor, ""]:
         probability = logits.float().softmax(dim=1)
         valid = target != self.ignore_index
         truth = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
@@ -105,7 +110,9 @@ class OhemCrossEntropyLoss(_Weighted):
         super().__init__(ignore_index, weight)
         self.limit, self.min_kept = -math.log(threshold), min_kept
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
+    ) -> Float[Tensor, ""]:
         losses = F.cross_entropy(
             logits.float(), target, self.weight, ignore_index=self.ignore_index, reduction="none"
         ).flatten()

@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, 
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
 from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
@@ -63,6 +64,9 @@ class SemanticSegmentationTask(BaseTask):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         base_ckpt: str | None = None,
+        auxiliary_weight: float = 0.0,
+        teacher_weight: float = 0.0,
+        teacher_temperature: float = 2.0,
     ) -> None:
         names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
         if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
@@ -79,7 +83,10 @@ class SemanticSegmentationTask(BaseTask):
             )
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
-        super().__init__(model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt)
+        super().__init__(
+            model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
+            auxiliary_weight, teacher_weight, teacher_temperature,
+        )  # fmt: skip
         self.primary_metric = "iou" if num_classes == 2 else "miou"
         figures = ["miou", "pixel_accuracy", *(f"iou_{name}" for name in names), *(["iou"] if num_classes == 2 else [])]
         self.metric_directions = dict.fromkeys(figures, "max")
@@ -107,6 +114,9 @@ class SemanticSegmentationTask(BaseTask):
             )
         # Groups would share one confusion matrix, but do not count the updates of a wrapper and so warn in compute().
         return MetricCollection(metrics, compute_groups=False)
+
+    def configure_auxiliary(self) -> AuxiliaryHeads:
+        return AuxiliaryHeads(self.model, self.modalities, self.num_classes, dense=True)
 
     def check_target(self, target: Tensor) -> None:
         if target.dtype != torch.int64 or target.ndim != 3:

@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int, Int64, Real
 from torch import Tensor
 
 
-def confusion_per_sample(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+def confusion_per_sample(
+    prediction: Int[Tensor, " batch *pixels"],
+    target: Int[Tensor, " batch *pixels"],
+    num_classes: int,
+    ignore_index: int,
+) -> Int64[Tensor, "batch {num_classes} {num_classes}"]:
     """Counts of (truth, prediction) pairs in every sample, pixels of ``ignore_index`` left out.
 
     Shape:
@@ -30,7 +36,9 @@ def confusion_per_sample(prediction: Tensor, target: Tensor, num_classes: int, i
     return counts.view(len(target), num_classes, num_classes)
 
 
-def segmentation_figures(confusion: Tensor, class_names: Sequence[str], ignore_index: int) -> dict[str, float]:
+def segmentation_figures(
+    confusion: Real[Tensor, "class class"], class_names: Sequence[str], ignore_index: int
+) -> dict[str, float]:
     """``miou``, ``iou_<class>`` and ``pixel_accuracy`` of a confusion matrix; of two classes also ``iou`` (class 1).
 
     A class that is in neither truth nor prediction has no IoU (NaN) and is left out of the mean, and so is the ignored

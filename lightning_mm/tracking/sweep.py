@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 COLUMNS = ("method", "combination", "n_available", "metric", "value", "n", "seed", "low", "high")
 
 
+@runtime_checkable
 class Row(Protocol):
     """One figure of a sweep."""
 
@@ -28,6 +29,7 @@ class Row(Protocol):
     def metric(self) -> str: ...
 
 
+@runtime_checkable
 class Sweep(Protocol):
     """What is needed of :class:`lightning_mm.sweep.SweepResult`, which lies above this room."""
 

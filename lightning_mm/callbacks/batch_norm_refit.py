@@ -1,0 +1,145 @@
+"""Give a network BatchNorm statistics for every combination of modalities, from training data and without training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch import Tensor
+
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.bases import OneHot
+from lightning_mm.adapters.bn_refit import BatchNormSSF, batch_norm_names, refit_batch_norm
+from lightning_mm.adapters.inputs import Call, parameter_path
+from lightning_mm.callbacks.capture import capture_call
+from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+
+
+class BatchNormRefit(FrozenBackboneAdapter):
+    """Re-estimates the BatchNorm statistics of each incomplete combination at the start of a fit, which then ends.
+
+    The network is frozen and gets an adapter whose rows are the statistics (:func:`refit_batch_norm`); no batch is
+    trained on, whatever ``max_epochs`` is. The rows are written to ``<default_root_dir>/<filename>``, an adapter's
+    checkpoint like any other: ``sweep``, ``validate``, ``test`` and ``predict`` with this callback and that file as
+    ``ckpt_path`` use it. ``fast_dev_run`` writes nothing. On several devices the statistics are those of the batches of
+    the first one.
+
+    The policy of the training data does not matter: each batch is shown with every combination, a sample with those of
+    whose modalities it observed all.
+
+    Args:
+        network: See :class:`FrozenBackboneAdapter`, as for the rest.
+        available: Where ``Bool[B, M]`` lies in a batch.
+        observed: The key of a batch that says what is really there, where it differs from what is shown; without such a
+            key, ``available`` says it.
+        modalities: Names in order.
+        fill: What stands for an absent input.
+        inputs: Modality to the argument of the network that holds it.
+        combinations: Which combinations get statistics of their own; all incomplete ones by default.
+        exclude: Names or patterns of BatchNorm layers that keep their statistics.
+        base_ckpt: Checkpoint of the trained base.
+        example: Function from a batch to the call of the network.
+        batches: How many training batches are looked at (fewer if there are not so many).
+        filename: Name of the checkpoint, with or without ``.ckpt``.
+
+    Raises:
+        NoBatchNormError: At the start of a run, if the network has no BatchNorm with running statistics.
+        LightningMMError: If a setting does not fit the module or its data; the message says which.
+    """
+
+    def __init__(
+        self,
+        network: str = "model",
+        available: str | Callable[[Any], Tensor] = "available",
+        observed: str = "observed",
+        modalities: list[str] | None = None,
+        fill: Fill | None = None,
+        inputs: dict[str, str] | None = None,
+        combinations: list[str] | None = None,
+        exclude: list[str] | None = None,
+        base_ckpt: str | None = None,
+        example: Callable[[Any], Call] | None = None,
+        batches: int = 20,
+        filename: str = "best.ckpt",
+    ) -> None:
+        super().__init__(
+            BatchNormSSF(),
+            OneHot(combinations),
+            network=network,
+            available=available,
+            modalities=modalities,
+            fill=fill,
+            inputs=inputs,
+            exclude=exclude,
+            base_ckpt=base_ckpt,
+            example=example,
+        )
+        if batches < 1:
+            raise LightningMMError(f"batches must be at least 1, got {batches}")
+        if not filename or Path(filename).name != filename:
+            raise LightningMMError(f"filename must be a plain name such as best.ckpt, got {filename!r}")
+        self.observed, self.batches, self.filename = observed, batches, filename
+
+    def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
+        batch_norm_names(self._network(pl_module))  # an error of its own if there is none
+        return super().attach(pl_module, batch, stage, datamodule)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The base class would look for an optimizer; none is needed.
+        adapter = self._adapter(pl_module)
+        if adapter is None:
+            return
+        trainer.fit_loop.max_epochs = 0  # the loop that follows ends before its first batch
+        shown = [self._call(pl_module, adapter, batch) for batch in self._batches(trainer, pl_module)]
+        with trainer.precision_plugin.forward_context():
+            refit_batch_norm(
+                adapter, self._network(pl_module), [call for call, _ in shown], [there for _, there in shown]
+            )
+        adapter.banks.load_state_dict(trainer.strategy.broadcast(adapter.banks.state_dict()))
+        rank_zero_info(
+            f"BatchNormRefit: statistics of {len(adapter.sites)} BatchNorm layers for {len(adapter.basis.names)} "
+            f"combinations, from {len(shown)} batches"
+        )
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
+
+    def _batches(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[Any]:
+        """The first training batches, as the training step sees them."""
+        trainer.fit_loop.setup_data()  # the loop does the same right after; it does nothing the second time
+        loader = trainer.train_dataloader
+        if loader is None or trainer.fit_loop.max_batches == 0:
+            raise LightningMMError("BatchNormRefit needs training batches, and there are none; see limit_train_batches")
+        collection = isinstance(loader, (dict, list, tuple))
+        combined = CombinedLoader(loader, "max_size_cycle") if collection else loader
+        for item in islice(combined, int(min(self.batches, trainer.fit_loop.max_batches))):
+            batch = trainer.precision_plugin.convert_input(item[0] if collection else item)
+            yield pl_module._apply_batch_transfer_handler(batch, device=pl_module.device, dataloader_idx=0)
+
+    def _call(self, pl_module: LightningModule, adapter: Adapter, batch: Any) -> tuple[Call, Tensor]:
+        """How the network is called on a batch with all that was observed, and what that is, ``Bool[B, M]``."""
+        network = self._network(pl_module)
+        keys = {self.available, self.observed}
+        if isinstance(batch, Mapping) and isinstance(self.available, str) and keys <= set(batch):
+            batch = {**batch, self.available: batch[self.observed]}
+        mask = None if self._in_call else self._mask(batch)
+        with adapter.using(mask):  # fills what is absent; that may be NaN
+            call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, "fit")
+        path = parameter_path(network, "available")
+        given = path.get(call) if path is not None else None
+        return call, adapter.check(self._mask(batch) if given is None else given, call)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint beside its place and rename it, so that the file is whole or not there."""
+        path = Path(trainer.default_root_dir) / f"{self.filename.removesuffix('.ckpt')}.ckpt"
+        beside = path.with_name(path.name + ".part")
+        trainer.save_checkpoint(beside, weights_only=True)  # called by all processes, written by the first
+        if trainer.is_global_zero:
+            os.replace(beside, path)
+        rank_zero_info(f"BatchNormRefit: wrote {path}")

@@ -1,0 +1,96 @@
+"""Train some parameters of a network and keep all others as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from operator import attrgetter
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from lightning_mm.errors import LightningMMError
+
+
+class TrainOnly(Callback):
+    """Freezes every parameter of a module but those of ``pl_module.<network>`` whose names match a pattern.
+
+    ``TrainOnly(["head*"])`` with the task's ``base_ckpt`` trains the head of a trained network. Frozen means: no
+    gradient, and norm layers and dropout in eval mode, so that running statistics do not move; a part of the network
+    trains as usual where all of its parameters are trained. Checkpoints hold the whole network as ever.
+
+    Args:
+        patterns: Names of parameters of the network or patterns for them: ``head*``, ``*.norm.weight``.
+        network: The attribute (dotted where nested) that holds the network.
+
+    Raises:
+        LightningMMError: At the start of a fit, if a pattern matches no parameter or the network is not found.
+    """
+
+    def __init__(self, patterns: list[str], network: str = "model") -> None:
+        if isinstance(patterns, str) or not patterns:
+            raise LightningMMError(f"patterns must be a non-empty list such as ['head*'], got {patterns!r}")
+        self.patterns, self.network = list(patterns), network
+        self._frozen: list[nn.Module] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        pl_module.configure_model()  # the network may be made there; Lightning calls it again, so it is idempotent
+        network = self._network(pl_module)
+        # Before configure_optimizers, which comes after all setup hooks and so sees what is trained.
+        names = [name for name, _ in network.named_parameters()]
+        for pattern in self.patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise LightningMMError(
+                    f"no parameter of {type(network).__name__} is called {pattern!r}; {_hint(pattern, names)}"
+                )
+        pl_module.requires_grad_(False)
+        for name, parameter in network.named_parameters():
+            if any(fnmatchcase(name, pattern) for pattern in self.patterns):
+                parameter.requires_grad_(True)
+        self._frozen = list(_frozen_parts(pl_module, trained=False))
+        # frozen parts are in eval mode on purpose
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+    def on_train_batch_start(self, *_: object) -> None:
+        # Every time: Lightning and modules themselves set modes at several moments.
+        for part in self._frozen:
+            part.training = False
+
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            network = attrgetter(self.network)(pl_module)
+        except AttributeError:
+            network = None
+        if not isinstance(network, nn.Module):
+            children = [name for name, _ in pl_module.named_children()]
+            raise LightningMMError(
+                f"{type(pl_module).__name__} has no network {self.network!r}; `network` must name the attribute that "
+                f"holds it, out of {children}"
+            )
+        return network
+
+
+def _frozen_parts(module: nn.Module, trained: bool) -> Iterator[nn.Module]:
+    """All modules inside that hold a frozen parameter; one without parameters (dropout) goes with what it lies in."""
+    for child in module.children():
+        parameters = list(child.parameters())
+        as_child = all(parameter.requires_grad for parameter in parameters) if parameters else trained
+        if not as_child:
+            yield child
+        yield from _frozen_parts(child, as_child)
+
+
+def _hint(pattern: str, names: list[str]) -> str:
+    """Names that were perhaps meant: close ones, of the parameters and of the parts that they lie in."""
+    wanted = pattern.strip("*.?")
+    parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    close = get_close_matches(wanted, sorted(parts), n=5, cutoff=0.5)
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"{pattern!r} is a part of it: write '{pattern}.*' for all of its parameters"
+    if close:
+        return f"close names: {close}; a pattern such as {close[0] + '*'!r} takes all that start so"
+    return f"its parts are {sorted({name.split('.')[0] for name in names})}"

@@ -1,0 +1,72 @@
+"""Chooses tuned values on validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.study import Method
+from lightning_mm.errors import LightningMMError
+from lightning_mm.sweep import SweepResult, merge
+
+
+def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values of tuned methods whose validation sweeps are all finished and that have no value yet.
+
+    The value with the best mean over incomplete combinations of the validation split, in the mean over seeds, wins; the
+    first of equals.
+
+    Args:
+        plan: Of the study.
+        facts: Marker of a finished step to what it says.
+        chosen: Methods that have a value.
+
+    Returns:
+        Method to ``{"key", "value", "means"}``; ``means`` holds the figure of each value.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for method in plan.study.methods:
+        if method.tuned is None or method.name in chosen:
+            continue
+        key, values = method.tuned
+        steps = {
+            str(value): [
+                step
+                for seed in method.tune_seeds or plan.study.seeds
+                for step in plan.sweeps(method, seed, value, "val")
+            ]
+            for value in values
+        }
+        if any(step.marker not in facts for group in steps.values() for step in group):
+            continue
+        if any("skipped" in facts[step.marker] for group in steps.values() for step in group):
+            found[method.name] = {"key": key, "value": values[0], "means": {}}
+            continue
+        means = {name: _mean(method, group) for name, group in steps.items()}
+        figures = [mean for mean, _ in means.values()]
+        best = max(figures) if next(iter(means.values()))[1] == "max" else min(figures)
+        found[method.name] = {
+            "key": key,
+            "value": values[figures.index(best)],
+            "means": {name: round(mean, 5) for name, (mean, _) in means.items()},
+        }
+    return found
+
+
+def _mean(method: Method, steps: list[Step]) -> tuple[float, str]:
+    """Mean over incomplete combinations, and which way is better."""
+    by_seed: dict[int, list[SweepResult]] = {}
+    for step in steps:
+        result = SweepResult.from_csv(step.folder / "sweep_val" / "sweep.csv")
+        by_seed.setdefault(result.rows[0].seed, []).append(result)
+    means = []
+    for results in by_seed.values():
+        whole = merge(results)
+        values = whole.values(whole.methods[0])
+        incomplete = [value for name, value in values.items() if name != whole.full_combination]
+        if not incomplete:
+            raise LightningMMError(f"{method.name}: nothing to choose by: no incomplete combination was swept")
+        means.append(sum(incomplete) / len(incomplete))
+    return sum(means) / len(means), whole.direction(whole.primary_metric)

@@ -1,0 +1,199 @@
+"""The steps of a study: each trains or sweeps one network, in a folder of its own.
+
+``<out>/<method>/[<combination>/][<tuned value>/]seed<k>`` holds ``cell.yaml``, a whole config with which the network
+can be trained and swept by hand, its checkpoints, its sweeps, and a marker for every finished stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lightning_mm.compare.recipes import BASE
+from lightning_mm.compare.study import Method, Study
+from lightning_mm.modalities import Modalities
+from lightning_mm.version import __version__
+
+Stage = Literal["means", "fit", "val", "test"]
+CONFIG, CHECKPOINT, MEANS = "cell.yaml", "best.ckpt", "mean_input.safetensors"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Args:
+        folder: Where it works.
+        stage: ``means`` computes the mean sample, ``fit`` trains, ``val`` and ``test`` sweep.
+        method: Its method.
+        stack: Config files, later ones win.
+        overrides: Dotted key to value, stronger than the files.
+        patch: What the recipe changes in the resolved config, see :func:`lightning_mm.compare.cells.patched`.
+        command: What is run with the finished ``cell.yaml``.
+        needs: Steps that must be finished.
+        key: Equal as long as nothing that makes the outcome has changed.
+    """
+
+    folder: Path
+    stage: Stage
+    method: str
+    stack: tuple[Path, ...]
+    overrides: Mapping[str, Any]
+    patch: Mapping[str, Any]
+    command: tuple[str, ...]
+    needs: tuple[Step, ...]
+    key: str
+
+    @property
+    def marker(self) -> Path:
+        """The file that says that the step is finished, with its key and what it took."""
+        return self.folder / f"{self.stage}.done.json"
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.folder}: {self.stage}"
+
+
+class Plan:
+    """Makes the steps of a study; asked again whenever a choice between tuned values has been made."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    def steps(self, chosen: Mapping[str, Any]) -> list[Step]:
+        """All steps that are known, each after those that it needs.
+
+        Args:
+            chosen: Tuned method to the value chosen for it; the test sweeps of the others are not known yet.
+        """
+        found: dict[tuple[Path, Stage], Step] = {}
+        for step in self._all(chosen):
+            for one in (*self._before(step), step):
+                found.setdefault((one.folder, one.stage), one)
+        return list(found.values())
+
+    def _all(self, chosen: Mapping[str, Any]) -> Iterator[Step]:
+        for method in self.study.methods:
+            for seed in self.study.seeds:
+                yield from self.validation(method, seed)
+            if method.tuned is None or method.name in chosen:
+                yield from self.tests(method, chosen.get(method.name))
+
+    def validation(self, method: Method, seed: int) -> list[Step]:
+        """Sweeps of the validation split that choose a tuned value; none where nothing is tuned."""
+        if method.tuned is None or seed not in (method.tune_seeds or self.study.seeds):
+            return []
+        return [step for value in method.tuned[1] for step in self.sweeps(method, seed, value, "val")]
+
+    def tests(self, method: Method, value: Any) -> list[Step]:
+        """Sweeps of the test split, for all seeds."""
+        if method.name == BASE:
+            return [self.fit(method, None, seed, None) for seed in self.study.seeds]
+        return [step for seed in self.study.seeds for step in self.sweeps(method, seed, value, "test")]
+
+    def sweeps(self, method: Method, seed: int, value: Any, stage: Literal["val", "test"]) -> list[Step]:
+        """The sweep of every network of a method."""
+        steps = []
+        for combination in self.study.combinations_of(method):
+            fit = self.fit(method, combination, seed, value)
+            options = {"--method": "dedicated" if method.recipe.each == "dedicated" else method.name, "--split": stage}
+            if method.recipe.each:
+                options["--combinations"] = f"[{combination}]"
+            options["--bootstrap"] = str(self.study.bootstrap if stage == "test" else 0)
+            options["--out"] = str(fit.folder / ("sweep" if stage == "test" else "sweep_val"))
+            options["--baseline"] = "false"
+            trained = fit.folder if method.recipe.trains else fit.needs[0].folder
+            arguments = [part for option in options.items() for part in option]
+            command = ("sweep", "-c", str(fit.folder / CONFIG), "--ckpt_path", str(trained / CHECKPOINT), *arguments)
+            steps.append(self._step(fit.folder, stage, method, fit.overrides, fit.patch, command, (fit,)))
+        return steps
+
+    def fit(self, method: Method, combination: str | None, seed: int, value: Any) -> Step:
+        """The training of one network; for a method that trains nothing, a step that only writes its config."""
+        study, recipe = self.study, method.recipe
+        folder = self.folder(method, combination, seed, value)
+        needs: list[Step] = []
+        overrides: dict[str, Any] = {
+            "seed_everything": seed,
+            "trainer.default_root_dir": str(folder),
+            "trainer.logger": False,
+            "trainer.enable_progress_bar": False,
+            "trainer.enable_model_summary": False,
+            **study.settings,
+            **method.settings,
+        }
+        if method.tuned is not None:
+            overrides[method.tuned[0]] = value
+        if recipe.start is not None:
+            start = study.method(recipe.start)
+            needs.append(self.fit(start, None, seed, None))
+            if recipe.trains:
+                overrides["model.init_args.base_ckpt"] = str(needs[0].folder / CHECKPOINT)
+        patch: dict[str, Any] = {"callbacks": list(recipe.callbacks), "init_args": dict(method.callbacks)}
+        for key in ("train_policy", "val_policy"):
+            if getattr(recipe, key) is not None:
+                patch[key] = getattr(recipe, key)
+            elif recipe.each == "finetune":
+                fixed = {"class_path": "lightning_mm.missing.FixedCombination"}
+                patch[key] = {**fixed, "init_args": {"combination": combination}}
+        if recipe.each == "dedicated":
+            patch["only"] = list(Modalities(study.modalities).parse(str(combination)))
+        if recipe.mean_fill:
+            needs.append(self.means(method, seed, needs[0]))
+            patch["fill"] = {
+                "class_path": "lightning_mm.missing.MeanInput",
+                "init_args": {"path": str(needs[-1].folder / MEANS)},
+            }
+        command = ("fit", "-c", str(folder / CONFIG)) if recipe.trains else ()
+        return self._step(folder, "fit", method, overrides, patch, command, tuple(needs))
+
+    def means(self, method: Method, seed: int, base: Step) -> Step:
+        """The mean training sample, computed with the config of the base."""
+        folder = base.folder
+        command = ("mean_input", "-c", str(folder / CONFIG), "--out", str(folder / MEANS))
+        return self._step(folder, "means", method, {}, {}, command, (base,))
+
+    def folder(self, method: Method, combination: str | None, seed: int, value: Any) -> Path:
+        """Where one network is kept."""
+        folder = self.study.out / method.name
+        if combination is not None:
+            folder /= combination
+        if method.tuned is not None:
+            folder /= f"{method.tuned[0].rpartition('.')[2]}={value}"
+        return folder / f"seed{seed}"
+
+    def _step(
+        self,
+        folder: Path,
+        stage: Stage,
+        method: Method,
+        overrides: Mapping[str, Any],
+        patch: Mapping[str, Any],
+        command: tuple[str, ...],
+        needs: tuple[Step, ...],
+    ) -> Step:
+        stack = (*self.study.configs, *method.configs)
+        made_of = {
+            "version": __version__,
+            "stack": [yaml.safe_load(path.read_text(encoding="utf-8")) for path in stack],  # comments do not count
+            "overrides": overrides,
+            "patch": patch,
+            "command": command,
+            "needs": [need.key for need in needs],
+        }
+        # the folder of the study may be moved
+        text = json.dumps(made_of, sort_keys=True, default=str).replace(str(self.study.out), "")
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Step(folder, stage, method.name, stack, overrides, patch, command, needs, key)
+
+    def _before(self, step: Step) -> Iterator[Step]:
+        for need in step.needs:
+            yield from self._before(need)
+            yield need

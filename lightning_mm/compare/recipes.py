@@ -1,0 +1,79 @@
+"""The ways to survive missing modalities that a study compares: what each trains, on what, and where it starts.
+
+A recipe holds no hyper-parameters; those stand in the study's configs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Each = Literal["", "finetune", "dedicated"]
+"""Whether one network is trained for every incomplete combination, and how."""
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method does with the base.
+
+    Args:
+        what: One clause for the notes under a table.
+        start: The method whose trained network it starts from; ``None`` starts at random.
+        trains: Whether there is a training run; else the weights of ``start`` are swept as they are.
+        gradient: Whether that run changes parameters by their gradient.
+        each: One network per incomplete combination: ``finetune`` shows the network of ``start`` that combination only,
+            ``dedicated`` trains one with these modalities and no others.
+        train_policy: What is dropped in training, in place of the config's policy.
+        val_policy: What is dropped on validation data, which chooses the epoch.
+        mean_fill: Whether absent inputs are filled with the mean training sample.
+        callbacks: Put before the ModelCheckpoint of the config.
+        settings: Settings that belong to the method; those of a study win over them.
+        overlay: Whether the study must give a config file, since the method is made of it.
+    """
+
+    what: str
+    start: str | None = BASE
+    trains: bool = True
+    gradient: bool = True
+    each: Each = ""
+    train_policy: Mapping[str, Any] | None = None
+    val_policy: Mapping[str, Any] | None = None
+    mean_fill: bool = False
+    callbacks: tuple[Mapping[str, Any], ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overlay: bool = False
+
+
+def _missing(name: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": f"lightning_mm.missing.{name}", "init_args": init_args}
+
+
+_ALL: dict[str, Any] = {"train_policy": _missing("UniformCombinations"), "val_policy": _missing("RotatingCombinations")}
+
+RECIPES: dict[str, Recipe] = {
+    BASE: Recipe("trained on complete data", start=None),
+    "zero_fill": Recipe("the base, absent inputs are zeros", trains=False),
+    "mean_fill": Recipe("the base, absent inputs are the mean training sample", trains=False, mean_fill=True),
+    "bn_refit": Recipe(
+        "BatchNorm statistics of the base re-estimated for each combination",
+        gradient=False,
+        callbacks=({"class_path": "lightning_mm.callbacks.BatchNormRefit"},),
+        settings={"trainer.max_epochs": 0},
+    ),
+    "modality_dropout": Recipe("the whole network trained with modalities dropped at random", start=None, **_ALL),
+    "adapted": Recipe("the base frozen, adapters trained for all combinations together", overlay=True),
+    "adapted_on_dropout": Recipe(
+        "the network of modality_dropout frozen, adapters trained", start="modality_dropout", overlay=True
+    ),
+    "head_only": Recipe(
+        "the base frozen but for its head, trained on all combinations",
+        callbacks=({"class_path": "lightning_mm.callbacks.TrainOnly", "init_args": {"patterns": ["head*"]}},),
+        **_ALL,
+    ),
+    "full_finetune": Recipe("a copy of the base fine-tuned as a whole for each combination", each="finetune"),
+    "dedicated": Recipe("a network trained for each combination alone", start=None, each="dedicated"),
+}
+"""Every method that a study can name without saying what it is ``like``."""

@@ -1,0 +1,100 @@
+"""The tables of a finished study."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.recipes import BASE
+from lightning_mm.compare.study import Method, Study
+from lightning_mm.modalities import Modalities
+from lightning_mm.sweep import SweepResult, merge
+from lightning_mm.sweep.files import git_commit, replace_file, versions
+
+Facts = Mapping[Path, Mapping[str, Any]]
+
+
+def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResult:
+    """All test sweeps as one result, with trained parameters, training seconds and notes."""
+    plan, results, notes = Plan(study), list[SweepResult](), list[str]()
+    seconds: dict[str, float] = {}
+    for method in study.methods:
+        if method.name == BASE:
+            continue
+        steps = plan.tests(method, (choices.get(method.name) or {}).get("value"))
+        skipped = [str(facts[step.marker]["skipped"]) for step in steps if "skipped" in facts[step.marker]]
+        if skipped:
+            notes.append(f"{method.name}: not run, {skipped[0]}")
+            continue
+        results += [_result(study, method, step) for step in steps]
+        if method.recipe.trains:
+            seconds[method.name] = sum(_fit_seconds(step, facts) for step in steps) / len(study.seeds)
+    merged = merge(results)
+    return replace(
+        merged,
+        modalities=list(study.modalities),
+        seconds=seconds,
+        notes=notes,
+        parameters=_parameters(study, plan, merged, facts, choices),
+        config={"study": dict(study.content), "chosen": {name: one["value"] for name, one in choices.items()}},
+    )
+
+
+def _result(study: Study, method: Method, step: Step) -> SweepResult:
+    result = SweepResult.from_csv(step.folder / "sweep" / "sweep.csv")
+    result = result.renamed({result.methods[0]: method.name})
+    # A dedicated network knows a part of the modalities only; its rows are written in the order of the study's.
+    names = Modalities(study.modalities)
+    rows = [replace(row, combination=names.canonical(row.combination)) for row in result.rows]
+    return replace(result, rows=rows, config={"split": "test"})
+
+
+def _parameters(
+    study: Study, plan: Plan, merged: SweepResult, facts: Facts, choices: Mapping[str, Any]
+) -> dict[str, dict[str, int]]:
+    """As the sweeps count them, but for what was trained: the sum over the networks of one seed."""
+    found = dict(merged.parameters)
+    for method in study.methods:
+        if method.name in found:
+            steps = plan.tests(method, (choices.get(method.name) or {}).get("value"))
+            trained = sum(int(facts[step.needs[0].marker].get("trained") or 0) for step in steps)
+            count = trained // len(study.seeds) if method.recipe.gradient else 0
+            found[method.name] = {**found[method.name], "trained": count}
+    return found
+
+
+def _fit_seconds(step: Step, facts: Facts) -> float:
+    return float(facts[step.needs[0].marker].get("seconds") or 0.0)
+
+
+def write(study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepResult) -> dict[str, Path]:
+    """Write the tables, and ``study.json``: what was chosen, what it cost, and on what machine."""
+    written = result.save(study.results, timestamp=False)
+    tuning = {}
+    plan = Plan(study)
+    for method in study.methods:
+        steps = [step for seed in study.seeds for step in plan.validation(method, seed)]
+        if steps:
+            fits = {step.needs[0].marker: step for step in steps}
+            tuning[method.name] = round(sum(_fit_seconds(step, facts) for step in fits.values()), 1)
+    base = [plan.fit(study.method(BASE), None, seed, None) for seed in study.seeds]
+    content = {
+        "study": study.name,
+        "seeds": list(study.seeds),
+        "chosen": dict(choices),
+        "base_seconds": round(sum(float(facts[step.marker].get("seconds") or 0) for step in base) / len(base), 1),
+        "training_seconds": {name: round(value, 1) for name, value in result.seconds.items()},
+        "tuning_seconds": tuning,
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+    text = json.dumps(content, indent=1, default=str)
+    written["study"] = replace_file(study.results / "study.json", lambda file: file.write(f"{text}\n".encode()))
+    return written

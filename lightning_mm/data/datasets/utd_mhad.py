@@ -1,0 +1,193 @@
+"""UTD-MHAD: 27 actions of eight people, seen by a depth camera (skeleton) and felt by a sensor on the body.
+
+Shapes: T time steps (41 to 125 of the skeleton at 30 Hz, 107 to 326 of the sensor at 50 Hz), C channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from lightning_mm.data.datasets.folders import find_folder, read_npz
+from lightning_mm.errors import LightningMMError
+
+Array = NDArray[Any]
+
+SPLITS = ("train", "val", "test")
+VALIDATIONS = ("subject", "trial")
+FILE = "utd_mhad_inertial_skeleton.npz"
+
+_VAL_SUBJECT, _VAL_TRIAL = 7, 4
+_JOINTS, _SHOULDER_CENTRE, _HIP_CENTRE = 20, 1, 3
+_KEYS = ("inertial", "inertial_len", "skeleton", "skeleton_len", "action", "subject", "trial")
+
+
+class UtdMhad(Dataset[dict[str, Any]]):
+    """Action recognition with three modalities: ``skeleton``, ``accelerometer``, ``gyroscope``.
+
+    File: ``<root>/utd_mhad_inertial_skeleton.npz``, the sequences behind one another: ``inertial`` ``[sum T, 6]``
+    (acceleration in g, then angular rate in degrees a second) with ``inertial_len``, ``skeleton`` ``[sum T, 20, 3]``
+    (metres) with ``skeleton_len``, and for each sequence ``action`` (1 to 27), ``subject`` (1 to 8), ``trial``
+    (1 to 4).
+
+    The test split is the usual one: even subjects (430 sequences). Validation comes from the 431 sequences of the odd
+    subjects and tells two things: ``val="subject"`` keeps subject 7 whole (108; train 323), an estimate for people
+    never seen, as in the test; ``val="trial"`` keeps trial 4 of every subject and action (107; train 324), so that all
+    four people are trained on, and is optimistic about the test.
+
+    The skeleton does not depend on where a person stands and how tall it is: the hip centre of the first frame becomes
+    the origin (movement of the whole body stays), and the distance from hip to shoulder centre, its mean over the
+    sequence, becomes 1. Every channel is then standardised with mean and standard deviation of the train split.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        root: The folder of the file; ``$LIGHTNING_MM_DATA/utd_mhad`` when not given.
+        val: ``subject`` or ``trial``, see above.
+        frames: Bring all sequences to this many steps by linear interpolation, first step and last step kept; native
+            lengths when not given.
+        stride: Replace every ``stride`` steps of the sensor by their mean, before ``frames``; the skeleton stays.
+
+    Shape:
+        A sample is ``{"inputs": {"skeleton": S, "accelerometer": S, "gyroscope": S}, "target": int}`` with S =
+        ``{"values": Float[T, C], "length": T}``, or ``Float[frames, C]`` if ``frames`` is given. C is 60 (x, y, z of
+        20 joints), 3 and 3; the target is 0 to 26.
+
+    Raises:
+        DataNotFoundError: If the folder or the file is not there.
+        LightningMMError: If an argument is out of range, or the file is damaged or does not hold what is said above.
+
+    Reference:
+        Chen, Jafari, Kehtarnavaz: UTD-MHAD, ICIP 2015; for research with citation, no open licence.
+    """
+
+    class_names = (
+        *("swipe_left", "swipe_right", "wave", "clap", "throw", "arm_cross", "basketball_shoot", "draw_x"),
+        *("draw_circle_cw", "draw_circle_ccw", "draw_triangle", "bowling", "boxing", "baseball_swing", "tennis_swing"),
+        *("arm_curl", "tennis_serve", "push", "knock", "catch", "pickup_throw", "jog", "walk", "sit2stand"),
+        *("stand2sit", "lunge", "squat"),
+    )
+    channels: ClassVar[dict[str, int]] = {"skeleton": 3 * _JOINTS, "accelerometer": 3, "gyroscope": 3}
+
+    def __init__(
+        self, split: str, root: str | None = None, val: str = "subject", frames: int | None = None, stride: int = 1
+    ) -> None:
+        if split not in SPLITS:
+            raise LightningMMError(f"UtdMhad: split must be one of {list(SPLITS)}, got {split!r}")
+        if val not in VALIDATIONS:
+            raise LightningMMError(f"UtdMhad: val must be one of {list(VALIDATIONS)}, got {val!r}")
+        if frames is not None and frames < 1:
+            raise LightningMMError(f"UtdMhad: frames must be positive or null (native length), got {frames}")
+        if stride < 1:
+            raise LightningMMError(f"UtdMhad: stride must be positive, got {stride}")
+        self.split, self.val, self.frames, self.stride = split, val, frames, stride
+        self.root = find_folder("UtdMhad", "utd_mhad", root, [FILE])
+        arrays = _read(self.root / FILE)
+        splits = _split(arrays["subject"], arrays["trial"], val)
+        if not (splits == "train").any():
+            raise LightningMMError(f"UtdMhad: {self.root / FILE} has no sequence to train on, so no statistics")
+        chosen = np.flatnonzero(splits == split)
+        self.keys: tuple[tuple[int, int, int], ...] = tuple(
+            (int(arrays["action"][i]), int(arrays["subject"][i]), int(arrays["trial"][i])) for i in chosen
+        )
+        """``(action, subject, trial)`` of every sample, counted from 1 as in the file."""
+        skeleton = _place(arrays["skeleton"], arrays["skeleton_len"], self.root / FILE)
+        streams = {
+            "skeleton": (skeleton.reshape(len(skeleton), -1), arrays["skeleton_len"]),
+            "accelerometer": (arrays["inertial"][:, :3], arrays["inertial_len"]),
+            "gyroscope": (arrays["inertial"][:, 3:], arrays["inertial_len"]),
+        }
+        self._sequences = {}
+        for name, (steps, lengths) in streams.items():
+            sequences = np.split(_standardise(steps, np.repeat(splits == "train", lengths)), lengths.cumsum()[:-1])
+            self._sequences[name] = [sequences[i] for i in chosen]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"UtdMhad: index {index} is outside of the {len(self)} sequences of split {self.split!r}")
+        inputs: dict[str, Any] = {}
+        for name, sequences in self._sequences.items():
+            values = sequences[index] if name == "skeleton" else _average(sequences[index], self.stride)
+            if self.frames is None:
+                inputs[name] = {"values": torch.tensor(values), "length": len(values)}
+            else:
+                inputs[name] = torch.tensor(_resample(values, self.frames))
+        return {"inputs": inputs, "target": self.keys[index][0] - 1}
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """The arrays of the file, once they were seen to fit one another."""
+    arrays = read_npz(path, _KEYS)
+    count = len(arrays["action"])
+    for name, form in (("inertial", (6,)), ("skeleton", (_JOINTS, 3))):
+        values, lengths = arrays[name], arrays[f"{name}_len"]
+        if values.shape[1:] != form or lengths.shape != (count,):
+            raise LightningMMError(
+                f"UtdMhad: {path} should hold {name} of shape (steps, {', '.join(map(str, form))}) and {count} entries "
+                f"of {name}_len, one for each action; got {values.shape} and {lengths.shape}"
+            )
+        if (lengths < 1).any() or lengths.sum() != len(values):
+            raise LightningMMError(
+                f"UtdMhad: {path}: {name}_len must be positive and add up to the {len(values)} steps of {name}, got a "
+                f"sum of {lengths.sum()} and a least length of {lengths.min(initial=0)}"
+            )
+        if not np.isfinite(values).all():
+            raise LightningMMError(f"UtdMhad: {path}: {name} holds values that are not finite; copy it again")
+    for name, most in (("action", len(UtdMhad.class_names)), ("subject", 8), ("trial", 4)):
+        values = arrays[name]
+        if values.shape != (count,) or not np.isin(values, range(1, most + 1)).all():
+            wrong = sorted(set(values.ravel().tolist()) - set(range(1, most + 1)))
+            raise LightningMMError(
+                f"UtdMhad: label out of range in {path}: {name} must be 1 to {most} for each of the {count} sequences, "
+                f"got {wrong[:8]} in an array of shape {values.shape}"
+            )
+    return arrays
+
+
+def _split(subject: Array, trial: Array, val: str) -> Array:
+    held_out = subject == _VAL_SUBJECT if val == "subject" else trial == _VAL_TRIAL
+    return np.where(subject % 2 == 0, "test", np.where(held_out, "val", "train"))
+
+
+def _place(skeleton: Array, lengths: Array, path: Path) -> Array:
+    """``[sum T, 20, 3]``: first hip centre of every sequence to the origin, its mean torso to length 1."""
+    starts = lengths.cumsum() - lengths
+    torso = np.linalg.norm(skeleton[:, _SHOULDER_CENTRE] - skeleton[:, _HIP_CENTRE], axis=-1)
+    scale = np.add.reduceat(torso, starts) / lengths
+    if not (scale > 0).all():
+        raise LightningMMError(
+            f"UtdMhad: {path}: hip and shoulder centre fall together in sequence {int(np.argmin(scale))}; copy it again"
+        )
+    origin = np.repeat(skeleton[starts, _HIP_CENTRE], lengths, axis=0)
+    return np.asarray((skeleton - origin[:, None]) / np.repeat(scale, lengths)[:, None, None])
+
+
+def _standardise(steps: Array, train: Array) -> Array:
+    """``[sum T, C]`` to zero mean and unit standard deviation over the steps that ``train`` marks, as float32."""
+    mean, std = steps[train].mean(0), steps[train].std(0)
+    return np.asarray((steps - mean) / np.where(std > 1e-8, std, 1.0), dtype=np.float32)
+
+
+def _average(values: Array, stride: int) -> Array:
+    """``[T, C] -> [ceil(T / stride), C]``; the last mean is over what is left."""
+    if stride == 1:
+        return values
+    starts = np.arange(0, len(values), stride)
+    counts = np.minimum(stride, len(values) - starts)
+    return np.asarray(np.add.reduceat(values, starts, axis=0) / counts[:, None], dtype=np.float32)
+
+
+def _resample(values: Array, frames: int) -> Array:
+    """``[T, C] -> [frames, C]``, linear, both ends kept."""
+    position = np.linspace(0, len(values) - 1, frames)
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, len(values) - 1)
+    weight = (position - below)[:, None]
+    return np.asarray((1 - weight) * values[below] + weight * values[above], dtype=np.float32)

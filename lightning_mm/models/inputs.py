@@ -1,0 +1,98 @@
+"""What the networks check and read alike: names, masks, sequences, and parts that are called like modalities.
+
+Shapes: B samples, M modalities, T time steps, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.fills import LENGTH, Nest
+
+VALUES = "values"
+"""The entry of a nested input that holds the steps of padded sequences; their lengths lie beside it in ``length``."""
+
+
+def check_inputs(inputs: Mapping[str, Nest], modalities: Sequence[str]) -> None:
+    """Raise a LightningMMError unless there is an input for each modality and no other."""
+    missing = [name for name in modalities if name not in inputs]
+    unknown = [name for name in inputs if name not in modalities]
+    if missing or unknown:
+        which = f"lack {missing}" if missing else f"have unknown {unknown}"
+        raise LightningMMError(
+            f"inputs {which}; expected one for each of {list(modalities)}, got {list(inputs)} "
+            "(an absent modality still needs a placeholder and False in `available`)"
+        )
+
+
+def check_available(available: Tensor | None, modalities: Sequence[str], size: int | None = None) -> None:
+    """Raise a LightningMMError unless the mask is None or ``Bool[B, M]``, with ``size`` rows where that is given."""
+    if available is None:
+        return
+    columns = available.ndim == 2 and available.shape[1] == len(modalities)
+    if not columns or size not in (None, available.shape[0]) or available.dtype != torch.bool:
+        expected = f"({'batch' if size is None else size}, {len(modalities)})"
+        raise LightningMMError(
+            f"available: expected a bool tensor of shape {expected}, one column for each of {list(modalities)}, "
+            f"got {available.dtype} {tuple(available.shape)}"
+        )
+
+
+def check_positive(**settings: int) -> None:
+    """Raise a LightningMMError that names the first setting below 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise LightningMMError(f"{name} must be at least 1, got {value}")
+
+
+def parts_of_modalities(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """``nn.ModuleDict(parts)``; a name that it cannot hold ("pop", "a.b") is a LightningMMError."""
+    held = nn.ModuleDict()
+    for name, part in parts.items():
+        try:
+            held[name] = part
+        except KeyError as error:
+            raise LightningMMError(f"modality {name!r} cannot name a part of a network: {error}") from error
+    return held
+
+
+def read_sequence(
+    value: Nest, channels: int
+) -> tuple[Float[Tensor, "batch time {channels}"], Bool[Tensor, "batch time"]]:
+    """The steps of padded sequences, zero in the padding, and which of them count.
+
+    Args:
+        value: ``Float[B, T, C]``, ``{"values": Float[B, T, C], "length": Int[B]}``, or ``Float[B, C]`` for one step.
+        channels: The expected C.
+
+    Returns:
+        Steps and flags. A sequence of length 0 counts as one step of zeros, so that means and
+        attention are over something.
+
+    Raises:
+        LightningMMError: If it is no such sequence, has other channels, or no step.
+    """
+    forms = f'[batch, time, {channels}] or {{"values": [batch, time, {channels}], "length": [batch]}}'
+    length = None
+    values = value
+    if isinstance(value, Mapping):
+        if VALUES not in value or LENGTH not in value:
+            raise LightningMMError(f"expected {forms}, got a dict of {list(value)}")
+        values, length = value[VALUES], value[LENGTH]
+    elif isinstance(value, Tensor) and value.ndim == 2:
+        values = value.unsqueeze(1)
+    if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[2] != channels or not values.shape[1]:
+        got = tuple((value if isinstance(value, Tensor) else values).shape) if isinstance(values, Tensor) else values
+        raise LightningMMError(f"expected {forms} with at least one step and {channels} channels, got {got}")
+    if length is None:
+        return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    if not isinstance(length, Tensor) or length.shape != values.shape[:1] or length.is_floating_point():
+        got = f"{length.dtype} {tuple(length.shape)}" if isinstance(length, Tensor) else type(length).__name__
+        raise LightningMMError(f"expected a length for each of {values.shape[0]} sequences as integers, got {got}")
+    steps, length = torch.arange(values.shape[1], device=values.device), length.unsqueeze(1)
+    return torch.where((steps < length).unsqueeze(2), values, 0.0), steps < length.clamp(min=1)

@@ -1,0 +1,107 @@
+"""A classifier with one encoder per modality whose vectors are fused late.
+
+Shapes: B samples, M modalities, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Zeros, fill_inputs
+from lightning_mm.missing.fills import Nest
+from lightning_mm.modalities import Modalities
+from lightning_mm.models.fusion import Fusion, FusionName, build_fusion
+from lightning_mm.models.inputs import check_available, check_inputs, check_positive, parts_of_modalities
+from lightning_mm.models.vector_encoders import vector_block
+
+
+class LateFusionClassifier(nn.Module):
+    """An encoder per modality, a fusion of their vectors, a hidden layer and a linear head.
+
+    Args:
+        encoders: Modality to its encoder, any module from ``[B, ...]`` (or a nest of such) to ``[B, D]`` that says its
+            D in ``out_channels``; the order is the column order of ``available``.
+        num_classes: Number of classes K; 1 for a regression or one logit.
+        fusion: ``mean``, ``max``, ``concat``, ``attention``, or a subclass of :class:`~lightning_mm.models.Fusion`.
+        hidden: Width of the layer after the fusion.
+        dropout: Probability of dropping a feature of it, in training.
+        mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits whatever
+            stands there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the network
+            knows of no missing modality, as one that was trained with all of them: it ignores ``available`` and sees
+            what the fill has put there (the setting of arXiv 2310.03986).
+
+    Shape:
+        ``{modality: [B, ...]}`` and ``Bool[B, M]`` -> logits ``[B, K]``.
+
+    Raises:
+        LightningMMError: If a setting or an input does not fit; the message names the modality.
+
+    Example:
+        >>> import torch
+        >>> from lightning_mm.models import ImageEncoder, VectorEncoder
+        >>> network = LateFusionClassifier({"image": ImageEncoder(1), "text": VectorEncoder(9)}, num_classes=4)
+        >>> inputs = {"image": torch.zeros(2, 1, 28, 28), "text": torch.zeros(2, 9)}
+        >>> network(inputs, torch.tensor([[True, True], [True, False]])).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, nn.Module],
+        num_classes: int,
+        fusion: FusionName | type[Fusion] = "concat",
+        hidden: int = 64,
+        dropout: float = 0.0,
+        mask_absent: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, hidden=hidden)
+        self.modalities = Modalities(encoders)
+        self.channels = {name: getattr(encoder, "in_channels", None) for name, encoder in encoders.items()}
+        self.num_classes, self.mask_absent = num_classes, mask_absent
+        for name, encoder in encoders.items():
+            if not isinstance(getattr(encoder, "out_channels", None), int):
+                raise LightningMMError(
+                    f"modality {name!r}: its encoder {type(encoder).__name__} must say how wide its vectors are in an "
+                    "attribute `out_channels`"
+                )
+        self.encoders = parts_of_modalities(encoders)
+        self.widths = {name: int(encoder.out_channels) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+        self.zeros = Zeros()
+        self.fusion = build_fusion(fusion, list(self.widths.values()), spatial=False)
+        self.trunk = vector_block(self.fusion.out_channels, hidden, dropout)
+        self.head = nn.Linear(hidden, num_classes)
+
+    def forward(
+        self, inputs: Mapping[str, Nest], available: Tensor | None = None
+    ) -> Float[Tensor, "batch {self.num_classes}"]:
+        """Logits; ``available=None`` means that all modalities are there."""
+        check_inputs(inputs, self.modalities)
+        check_available(available, self.modalities)
+        if not self.mask_absent:
+            available = None
+        if available is not None:
+            # The fusion masks the features; this keeps a NaN out of the encoders' gradients and batch statistics too.
+            inputs = fill_inputs(self.zeros, self.modalities, inputs, available)
+        features = [self._encode(name, encoder, inputs[name]) for name, encoder in self.encoders.items()]
+        sizes = {name: len(feature) for name, feature in zip(self.modalities, features)}
+        if len(set(sizes.values())) > 1:
+            raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
+        logits: Tensor = self.head(self.trunk(self.fusion(features, available)))
+        return logits
+
+    def _encode(self, name: str, encoder: nn.Module, value: Nest) -> Float[Tensor, "batch channel"]:
+        try:
+            features: Tensor = encoder(value)
+        except LightningMMError as error:
+            raise LightningMMError(f"modality {name!r}: {error}") from error
+        if features.ndim != 2 or features.shape[1] != self.widths[name]:
+            raise LightningMMError(
+                f"modality {name!r}: expected vectors [batch, {self.widths[name]}] (its `out_channels`) from its "
+                f"{type(encoder).__name__}, got {tuple(features.shape)}"
+            )
+        return features

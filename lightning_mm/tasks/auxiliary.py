@@ -1,0 +1,132 @@
+"""Auxiliary losses: a linear head on each encoder, so that every modality learns to do the task alone.
+
+Shapes: B samples, M modalities, D features of an encoder, K outputs of the task, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_mm.errors import LightningMMError
+
+
+class EncoderTap:
+    """A forward hook that keeps an encoder's output while it is open; an object, so that it survives deepcopy."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.output: Any = None
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.open:
+            self.output = output
+
+
+class AuxiliaryHeads(nn.Module):
+    """One linear head per encoder of a network; they belong to the task, and the network's weights stay its own.
+
+    Args:
+        network: Has ``encoders``, an ``nn.ModuleDict`` of one encoder per modality, each with ``out_channels``: the
+            number of its features D, or a list of numbers for one that puts out a list of maps.
+        modalities: Names of the columns of ``available``, in order.
+        num_outputs: Outputs K of a head.
+        dense: Whether the task is one of pixels. The head is then a 1x1 convolution on the last map
+            ``[B, D, h, w]``, brought to the size of the target; otherwise encoders put out ``[B, D]``.
+
+    Raises:
+        LightningMMError: If the network has no such encoders; the message says what was found.
+    """
+
+    def __init__(self, network: nn.Module, modalities: Sequence[str], num_outputs: int, dense: bool = False) -> None:
+        super().__init__()
+        encoders = getattr(network, "encoders", None)
+        if not isinstance(encoders, nn.ModuleDict):
+            found = "none" if encoders is None else f"a {type(encoders).__name__}"
+            raise LightningMMError(
+                f"auxiliary_weight needs a network with `encoders`, an nn.ModuleDict of one encoder per modality; "
+                f"{type(network).__name__} has {found}; name them so, or set auxiliary_weight to 0"
+            )
+        absent = [name for name in modalities if name not in encoders]
+        if absent:
+            raise LightningMMError(
+                f"auxiliary_weight needs one encoder per modality; {type(network).__name__}.encoders lacks {absent}, "
+                f"it has {list(encoders)}"
+            )
+        if len({id(encoders[name]) for name in modalities}) < len(modalities):
+            raise LightningMMError(
+                f"auxiliary_weight needs an encoder of its own for each modality; {type(network).__name__}.encoders "
+                "holds one module under several names"
+            )
+        self.dense = dense
+        self.heads = nn.ModuleDict()
+        self.taps = {name: EncoderTap() for name in modalities}
+        for name, tap in self.taps.items():
+            width = _width(name, encoders[name])
+            self.heads[name] = nn.Conv2d(width, num_outputs, 1) if dense else nn.Linear(width, num_outputs)
+            encoders[name].register_forward_hook(tap)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep what the encoders put out in forwards inside this context; outside of it nothing is kept."""
+        for tap in self.taps.values():
+            tap.open = True
+        try:
+            yield
+        finally:
+            for tap in self.taps.values():
+                tap.open, tap.output = False, None
+
+    def forward(self, available: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Mean over the modalities of the loss of their heads; call it inside :meth:`listening`, after the network.
+
+        A head sees only the rows that have its modality; where none has, its loss is zero (with a gradient of zero).
+
+        Args:
+            available: ``Bool[B, M]``.
+            target: ``[B, ...]``.
+            loss: The task's mean loss of outputs ``[b, K]`` or ``[b, K, H, W]`` and their targets.
+        """
+        terms = []
+        for column, (name, head) in enumerate(self.heads.items()):
+            rows = available[:, column]
+            outputs = head(self._features(name, len(rows))[rows])
+            if not len(outputs):
+                terms.append(outputs.float().sum())
+                continue
+            if self.dense and outputs.shape[-2:] != target.shape[-2:]:
+                outputs = F.interpolate(outputs, target.shape[-2:], mode="bilinear", align_corners=False)
+            terms.append(loss(outputs, target[rows]).float())
+        return torch.stack(terms).mean()
+
+    def _features(self, name: str, size: int) -> Tensor:
+        output, head = self.taps[name].output, self.heads[name]
+        if output is None:
+            raise LightningMMError(f"auxiliary_weight: the encoder of {name!r} did not run in the training forward")
+        last = output[-1] if isinstance(output, (list, tuple)) and output and self.dense else output
+        width = head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
+        expected = f"[{size}, {width}, height, width] or a list of maps" if self.dense else f"[{size}, {width}]"
+        if not isinstance(last, Tensor) or last.ndim != (4 if self.dense else 2) or last.shape[:2] != (size, width):
+            came = tuple(last.shape) if isinstance(last, Tensor) else f"a {type(last).__name__}"
+            raise LightningMMError(
+                f"auxiliary_weight: the encoder of {name!r} should put out {expected}, as its out_channels says; got "
+                f"{came}; set auxiliary_weight to 0 for this network"
+            )
+        return last
+
+
+def _width(name: str, encoder: nn.Module) -> int:
+    """Channels of the last output of an encoder."""
+    channels: Any = getattr(encoder, "out_channels", None)
+    last = channels[-1] if isinstance(channels, (list, tuple)) and channels else channels
+    if not isinstance(last, int):
+        raise LightningMMError(
+            f"auxiliary_weight: the encoder of {name!r} ({type(encoder).__name__}) should have `out_channels`, a "
+            f"number or a list of numbers, got {channels!r}"
+        )
+    return last

@@ -1,0 +1,154 @@
+"""Classification: one class per sample.
+
+Shapes: B samples, M modalities, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads
+from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.classification_figures import ClassOneAUROC, class_one_probability, classification_figures
+
+
+class ClassificationTask(BaseTask):
+    """Trains and evaluates a network that puts out one logit per class.
+
+    Metrics: ``accuracy`` (share of samples, the primary one), ``macro_f1`` (mean over the classes that are in truth or
+    prediction, as in torchmetrics); with two classes also ``auroc`` of the probability of class 1.
+
+    Args:
+        model: The network, ``{modality: [B, ...]} -> [B, C]``; see :class:`BaseTask`.
+        modalities: Names of the columns of ``available``, in order.
+        num_classes: Number of classes C.
+        class_weights: One weight per class for the cross entropy.
+        label_smoothing: Share of the target that is spread over all classes, 0 to 1.
+        class_names: Names of the classes, for messages and plots; by default their numbers.
+        fill: See :class:`BaseTask`, as for the rest.
+
+    Shape:
+        Target ``Int64[B]`` with labels 0 to C - 1.
+
+    Raises:
+        LightningMMError: If settings do not agree, the outputs are of another shape, or a label is out of range.
+    """
+
+    primary_metric = "accuracy"
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modalities: list[str],
+        num_classes: int,
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
+        class_names: list[str] | None = None,
+        fill: Fill | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        base_ckpt: str | None = None,
+        auxiliary_weight: float = 0.0,
+        teacher_weight: float = 0.0,
+        teacher_temperature: float = 2.0,
+    ) -> None:
+        names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
+        if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
+            raise LightningMMError(
+                f"num_classes is {num_classes}: expected at least 2, and as many distinct class_names, got {names}"
+            )
+        if class_weights is not None and (len(class_weights) != num_classes or min(class_weights) < 0):
+            raise LightningMMError(f"class_weights: expected {num_classes} numbers, none negative, got {class_weights}")
+        if not 0 <= label_smoothing <= 1:
+            raise LightningMMError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+        made_for = getattr(model, "num_classes", num_classes)
+        if made_for != num_classes:
+            raise LightningMMError(
+                f"task and network disagree on the classes: the task has num_classes {num_classes}, the network "
+                f"{made_for}; write the same number"
+            )
+        # Known before the base asks for metrics and heads; plain values may be set before nn.Module.__init__.
+        self.num_classes, self.class_names, self.label_smoothing = num_classes, names, label_smoothing
+        super().__init__(
+            model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
+            auxiliary_weight, teacher_weight, teacher_temperature,
+        )  # fmt: skip
+        self.metric_directions = dict.fromkeys(["accuracy", "macro_f1"] + ["auroc"] * (num_classes == 2), "max")
+        # Outside the state dict, so that a base checkpoint fits whatever the loss.
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        self._check_outputs(outputs)
+        weights = self.class_weights
+        total = F.cross_entropy(outputs.float(), target, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        if weights is None:
+            return total / len(target)
+        # As torch's own mean, but zero and not NaN where all samples have the weight zero.
+        norm = weights[target].sum()
+        return total / torch.where(norm > 0, norm, 1)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(dim=1)
+
+    def metric_inputs(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def configure_metrics(self) -> MetricCollection:
+        settings: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
+        metrics: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(average="micro", **settings),
+            "macro_f1": MulticlassF1Score(average="macro", **settings),
+        }
+        if self.num_classes == 2:
+            metrics["auroc"] = ClassOneAUROC(validate_args=False)
+        return MetricCollection(metrics, compute_groups=False)
+
+    def configure_auxiliary(self) -> AuxiliaryHeads:
+        return AuxiliaryHeads(self.model, self.modalities, self.num_classes)
+
+    def check_target(self, target: Tensor) -> None:
+        if target.dtype != torch.int64 or target.ndim != 1:
+            raise LightningMMError(
+                f"target: expected Int64[B], one label per sample, got {target.dtype} {tuple(target.shape)}"
+            )
+        wrong = (target < 0) | (target >= self.num_classes)
+        if wrong.any():
+            labels = sorted(set(target[wrong].tolist()))
+            raise LightningMMError(
+                f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}; set "
+                "num_classes, or mend the labels"
+            )
+
+    def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        self._check_outputs(outputs)
+        self.check_target(target)
+        statistics = {"prediction": self.predictions(outputs), "target": target}
+        if self.num_classes == 2:
+            statistics["score"] = class_one_probability(outputs)
+        return statistics
+
+    def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        return classification_figures(
+            statistics["prediction"], statistics["target"], self.num_classes, statistics.get("score")
+        )
+
+    def _check_outputs(self, outputs: Any) -> None:
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] != self.num_classes:
+            came = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise LightningMMError(
+                f"network: expected logits [B, {self.num_classes}], one per class, got {came}; set num_classes of task "
+                "and network to the same number"
+            )

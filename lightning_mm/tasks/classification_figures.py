@@ -1,0 +1,123 @@
+"""The figures of classification, made of predictions and labels: pure functions, and the AUROC as a metric.
+
+Shapes: N samples, C classes; a confusion matrix has the truth in rows, the prediction in columns.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Int, Int64, Real
+from torch import Tensor
+from torchmetrics.classification import BinaryAUROC
+from torchmetrics.utilities import dim_zero_cat
+
+
+def confusion_matrix(
+    prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"], num_classes: int
+) -> Int64[Tensor, "{num_classes} {num_classes}"]:
+    """Counts of (truth, prediction) pairs.
+
+    Shape:
+        ``Int[N]`` twice -> ``Int64[C, C]``.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_classes=2)
+        tensor([[1, 1],
+                [0, 1]])
+    """
+    cell = target.long() * num_classes + prediction
+    return torch.bincount(cell, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def f1_per_class(confusion: Real[Tensor, "class class"]) -> Float64[Tensor, " class"]:
+    """F1 of every class, ``Float64[C]``; NaN for a class that is in neither truth nor prediction."""
+    counts = confusion.double()
+    return 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))
+
+
+def macro_f1(confusion: Real[Tensor, "class class"]) -> float:
+    """The mean F1 of the classes that are in truth or prediction, as in torchmetrics (``average="macro"``).
+
+    NaN without samples, where torchmetrics has 0.
+    """
+    return f1_per_class(confusion).nanmean().item()
+
+
+def weighted_f1(confusion: Real[Tensor, "class class"]) -> float:
+    """The mean F1 of the classes, weighted by how often each is true; NaN without samples."""
+    support = confusion.sum(1).double()
+    return ((support * f1_per_class(confusion).nan_to_num(0.0)).sum() / support.sum()).item()
+
+
+def auroc(score: Float[Tensor, " sample"], target: Int[Tensor, " sample"]) -> float:
+    """Probability that a sample of class 1 has a higher score than one of class 0; ties count half.
+
+    NaN where one of the classes is not there, or a score is NaN; otherwise that of torchmetrics.
+
+    Shape:
+        ``Float[N]`` and ``Int[N]`` (0 or 1).
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([0, 0, 1, 1]))
+        0.875
+    """
+    positive, negative = score[target == 1], score[target == 0].sort().values
+    pairs = len(positive) * len(negative)
+    if not pairs or score.isnan().any():
+        return math.nan
+    below = torch.searchsorted(negative, positive).sum() + torch.searchsorted(negative, positive, right=True).sum()
+    return below.item() / 2 / pairs
+
+
+def majority_share(target: Int[Tensor, " sample"]) -> float:
+    """Share of the most frequent label: the accuracy of always guessing it; NaN without samples.
+
+    Example:
+        >>> majority_share(torch.tensor([0, 1, 1, 1]))
+        0.75
+    """
+    if not target.numel():
+        return math.nan
+    return target.unique(return_counts=True)[1].max().item() / target.numel()
+
+
+def class_one_probability(logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
+    """Probability of class 1 of two, ``Float[N, 2]`` -> ``Float32[N]``."""
+    return logits.float().softmax(dim=1)[:, 1]
+
+
+def classification_figures(
+    prediction: Int[Tensor, " sample"],
+    target: Int[Tensor, " sample"],
+    num_classes: int,
+    score: Float[Tensor, " sample"] | None = None,
+) -> dict[str, float]:
+    """``accuracy`` and ``macro_f1``; with scores of class 1 also ``auroc``.
+
+    Args:
+        prediction: ``Int[N]``.
+        target: ``Int[N]``.
+        num_classes: Number of classes C.
+        score: ``Float[N]``, the probability of class 1 of two.
+    """
+    confusion = confusion_matrix(prediction, target, num_classes)
+    correct = confusion.diagonal().sum().item()
+    figures = {"accuracy": correct / len(target) if len(target) else math.nan, "macro_f1": macro_f1(confusion)}
+    if score is not None:
+        figures["auroc"] = auroc(score, target)
+    return figures
+
+
+class ClassOneAUROC(BinaryAUROC):
+    """AUROC of the probability of class 1; given logits ``[B, 2]``. NaN where only one class came, and no warning."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(class_one_probability(preds), target)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        target = dim_zero_cat(self.target)
+        if bool((target == target[0]).all()):
+            return torch.tensor(math.nan, device=target.device)
+        return super().compute()

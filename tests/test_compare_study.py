@@ -1,0 +1,109 @@
+"""A study is read from a YAML file, and mistakes in it are told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_mm.compare import Study, read_study
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+METHODS = {"zero_fill": None, "adapted": {"configs": ["ssf.yaml"], "tune": {"model.lr": [0.1, 0.2]}}}
+
+
+def write_study(folder: Path, **content: Any) -> Path:
+    """A study with its configs; ``content`` replaces keys of a working one."""
+    (folder / "base.yaml").write_text("data: {modalities: [a, b, c]}\n")
+    (folder / "ssf.yaml").write_text("trainer: {max_epochs: 1}\n")
+    study = folder / "study.yaml"
+    study.write_text(yaml.safe_dump({"seeds": [0, 1], "methods": METHODS, **content}, sort_keys=False))
+    return study
+
+
+def read(folder: Path, **content: Any) -> Study:
+    return read_study(write_study(folder, **content))
+
+
+def test_defaults(tmp_path: Path) -> None:
+    study = read(tmp_path)
+    assert study.name == tmp_path.name
+    assert list(study.modalities) == ["a", "b", "c"]
+    assert study.configs == (tmp_path / "base.yaml",)
+    assert [method.name for method in study.methods] == ["base", "zero_fill", "adapted"]
+    assert study.method("adapted").configs == (tmp_path / "ssf.yaml",)
+    assert study.method("adapted").tuned == ("model.lr", [0.1, 0.2])
+    assert study.method("zero_fill").tuned is None
+    assert study.out == Path("outputs") / study.name / "study"
+
+
+def test_a_method_stands_after_the_one_that_it_starts_from(tmp_path: Path) -> None:
+    methods = {
+        "second": {"like": "adapted", "start": "first", "configs": ["ssf.yaml"]},
+        "first": {"like": "base"},
+        "adapted_on_dropout": {"configs": ["ssf.yaml"]},
+    }
+    names = [method.name for method in read(tmp_path, methods=methods).methods]
+    assert names == ["base", "first", "second", "modality_dropout", "adapted_on_dropout"]
+
+
+def test_one_network_per_incomplete_combination(tmp_path: Path) -> None:
+    methods = {"zero_fill": None, "dedicated": None, "full_finetune": {"combinations": ["b+a", "a"]}}
+    study = read(tmp_path, methods=methods)
+    assert study.combinations_of(study.method("zero_fill")) == (None,)
+    assert study.combinations_of(study.method("dedicated")) == ("a", "b", "c", "a+b", "a+c", "b+c")
+    assert study.combinations_of(study.method("full_finetune")) == ("a", "a+b")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"metods": {}}, "unknown key 'metods'; did you mean 'methods'"),
+        ({"methods": {}}, "methods: expected names"),
+        ({"methods": {"adaptd": None}}, "no such method; did you mean 'adapted'"),
+        ({"methods": {"mine": {"configs": ["ssf.yaml"]}}}, "or `like:` one of them"),
+        ({"methods": {"adapted": None}}, "adapted: give configs: a file with its FrozenBackboneAdapter"),
+        ({"methods": {"zero_fill": {"config": 1}}}, "unknown key 'config'; did you mean 'configs'"),
+        ({"methods": {"zero_fill": [1]}}, "expected settings such as"),
+        ({"methods": {"a+b": {"like": "base"}}}, r"without '/', '\+' or blanks"),
+        ({"methods": {"adapted": {"configs": ["ssf.yaml"], "start": "dedicated"}}}, "which has several networks"),
+        ({"methods": {"adapted": {"configs": ["ssf.yaml"], "start": "bas"}}}, "there is no method 'bas'"),
+        (
+            {"methods": {"x": {"like": "head_only", "start": "y"}, "y": {"like": "head_only", "start": "x"}}},
+            "start from each other: x -> y -> x",
+        ),
+        ({"methods": {"head_only": {"tune": {"a": [1], "b": [2]}}}}, "expected one key and a list of values"),
+        ({"methods": {"head_only": {"tune": {"a": 1}}}}, "expected one key and a list of values"),
+        ({"methods": {"dedicated": {"combinations": "a"}}}, "combinations: expected a list"),
+        ({"seeds": [0, 0]}, "seeds: expected a list of distinct whole numbers"),
+        ({"seeds": []}, "seeds: expected"),
+        ({"seeds": ["x"]}, "seeds: expected"),
+        ({"config": 3}, "config: expected a list of files"),
+        ({"settings": [1]}, "settings: expected dotted keys"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(LightningMMError, match=message):
+        read(tmp_path, **content)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"no file at .*nowhere\.yaml"):
+        read_study(tmp_path / "nowhere.yaml")
+    with pytest.raises(DataNotFoundError, match=r"config: no file at .*other\.yaml"):
+        read(tmp_path, config=["other.yaml"])
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(LightningMMError, match=r"broken\.yaml: not YAML"):
+        read_study(broken)
+    broken.write_text("- 1")
+    with pytest.raises(LightningMMError, match="expected keys and values, got list"):
+        read_study(broken)
+    (tmp_path / "empty.yaml").write_text("trainer: {}\n")
+    with pytest.raises(LightningMMError, match=r"none of its configs lists data\.modalities"):
+        read(tmp_path, config=["empty.yaml"])
