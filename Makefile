@@ -4,6 +4,7 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+CODE := lightning_mm tests experiments notebooks
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(KEY)
 
@@ -29,13 +30,13 @@ test: $(INSTALLED) ## Run all tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: $(INSTALLED) ## Check format, style and types.
-	$(BIN)/ruff format --check lightning_mm tests
-	$(BIN)/ruff check lightning_mm tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## Format the code and mend what can be mended.
-	$(BIN)/ruff check --fix lightning_mm tests
-	$(BIN)/ruff format lightning_mm tests
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 bench: $(INSTALLED) ## Time adapters and folding against the base, in alternating pairs.
 	$(BIN)/python experiments/benchmarks/adapters.py

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from lightning_mm.sweep import SweepResult
 
@@ -38,15 +39,28 @@ def study(name: str, metric: str) -> str:
     ]
     facts = folder / "study.json"
     if facts.is_file():
-        known = json.loads(facts.read_text(encoding="utf-8"))
-        if "fit_seconds" in known:
-            times = ", ".join(f"{run} {seconds:.0f} s" for run, seconds in known["fit_seconds"].items())
-            lines += ["", f"Wall time of the training runs ({known['machine']}): {times}."]
-        if "val_mean_iou" in known:
-            rates = ", ".join(f"{rate}: {100 * value:.1f}" for rate, value in known["val_mean_iou"].items())
-            why = "chosen by the mean over incomplete combinations on validation data"
-            lines += ["", f"Learning rate of the adapter, {why} ({rates}): {known['chosen']}."]
+        lines += costs(json.loads(facts.read_text(encoding="utf-8")))
     return "\n".join(lines)
+
+
+def costs(facts: dict[str, Any]) -> list[str]:
+    """What was chosen, and what training took beside what the table says."""
+    lines = []
+    for method, choice in facts["chosen"].items():
+        figures = ", ".join(f"{value}: {100 * mean:.1f}" for value, mean in choice["means"].items())
+        key = choice["key"].rpartition(".")[2]
+        lines += [
+            "",
+            f"`{key}` of `{method}`, chosen by the mean over incomplete combinations on validation data ({figures}): "
+            f"{choice['value']}.",
+        ]
+    tuning = ", ".join(f"{method} {seconds:.0f} s" for method, seconds in facts["tuning_seconds"].items())
+    lines += [
+        "",
+        f"Training of the base: {facts['base_seconds']:.0f} s a seed; all runs that chose a value, all seeds: {tuning}. "
+        f"Seeds {facts['seeds']}; {facts['machine']}, torch {facts['versions']['torch']}.",
+    ]
+    return lines
 
 
 def main() -> int:

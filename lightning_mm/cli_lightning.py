@@ -256,15 +256,16 @@ class CommandLine(LightningCLI):
 
 @torch.no_grad()
 def preflight(task: BaseTask, batch: dict[str, Any]) -> None:
-    """Run the network on a few samples and check their targets.
+    """Run the network on a few samples, check the targets, and ask for a loss.
 
     Raises:
         LightningMMError: If inputs, targets and network do not fit each other.
     """
     training = task.training
     with torch.random.fork_rng():
-        task.eval()({name: few(value) for name, value in batch["inputs"].items()}, few(batch["available"]))
+        outputs = task.eval()({name: few(value) for name, value in batch["inputs"].items()}, few(batch["available"]))
     task.check_target(batch["target"])
+    task.loss(outputs, few(batch["target"]))
     task.train(training)
 
 

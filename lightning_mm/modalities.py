@@ -5,7 +5,7 @@ Shapes: B samples, M modalities, C combinations. ``available`` is always ``Bool[
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations as choose
 from typing import overload
 
@@ -56,6 +56,9 @@ class Modalities(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)  # that of Sequence stops at an IndexError, which torch 2.6 cannot compile
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Modalities) and self.names == other.names

@@ -12,6 +12,7 @@ A function that checks a tensor itself, so that its error can say more, is annot
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -30,7 +31,8 @@ os.environ.update({"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MPLBACKEND"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NO_TYPE_HOOK = "LIGHTNING_MM_NO_TYPE_HOOK"
-TYPE_HOOK = os.environ.get(NO_TYPE_HOOK, "0") in ("", "0")
+# Not in the worker processes of a test: they import the package to unpickle their task before they get here.
+TYPE_HOOK = os.environ.get(NO_TYPE_HOOK, "0") in ("", "0") and multiprocessing.parent_process() is None
 WITHOUT_TYPE_HOOK = {
     # Lightning's save_hyperparameters() reads the arguments of __init__ off the stack, from the base task up to the
     # task, and stops at a frame that is neither: a checked __init__ of a task would lose its hyper-parameters.

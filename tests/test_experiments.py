@@ -7,23 +7,39 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
-from test_data_ombria import TEST, TRAIN
-from test_data_ombria import _write as write_ombria
+from fake_data import write_data
 
 from lightning_mm.cli import main
+from lightning_mm.compare import read_study
+from lightning_mm.compare.recipes import BASE, RECIPES
 from lightning_mm.demo import CHANNELS, demo_commands, experiments_folder
 from lightning_mm.errors import DataNotFoundError
 
 EXPERIMENTS = REPOSITORY / "experiments"
-FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
+STUDIES = [path for path in FILES if path.name.startswith("study")]
+FITS = [path for path in FILES if path not in STUDIES]
+FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi")
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
-SMALL = {"scenes": ["--data.dataset.init_args.size", "32"], "ombria": ["--data.dataset.init_args.size", "64"]}
+SMALL = {
+    "scenes": {"data.dataset.init_args.size": 32},
+    "ombria": {"data.dataset.init_args.size": 64},
+    "ms_lesions": {"data.dataset.init_args.size": 32},
+    "utd_mhad": {},
+    "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
+    "mosi": {},
+}
+"""Settings that shrink the data of a family further."""
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(EXPERIMENTS))
+
+
+def small(family: str) -> dict[str, object]:
+    return {"data.batch_size": 4, "data.eval_batch_size": 32, **SMALL[family]}
 
 
 def stacked(path: Path) -> list[str]:
@@ -32,8 +48,35 @@ def stacked(path: Path) -> list[str]:
     return [part for file in files for part in ("-c", str(file))]
 
 
+def shared_out(studies: list[Path]) -> dict[Path, list[str]]:
+    """Every method of all studies to one that names it and has fewest so far; every family has a study with some."""
+    named = {path: [one.name for one in read_study(path).methods if one.name != BASE] for path in studies}
+    dealt: dict[Path, list[str]] = {path: [] for path in studies}
+    for method in dict.fromkeys(name for names in named.values() for name in names):
+        fewest = min((path for path in studies if method in named[path]), key=lambda path: len(dealt[path]))
+        dealt[fewest].append(method)
+    for family in {path.parent for path in studies if not dealt[path]} - {path.parent for path in dealt if dealt[path]}:
+        first = min(path for path in studies if path.parent == family)
+        dealt[first] = named[first][:1]
+    return {path: methods for path, methods in dealt.items() if methods}
+
+
+SHARES = shared_out(STUDIES)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, since the folders in the files are relative, with ``LIGHTNING_MM_DATA`` beside."""
+    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
 def test_there_are_experiments() -> None:
-    assert {"scenes/base.yaml", "scenes/ssf.yaml"} <= {name_of(path) for path in FILES}
+    assert {path.parent.name for path in FILES} == set(FAMILIES)
+    for family in FAMILIES:
+        assert {f"{family}/base.yaml", f"{family}/ssf.yaml"} <= {name_of(path) for path in FITS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -42,27 +85,63 @@ def test_files_are_short_and_headed_by_what_they_show(path: Path) -> None:
     assert len(lines) <= LONGEST
     header = [line for line in lines if line.startswith("#")]
     assert lines[: len(header)] == header, "the header stands first"
-    assert any("lightning-mm fit" in line for line in header)
+    command = f"lightning-mm {'compare' if path in STUDIES else 'fit'} -c experiments/{path.parent.name}/"
+    assert any(command in line for line in header)
+    assert path not in STUDIES or any(name_of(path) in line for line in header), "a study's command is its own"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", STUDIES, ids=name_of)
+def test_studies_are_read_and_what_they_name_is_there(path: Path) -> None:
+    study = read_study(path)
+    content = yaml.safe_load(path.read_text())
+    assert set(content["methods"]) <= {method.name for method in study.methods}
+    files = [*study.configs, *(config for method in study.methods for config in method.configs)]
+    assert [file for file in files if not file.is_file()] == []
+    assert path.with_name("base.yaml") in study.configs
+
+
+@pytest.mark.parametrize("path", FITS, ids=name_of)
+def test_runs(path: Path, here: Path) -> None:
     family = path.parent.name
-    if family == "ombria":
-        write_ombria(tmp_path / "data" / "ombria", {"train": TRAIN, "test": TEST})
-        monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
-    # The folders in the files are relative: what is trained here stays here.
-    monkeypatch.chdir(tmp_path)
-    small = [*QUIET, *SMALL.get(family, []), "--data.batch_size", "4"]
+    write_data(family, here.parent / "data")
+    settings = [*QUIET, *(part for key, value in small(family).items() for part in (f"--{key}", str(value)))]
     overlay = yaml.safe_load(path.read_text())
     base_ckpt = overlay.get("model", {}).get("init_args", {}).get("base_ckpt")
     if base_ckpt:
         # What the overlay builds on: a base that was trained for two steps with the file's own settings.
         few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
         few += ["--trainer.log_every_n_steps", "1", "--trainer.logger", "false"]
-        assert main(["fit", *stacked(path.with_name("base.yaml")), *small, *few]) == 0
+        assert main(["fit", *stacked(path.with_name("base.yaml")), *settings, *few]) == 0
         assert Path(base_ckpt).is_file(), "the base writes its checkpoint where the overlay reads it"
-    assert main(["fit", *stacked(path), *small, "--trainer.fast_dev_run", "2"]) == 0
+    assert main(["fit", *stacked(path), *settings, "--trainer.fast_dev_run", "2"]) == 0
+
+
+def test_shares_of_the_studies() -> None:
+    named = {one.name for path in STUDIES for one in read_study(path).methods}
+    assert {method for methods in SHARES.values() for method in methods} == named - {BASE}
+    assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHARES, ids=name_of)
+def test_studies_run(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every method of the studies once, over all of them, with one incomplete combination."""
+    family, study = path.parent.name, read_study(path)
+    write_data(family, here.parent / "data")
+    one = study.modalities.incomplete()[0]
+    settings = {**small(family), "trainer.accelerator": "cpu", "trainer.limit_test_batches": 1}
+    command = ["compare", "-c", str(path), "--fast", "--seeds", "0", "--combinations", one]
+    command += ["--methods", *SHARES[path], "--out", "study", "--results", "report"]
+    assert main([*command, *(f"{key}={value}" for key, value in settings.items())]) == 0, capfd.readouterr().err
+    rows = [line.split(",")[:2] for line in (here / "report" / "sweep.csv").read_text().splitlines()[1:]]
+    skipped = {method for method in SHARES[path] if f"{method}: not run" in capfd.readouterr().out}
+    for method in set(SHARES[path]) - skipped:
+        found = {combination for name, combination in rows if name == method}
+        each = study.method(method).recipe.each
+        assert found == ({one} if each else set(study.modalities.combinations())), method
+        assert list((here / "study" / method).rglob("test.done.json"))
+    assert not skipped - {name for name in SHARES[path] if study.method(name).recipe.what == RECIPES["bn_refit"].what}
+    assert sorted(each.name for each in here.iterdir()) == ["report", "study"], "nothing outside of --out and --results"
 
 
 def test_the_demo_is_made_of_commands_that_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,13 @@ from lightning_mm.adapters.bases import Additive, Basis, OneHot
 from lightning_mm.adapters.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.folded import Folded
+from lightning_mm.adapters.lora import LoRA, LoRABank
 from lightning_mm.adapters.saving import fingerprint
 from lightning_mm.adapters.ssf import SSF, SSFBank
+from lightning_mm.adapters.together import Together, TogetherBank
 
 __all__ = [
-    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "Folded", "Kind", "NoBatchNormError",
-    "OneHot", "SSFBank", "adapt", "build_adapter", "fingerprint", "load", "refit_batch_norm",
+    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "Folded", "Kind", "LoRA", "LoRABank",
+    "NoBatchNormError", "OneHot", "SSFBank", "Together", "TogetherBank", "adapt", "build_adapter", "fingerprint",
+    "load", "refit_batch_norm",
 ]  # fmt: skip

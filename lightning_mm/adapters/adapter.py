@@ -31,7 +31,7 @@ class SiteHook:
         self.adapter, self.site = adapter, site
         self.key = bank_key(site.name)
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         adapter = self.adapter
         if adapter.route is None or not adapter.enabled:
             return None
@@ -42,9 +42,20 @@ class SiteHook:
                 "adapters; switch it off in the network, whose activations need little memory when it is frozen"
             )
         bank = adapter.banks[self.key]
+        given = (module, self._input(args, kwargs)) if bank.needs_input else ()
         if isinstance(output, tuple):
-            return (bank(output[0], adapter.route, adapter.basis, self.site), *output[1:])
-        return bank(output, adapter.route, adapter.basis, self.site)
+            return (bank(output[0], adapter.route, adapter.basis, self.site, *given), *output[1:])
+        return bank(output, adapter.route, adapter.basis, self.site, *given)
+
+    def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return args[0]
+        if "input" not in kwargs:
+            raise LightningMMError(
+                f"layer {self.site.name!r} was called without a first argument or `input`, which its adapter reads; "
+                "leave it out with `exclude`"
+            )
+        return kwargs["input"]
 
 
 class NetworkHook:
@@ -122,7 +133,9 @@ class Adapter(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next((parameter.device for parameter in self.banks.parameters()), torch.device("cpu"))
+        for parameter in self.banks.parameters():
+            return parameter.device
+        return torch.device("cpu")
 
     # attaching ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +157,7 @@ class Adapter(nn.Module):
         self._handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
         modules = dict(network.named_modules())
         for site in self.sites:
-            self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site)))
+            self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site), with_kwargs=True))
 
     def detach(self) -> None:
         """Take the hooks off and give the base its ``requires_grad`` and its modes back."""
@@ -190,14 +203,15 @@ class Adapter(nn.Module):
         """
         if not isinstance(available, Tensor):
             raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
-        size = next((s for path in self.paths.values() if (s := batch_size(path.get(call))) is not None), None)
+        # a list, since torch 2.6 cannot compile next() with a default
+        sizes = [size for path in self.paths.values() if (size := batch_size(path.get(call))) is not None]
         if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
             raise LightningMMError(
                 f"`available` must be Bool[B, {len(self.modalities)}], one column for each of {list(self.modalities)}, "
                 f"got {available.dtype} {tuple(available.shape)}"
             )
-        if size is not None and available.shape[0] != size:
-            raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
+        if sizes and available.shape[0] != sizes[0]:
+            raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {sizes[0]} samples")
         return available.to(self.device)
 
     def fill_absent(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Call:

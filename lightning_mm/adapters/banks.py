@@ -7,6 +7,9 @@ Shapes: K rows of the basis, C channels of the layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -15,7 +18,13 @@ from lightning_mm.adapters.layout import Site
 
 
 class Bank(nn.Module):
-    """The parameters of one layer for all combinations; a fresh bank changes nothing."""
+    """The parameters of one layer for all combinations; a fresh bank changes nothing.
+
+    Every parameter has the K rows of the basis on its first axis.
+    """
+
+    needs_input: bool = False
+    """Whether ``forward`` takes two more arguments, the layer and the first argument of its call."""
 
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
@@ -36,6 +45,19 @@ class Kind:
     """Which layers are adapted, and how; its attributes are its settings, named like its ``__init__`` arguments."""
 
     targets: tuple[type[nn.Module], ...]
+
+    def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """The layers of a network that this kind is for; default: all of the types ``targets``.
+
+        Returns:
+            For each of them what :meth:`bank` has to know, in plain types (``site.details``); and for those of its
+            types that it cannot adapt the reason why not.
+        """
+        return {name: {} for name, module in network.named_modules() if isinstance(module, self.targets)}, {}
+
+    def idle(self, sites: Sequence[Site]) -> str | None:
+        """What of this kind has none of the layers that were chosen in the end; such a setting is a mistake."""
+        return None
 
     def bank(self, site: Site, rows: int) -> Bank:
         """A fresh bank for one layer."""

@@ -44,6 +44,15 @@ class Basis(nn.Module):
         """Coefficients of each sample, ``[B, C]``, out of the rows ``[K, C]``; zero for the full combination."""
         raise NotImplementedError
 
+    def gather(
+        self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, " row *entry"]
+    ) -> Float[Tensor, "batch slot *entry"]:
+        """The entries of the rows that each sample uses, ``[B, S, ...]`` out of ``[K, ...]``; zeros in empty slots.
+
+        For kinds whose rows cannot be added up before use, such as the two factors of LoRA.
+        """
+        raise NotImplementedError
+
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         """The rows that each sample uses, ``Bool[B, K]``."""
         raise NotImplementedError
@@ -87,6 +96,13 @@ class OneHot(Basis):
         picked = table[route.clamp(max=len(table) - 1)]
         return torch.where((route < len(table)).unsqueeze(1), picked, torch.zeros((), device=table.device))
 
+    def gather(
+        self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]
+    ) -> Float[Tensor, "batch 1 *entry"]:
+        picked = table[route.clamp(max=len(table) - 1)]
+        has_row = (route < len(table)).view(-1, *[1] * (table.ndim - 1))
+        return torch.where(has_row, picked, torch.zeros((), dtype=table.dtype, device=table.device)).unsqueeze(1)
+
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)
 
@@ -105,6 +121,12 @@ class Additive(Basis):
         self, route: Bool[Tensor, "batch row"], table: Float[Tensor, "row channel"]
     ) -> Float[Tensor, "batch channel"]:
         return torch.where(route.unsqueeze(2), table, torch.zeros((), device=table.device)).sum(1)
+
+    def gather(
+        self, route: Bool[Tensor, "batch row"], table: Float[Tensor, " row *entry"]
+    ) -> Float[Tensor, "batch row *entry"]:
+        used = route.view(*route.shape, *[1] * (table.ndim - 1))
+        return torch.where(used, table, torch.zeros((), dtype=table.dtype, device=table.device))
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -56,44 +58,56 @@ def build_adapter(
     available = parameter_path(network, "available")
     if available is not None:  # all of it, whoever is absent in this call: every layer must be seen at work
         example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
-    chosen, explicit = _choose(network, kind, targets, exclude)
-    sites, reasons = probe(network, chosen, example, size)
+    details, reasons, explicit = _choose(network, kind, targets, exclude)
+    found, unroutable = probe(network, {name: network.get_submodule(name) for name in details}, example, size)
+    sites = [replace(site, details=details[name]) for name, site in found.items()]
+    reasons |= unroutable
     _report(reasons, explicit)
     if not sites:
         raise LightningMMError(
             f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; "
             f"reasons: {reasons or 'no layer of its types'}"
         )
+    idle = kind.idle(sites)
+    if idle is not None:
+        raise LightningMMError(
+            f"{idle} adapts no layer of {type(network).__name__}: `targets`, `exclude` or the example leave none of "
+            f"its layers; take it out of {type(kind).__name__}, or give it some"
+        )
     _warn_of_batch_statistics(network)
     # copies, since a basis is bound to its modalities and an object may be given to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
-    return Adapter(kind, basis, modalities, fill, list(sites.values()), paths)
+    return Adapter(kind, basis, modalities, fill, sites, paths)
 
 
 def _choose(
     network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
-) -> tuple[dict[str, nn.Module], set[str]]:
-    every = {name: module for name, module in network.named_modules() if isinstance(module, kind.targets)}
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
+    """The details of the layers to adapt, the reasons against others, and the names given one by one."""
+    every, refused = kind.choose(network)
     all_names = dict(network.named_modules())
     for pattern in (*(targets or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in all_names):
             raise LightningMMError(
                 f"no layer of {type(network).__name__} is called {pattern!r}; "
-                f"its layers are named like {list(every)[:5]}"
+                f"its layers are named like {[*every, *refused][:5]}"
             )
-    names = list(every) if targets is None else [n for n in all_names if any(fnmatchcase(n, p) for p in targets)]
+    names = [*every, *refused] if targets is None else [n for n in all_names if any(fnmatchcase(n, p) for p in targets)]
     explicit = set(targets or ()) & set(all_names)
-    wrong = [name for name in explicit if name not in every]
+    wrong = [name for name in explicit if name not in every and name not in refused]
+    if wrong and isinstance(all_names[wrong[0]], kind.targets):
+        raise LightningMMError(f"layer {wrong[0]!r} is in `targets`, but {type(kind).__name__} itself leaves it out")
     if wrong:
         types = ", ".join(sorted(t.__name__ for t in kind.targets))
         raise LightningMMError(
             f"layer {wrong[0]!r} is a {type(all_names[wrong[0]]).__name__}; {type(kind).__name__} adapts {types}"
         )
-    idle = [p for p in targets or () if not any(fnmatchcase(name, p) for name in every)]
+    idle = [p for p in targets or () if not any(fnmatchcase(name, p) for name in (*every, *refused))]
     if idle:
         raise LightningMMError(f"no layer that {idle[0]!r} fits is of a type that {type(kind).__name__} adapts")
-    kept = [name for name in names if name in every and not any(fnmatchcase(name, p) for p in exclude)]
-    return {name: every[name] for name in kept}, explicit
+    kept = [name for name in names if not any(fnmatchcase(name, p) for p in exclude)]
+    against = {name: refused[name] for name in kept if name in refused}
+    return {name: every[name] for name in kept if name in every}, against, explicit
 
 
 def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:

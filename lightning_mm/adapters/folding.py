@@ -1,4 +1,4 @@
-"""Write a scale and a shift per channel into the weights of a layer, so that it costs nothing."""
+"""Write a scale and a shift per channel, or a change of the weight, into the weights of a layer: they cost nothing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,7 @@ def fold_scale_shift(module: nn.Module, scale: Float[Tensor, " channel"], shift:
     """
     if isinstance(module, nn.MultiheadAttention):
         module = module.out_proj
-    old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
-    if parametrize.is_parametrized(module) or old_style:
-        raise LightningMMError(
-            f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot take a fold; "
-            "call torch.nn.utils.parametrize.remove_parametrizations on it first"
-        )
+    _refuse_parametrised(module)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(module, Transposed):
         assert isinstance(weight, Tensor)
@@ -56,3 +51,25 @@ def fold_scale_shift(module: nn.Module, scale: Float[Tensor, " channel"], shift:
     for flag in ("affine", "elementwise_affine"):
         if hasattr(module, flag):
             setattr(module, flag, True)
+
+
+@torch.no_grad()
+def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> None:
+    """Add ``change`` to the weight of ``module``, as a new parameter.
+
+    Raises:
+        LightningMMError: If its weights are parametrised.
+    """
+    _refuse_parametrised(module)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    module.register_parameter("weight", nn.Parameter((weight + change).to(weight.dtype), requires_grad=False))
+
+
+def _refuse_parametrised(module: nn.Module) -> None:
+    old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
+    if parametrize.is_parametrized(module) or old_style:
+        raise LightningMMError(
+            f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot take a fold; "
+            "call torch.nn.utils.parametrize.remove_parametrizations on it first"
+        )

@@ -5,7 +5,7 @@ Shapes: B samples, T steps (or windows, positions) merged into the batch axis, C
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -31,14 +31,7 @@ class Layout:
         self, coefficients: Float[Tensor, "batch channel"], output: Float[Tensor, " *output"]
     ) -> Float[Tensor, " *#output"]:
         """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
-        size, batch = output.shape[self.batch_axis], coefficients.shape[0]
-        if size % max(batch, 1) or (self.order == "plain" and size != batch):
-            raise LightningMMError(
-                f"a layer put out {size} entries on axis {self.batch_axis} for {batch} samples; expected "
-                f"{'as many' if self.order == 'plain' else 'a multiple'}. The network runs it on a part of the batch, "
-                "or the example was not typical; leave the layer out with `exclude`"
-            )
-        times = size // max(batch, 1)
+        times = self._times(output.shape[self.batch_axis], coefficients.shape[0])
         if self.order == "sample_major":
             coefficients = coefficients.repeat_interleave(times, dim=0)
         elif self.order == "step_major":
@@ -50,6 +43,30 @@ class Layout:
             coefficients = coefficients.transpose(0, 1)
         return coefficients.reshape(shape)
 
+    def by_sample(self, tensor: Shaped[Tensor, " *layer"], batch: int) -> Shaped[Tensor, "batch step *rest"]:
+        """Samples first, then the steps merged with them (or one): ``[B, T, ...]``, the other axes in their order."""
+        times = self._times(tensor.shape[self.batch_axis], batch)
+        moved = tensor.movedim(self.batch_axis, 0)
+        if self.order == "step_major":
+            return moved.unflatten(0, (times, batch)).transpose(0, 1)
+        return moved.unflatten(0, (batch, times))
+
+    def merged(self, tensor: Shaped[Tensor, "batch step *rest"]) -> Shaped[Tensor, " *layer"]:
+        """Undo :meth:`by_sample`."""
+        if self.order == "step_major":
+            tensor = tensor.transpose(0, 1)
+        return tensor.flatten(0, 1).movedim(0, self.batch_axis)
+
+    def _times(self, size: int, batch: int) -> int:
+        """How many entries each sample has on the batch axis."""
+        if size % max(batch, 1) or (self.order == "plain" and size != batch):
+            raise LightningMMError(
+                f"a layer put out {size} entries on axis {self.batch_axis} for {batch} samples; expected "
+                f"{'as many' if self.order == 'plain' else 'a multiple'}. The network runs it on a part of the batch, "
+                "or the example was not typical; leave the layer out with `exclude`"
+            )
+        return size // max(batch, 1)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -60,6 +77,8 @@ class Site:
     layouts: tuple[Layout, ...]
     foldable: bool = True
     """Whether a scale and a shift can be written into its weights; a subclass that does more than its layer may not."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the kind of adapter noted about the layer, in plain types, see ``Kind.choose``."""
 
     def layout(self, output: Float[Tensor, " ..."]) -> Layout:
         for layout in self.layouts:
@@ -72,12 +91,13 @@ class Site:
 
     def to_dict(self) -> dict[str, Any]:
         layouts = [asdict(layout) for layout in self.layouts]
-        return {"name": self.name, "channels": self.channels, "layouts": layouts, "foldable": self.foldable}
+        state = {"name": self.name, "channels": self.channels, "layouts": layouts, "foldable": self.foldable}
+        return {**state, "details": self.details} if self.details else state
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Site:
         layouts = tuple(Layout(**layout) for layout in state["layouts"])
-        return cls(state["name"], state["channels"], layouts, state["foldable"])
+        return cls(state["name"], state["channels"], layouts, state["foldable"], state.get("details", {}))
 
 
 def changed_indices(

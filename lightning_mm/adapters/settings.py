@@ -1,4 +1,7 @@
-"""Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments."""
+"""Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments.
+
+A kind may hold other kinds in its arguments; they are written in the same form.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import json
 from typing import Any, TypeVar
 
+from lightning_mm.adapters.banks import Kind
 from lightning_mm.errors import LightningMMError
 
 T = TypeVar("T")
@@ -29,7 +33,7 @@ def settings_of(thing: object) -> dict[str, Any]:
         init_args[name] = getattr(thing, name)
     state = {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": init_args}
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(state))
+        plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested))
     except TypeError as error:
         raise LightningMMError(f"the settings of {type(thing).__name__} are not plain types: {error}") from None
     return plain
@@ -51,4 +55,18 @@ def from_settings(state: dict[str, Any], expected: type[T]) -> T:
         ) from None
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
-    return found(**state["init_args"])
+    return found(**{key: _built(value) for key, value in state["init_args"].items()})
+
+
+def _nested(value: object) -> dict[str, Any]:
+    if isinstance(value, Kind):
+        return settings_of(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_built(item) for item in value]
+    if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
+        return from_settings(value, Kind)
+    return value

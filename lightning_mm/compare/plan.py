@@ -66,6 +66,10 @@ class Plan:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        files = {*study.configs, *(path for method in study.methods for path in method.configs)}
+        # comments do not count
+        self._read = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
+        self._fits: dict[Path, Step] = {}
 
     def steps(self, chosen: Mapping[str, Any]) -> list[Step]:
         """All steps that are known, each after those that it needs.
@@ -119,6 +123,8 @@ class Plan:
         """The training of one network; for a method that trains nothing, a step that only writes its config."""
         study, recipe = self.study, method.recipe
         folder = self.folder(method, combination, seed, value)
+        if folder in self._fits:
+            return self._fits[folder]
         needs: list[Step] = []
         overrides: dict[str, Any] = {
             "seed_everything": seed,
@@ -152,7 +158,8 @@ class Plan:
                 "init_args": {"path": str(needs[-1].folder / MEANS)},
             }
         command = ("fit", "-c", str(folder / CONFIG)) if recipe.trains else ()
-        return self._step(folder, "fit", method, overrides, patch, command, tuple(needs))
+        self._fits[folder] = self._step(folder, "fit", method, overrides, patch, command, tuple(needs))
+        return self._fits[folder]
 
     def means(self, method: Method, seed: int, base: Step) -> Step:
         """The mean training sample, computed with the config of the base."""
@@ -182,7 +189,7 @@ class Plan:
         stack = (*self.study.configs, *method.configs)
         made_of = {
             "version": __version__,
-            "stack": [yaml.safe_load(path.read_text(encoding="utf-8")) for path in stack],  # comments do not count
+            "stack": [self._read[path] for path in stack],
             "overrides": overrides,
             "patch": patch,
             "command": command,

@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.recipes import BASE
 from lightning_mm.compare.study import Method, Study
+from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.sweep import SweepResult, merge
+from lightning_mm.sweep import SweepResult, constant_rows, merge
 from lightning_mm.sweep.files import git_commit, replace_file, versions
 
+MAJORITY = "majority"
 Facts = Mapping[Path, Mapping[str, Any]]
 
 
@@ -36,6 +40,8 @@ def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResu
         if method.recipe.trains:
             seconds[method.name] = sum(_fit_seconds(step, facts) for step in steps) / len(study.seeds)
     merged = merge(results)
+    if study.majority:
+        merged.rows += constant_rows(MAJORITY, _majority(results[0]), merged.primary_metric, like=merged)
     return replace(
         merged,
         modalities=list(study.modalities),
@@ -44,6 +50,15 @@ def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResu
         parameters=_parameters(study, plan, merged, facts, choices),
         config={"study": dict(study.content), "chosen": {name: one["value"] for name, one in choices.items()}},
     )
+
+
+def _majority(result: SweepResult) -> float:
+    """The share of the most frequent label among the samples of a sweep."""
+    targets = [values for key, values in result.samples.items() if key.endswith("/target")]
+    if not targets or targets[0].ndim != 1:
+        raise LightningMMError("majority: the sweeps of this task keep no labels; leave `majority` out of the study")
+    _, counts = np.unique(targets[0], return_counts=True)
+    return float(counts.max() / counts.sum())
 
 
 def _result(study: Study, method: Method, step: Step) -> SweepResult:

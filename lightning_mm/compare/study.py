@@ -77,6 +77,7 @@ class Study:
         settings: Dotted key to value for every run.
         bootstrap: Replicates for intervals over samples, 0 for none (several seeds show their spread instead).
         metric: What the printed table shows; the task's primary metric by default.
+        majority: Whether the table shows the share of the most frequent label too, as a method of that name.
         wandb: Arguments of the W&B logger that is given the finished table; nothing is logged without them.
         content: The file, for the results.
     """
@@ -91,6 +92,7 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict)
     bootstrap: int = 0
     metric: str | None = None
+    majority: bool = False
     wandb: Mapping[str, Any] | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
 
@@ -109,7 +111,7 @@ class Study:
         )
 
 
-KEYS = ("name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "wandb")
+KEYS = ("name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "majority", "wandb")
 METHOD_KEYS = ("like", "start", "configs", "settings", "callbacks", "tune", "tune_seeds", "combinations")
 
 
@@ -153,6 +155,7 @@ def read_study(path: str | Path) -> Study:
         settings=settings,
         bootstrap=int(content.get("bootstrap", 0)),
         metric=content.get("metric"),
+        majority=bool(content.get("majority", False)),
         wandb=content.get("wandb"),
         content=content,
     )

@@ -120,9 +120,20 @@ def mean_inputs(
 
 
 def save_mean_inputs(means: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write means for :class:`MeanInput`; the file (by habit ``*.safetensors``) appears whole or not at all."""
+    """Write means for :class:`MeanInput`; the file (by habit ``*.safetensors``) appears whole or not at all.
+
+    Raises:
+        LightningMMError: If no file can be at ``path``.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise LightningMMError(f"{path} is a folder; give a file in it, such as {path / 'mean_input.safetensors'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise LightningMMError(
+            f"cannot write {path}: a folder is needed at {error.filename}, which is a file"
+        ) from error
     beside = path.with_name(path.name + ".part")
     plain = {key: mean.detach().to("cpu", torch.float32).contiguous() for key, mean in means.items()}
     save_file(plain, beside, metadata={"format": _FORMAT})
