@@ -27,12 +27,16 @@ def run_compare(args: list[str]) -> None:
     )
     parser.add_argument("-c", "--config", type=Path, required=True, help="the study, a YAML file")
     parser.add_argument("--out", type=Path, help="folder of the runs, in place of the study's")
-    parser.add_argument("--results", type=Path, help="folder of the tables, in place of the study's")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="folder of the tables, in place of the study's; for a part of a study report/ in --out",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="these seeds only")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="these methods only")
     parser.add_argument("--combinations", nargs="+", help="networks for these combinations only")
-    parser.add_argument("--fast", action="store_true", help="a few batches each, to see that everything runs")
+    parser.add_argument("--fast", action="store_true", help="a few batches each, in a folder of their own")
     parser.add_argument("--dry_run", action="store_true", help="list the steps and whether they are finished")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="further settings of every run, such as data.num_workers=2"
@@ -99,13 +103,17 @@ def _narrowed(study: Study, options: Any) -> Study:
             )
             for method in methods
         )
+    out = options.out or (study.out.with_name(f"{study.out.name}_fast") if options.fast else study.out)
+    # A part of a study, or a quick look at one, must not take the place of its tables.
+    narrowed = options.fast or options.methods or options.seeds or options.combinations or options.settings
+    results = options.results or (out / "report" if narrowed else study.results)
     return replace(
         study,
         methods=methods,
         settings=settings,
         seeds=tuple(options.seeds or study.seeds),
-        out=options.out or study.out,
-        results=options.results or study.results,
+        out=out,
+        results=results,
     )
 
 

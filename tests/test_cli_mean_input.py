@@ -45,7 +45,8 @@ def test_writes_the_mean_of_the_training_split(here: Path, capsys: pytest.Captur
 def test_sequences_have_one_mean_per_channel(here: Path) -> None:
     write_data("utd_mhad", here.parent / "data")
     # the policies and the augmentation of the config play no role
-    native = ["--data.dataset.init_args.stride", "2", "--data.dataset.init_args.frames", "null"]
+    values = {"val": "trial", "stride": "2", "frames": "null"}  # whatever the experiment uses
+    native = [part for key, value in values.items() for part in (f"--data.dataset.init_args.{key}", value)]
     assert main([*command("utd_mhad"), *native, "--out", "mean.safetensors"]) == 0
     fill = MeanInput("mean.safetensors")
     dataset = UtdMhad("train", val="trial", stride=2)

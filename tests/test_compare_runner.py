@@ -248,6 +248,8 @@ def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert message in capsys.readouterr().err
     assert main(["compare", "-c", str(tmp_path / "nowhere.yaml")]) == 1
     assert "no file at" in capsys.readouterr().err
+    assert main(["compare", "-c", str(tmp_path / "study.yaml"), "--fast", "--dry_run"]) == 0
+    assert "study_fast/base/seed0: fit" in capsys.readouterr().out, "a quick look leaves the study's own runs alone"
     assert main([*arguments, "--dry_run"]) == 0
     assert "open  " in capsys.readouterr().out
     assert not (tmp_path / "study").exists()

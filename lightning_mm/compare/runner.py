@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning_mm.compare.cells import die_with_parent, finished
 from lightning_mm.compare.choice import choose
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
+from lightning_mm.sweep.files import replace_file
 
 Perform = Callable[[Step], dict[str, Any]]
 """Performs a step in another process; a function of a module, so that it can be sent there."""
@@ -47,9 +51,10 @@ def run_study(
         StepError: If a step fails; those that run beside it are finished first.
         LightningMMError: If another process works on this study.
     """
-    plan, facts, choices = Plan(study), Facts(), dict[str, Any]()
+    facts, choices = Facts(), dict[str, Any]()
     with ExitStack() as stack:
         stack.enter_context(_alone(study.out))
+        plan = Plan(_with_copies(study))
         pool = stack.enter_context(_pool(jobs))
         running: dict[Future[dict[str, Any]], Step] = {}
         while True:
@@ -84,6 +89,28 @@ def run_study(
                     f"[{total}/{len(steps)}] {step.folder.relative_to(study.out)} {step.stage}"
                     + (f" {took:.0f} s" if took else f" {facts[step.marker].get('skipped', '')}")
                 )
+
+
+def _with_copies(study: Study) -> Study:
+    """The study with copies of its config files, so that editing one while it runs changes nothing half way."""
+    folder = study.out / "configs"
+
+    def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        made = []
+        for path in paths:
+            content = path.read_bytes()
+            place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
+            if not place.is_file():
+                replace_file(place, partial(_write, content))
+            made.append(place)
+        return tuple(made)
+
+    methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
+    return replace(study, configs=copies(study.configs), methods=methods)
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def _skipped(step: Step, facts: Facts) -> dict[str, Any] | None:
