@@ -55,8 +55,9 @@ class LoRABank(Bank):
     ) -> tuple[Float32[Tensor, "batch slotrank *weight"], Float32[Tensor, "batch slotrank out"]]:
         """The factors of each sample in float32, ``[B, S * R, *in]`` and ``[B, S * R, out]``; the second is scaled."""
         with torch.autocast(route.device.type, enabled=False):
-            down, up = (basis.gather(route, table.float()).flatten(1, 2) for table in (self.down, self.up))
-            return down, up * self.scaling
+            tables = (self.down.float(), self.up.float() * self.scaling)
+            down, up = (basis.gather(route, table).flatten(1, 2) for table in tables)
+            return down, up
 
     def forward(
         self,
@@ -73,7 +74,7 @@ class LoRABank(Bank):
         layout = site.layout(output)
         down, up = (factor.to(output.dtype) for factor in self.factors(route, basis))
         with torch.autocast(output.device.type, enabled=False):
-            x = layout.by_sample(given.to(output.dtype), len(route))  # [B, T, ...]
+            x = layout.by_sample(given.to(output.dtype), route.shape[0])  # [B, T, ...]
             if isinstance(layer, _ConvNd):
                 hidden = _convolve(layer, x, down)  # [B, T, S * R, *space]
                 change = up.mT.unsqueeze(1) @ hidden.flatten(3)
