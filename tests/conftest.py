@@ -65,7 +65,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test marked ``compiled`` without the type hook, in a process of its own."""
     if not TYPE_HOOK or pyfuncitem.get_closest_marker("compiled") is None:
         return None
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "slow or not slow"]
+    command.append(pyfuncitem.nodeid)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     run = subprocess.run(
         command,
