@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_mm.cli_errors import Parser, UsageError
+from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:
     from lightning_mm.compare import Study
@@ -37,6 +38,7 @@ def run_compare(args: list[str]) -> None:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="these methods only")
     parser.add_argument("--combinations", nargs="+", help="networks for these combinations only")
     parser.add_argument("--fast", action="store_true", help="a few batches each, in a folder of their own")
+    parser.add_argument("--again", action="store_true", help="delete and repeat finished runs whose settings changed")
     parser.add_argument("--dry_run", action="store_true", help="list the steps and whether they are finished")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="further settings of every run, such as data.num_workers=2"
@@ -52,9 +54,9 @@ def run_compare(args: list[str]) -> None:
         _list(study)
         return
     os.environ.setdefault("WANDB_SILENT", "true")
-    facts, choices = run_study(study, perform_step, options.jobs, lambda line: print(line, flush=True))
+    facts, choices = run_study(study, perform_step, options.jobs, lambda line: print(line, flush=True), options.again)
     result = collect(study, facts, choices)
-    written = write(study, facts, choices, result)
+    written = write(study, facts, choices, result, options.jobs)
     if study.wandb is not None:
         _log(study, result)
     result.print(study.metric)
@@ -66,19 +68,27 @@ def perform_step(step: Step) -> dict[str, Any]:
     from lightning_mm.cli_lightning import run_lightning
     from lightning_mm.compare.cells import perform
 
-    return perform(step, run_lightning)
+    try:
+        return perform(step, run_lightning)
+    except LightningMMError:
+        raise
+    except Exception as error:
+        # Not every exception can be sent to another process; the log has its traceback.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
 def _narrowed(study: Study, options: Any) -> Study:
     """The study as the options of the command line change it."""
     from lightning_mm.compare.recipes import BASE
 
-    settings = dict(study.settings)
+    given: dict[str, Any] = {}
     for text in options.settings:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"expected settings KEY=VALUE, got {text!r}")
-        settings[key] = value
+        if key == "data.modalities":
+            raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
+        given[key] = value
     methods = study.methods
     if options.methods:
         names = [method.name for method in methods]
@@ -93,6 +103,12 @@ def _narrowed(study: Study, options: Any) -> Study:
     if options.combinations:
         chosen = study.modalities.select(options.combinations)
         methods = tuple(replace(method, combinations=chosen) if method.recipe.each else method for method in methods)
+    for method in methods:
+        if method.tuned is not None and method.tuned[0] in given:
+            raise UsageError(f"{method.tuned[0]}: {method.name} tunes it; change the study")
+    # stronger than what the methods ask for
+    methods = tuple(replace(method, settings={**method.settings, **given}) for method in methods)
+    settings = {**study.settings, **given}
     if options.fast:
         settings |= FAST
         # what a method itself asks for stays: bn_refit trains no epoch
@@ -107,11 +123,18 @@ def _narrowed(study: Study, options: Any) -> Study:
     # A part of a study, or a quick look at one, must not take the place of its tables.
     narrowed = options.fast or options.methods or options.seeds or options.combinations or options.settings
     results = options.results or (out / "report" if narrowed else study.results)
+    seeds = tuple(dict.fromkeys(options.seeds or study.seeds))
+    for method in methods:
+        if method.tune_seeds and not set(method.tune_seeds) <= set(seeds):
+            raise UsageError(
+                f"--seeds: {method.name} chooses its {method.tuned and method.tuned[0]} with seeds "
+                f"{list(method.tune_seeds)}, which must be among them"
+            )
     return replace(
         study,
         methods=methods,
         settings=settings,
-        seeds=tuple(options.seeds or study.seeds),
+        seeds=seeds,
         out=out,
         results=results,
     )

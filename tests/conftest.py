@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,13 +60,18 @@ def types_may_be_wrong(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", False)
 
 
+def own_process(test: str, warnings: Sequence[str] | None) -> list[str]:
+    """The command that runs one test, with the ``-W`` options of this run."""
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "slow or not slow"]
+    return [*command, *(part for option in warnings or () for part in ("-W", option)), test]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test marked ``compiled`` without the type hook, in a process of its own."""
     if not TYPE_HOOK or pyfuncitem.get_closest_marker("compiled") is None:
         return None
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "slow or not slow"]
-    command.append(pyfuncitem.nodeid)
+    command = own_process(pyfuncitem.nodeid, pyfuncitem.config.getoption("pythonwarnings"))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     run = subprocess.run(
         command,

@@ -96,7 +96,7 @@ def masked(call: Call, combination: str) -> Call:
 
 
 def plainly_refitted(net: Net, batches: list[Call], combination: str) -> Net:
-    """The same by hand: a copy in eval mode but for its BatchNorms, which start anew with cumulative averages."""
+    """The same by hand: a copy in eval mode but for its BatchNorms, which start anew with averages over samples."""
     plain = copy.deepcopy(net).eval()
     for part in plain.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -106,7 +106,8 @@ def plainly_refitted(net: Net, batches: list[Call], combination: str) -> Net:
     with torch.no_grad():
         for call in batches:
             args, kwargs = masked(call, combination)
-            plain(*args, **kwargs)
+            for _ in args[0]:  # once per sample: so a batch weighs as much as it has samples
+                plain(*args, **kwargs)
     return plain.eval()
 
 

@@ -9,7 +9,7 @@ import pytest
 from test_compare_study import read, write_study
 
 from lightning_mm.compare.cells import cut, patched
-from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.plan import Plan, Step, short
 from lightning_mm.compare.study import read_study
 from lightning_mm.errors import LightningMMError
 
@@ -81,6 +81,30 @@ def test_keys_change_with_what_makes_the_outcome(tmp_path: Path) -> None:
     assert changed["adapted/seed0 fit"] not in before.values()
     everything = keys(tmp_path, settings={"trainer.max_epochs": 2})
     assert not set(everything.values()) & set(before.values())
+
+
+def test_keys_of_settings_that_look_like_the_folder(tmp_path: Path) -> None:
+    rates = [
+        keys(tmp_path, out=".", methods={"head_only": {"settings": {"lr": rate}}})["head_only/seed0 fit"]
+        for rate in (1.5, 15)
+    ]
+    assert rates[0] != rates[1]
+
+
+def test_values_that_cannot_name_a_folder_are_hashed() -> None:
+    assert short(0.1) == "0.1"
+    assert short("mean") == "mean"
+    for value in ("../../etc", "a/b", {"class_path": "x" * 300}, ".."):
+        assert len(short(value)) == 8
+        assert "/" not in short(value)
+
+
+def test_a_study_that_validates_sweeps_every_method(tmp_path: Path) -> None:
+    study = read(tmp_path, seeds=[0], validate=True, methods={"zero_fill": None, "head_only": None})
+    assert [name for name in names(Plan(study).steps({}), study.out) if name.endswith("val")] == [
+        "zero_fill/seed0 val",
+        "head_only/seed0 val",
+    ]
 
 
 def test_keys_do_not_change_with_comments_but_with_configs(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from lightning_mm.compare.runner import StepError
 from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import SweepResult, SweepRow
 
-VALUES = {"lr=0.1": 0.5, "lr=0.2": 0.6}
+VALUES = {"lr=0.1": 0.5, "lr=0.2": 0.6, "lr=0.7": float("nan"), "lr=0.8": float("nan")}
 COMBINATIONS = ("a", "b", "c", "a+b", "a+c", "b+c", "a+b+c")
 
 
@@ -45,7 +45,7 @@ def _fake_command(step: Step, command: list[str]) -> dict[str, Any]:
         raise NoBatchNormError("no BatchNorm in this network")
     if command[0] == "fit":
         (step.folder / "best.ckpt").write_text("weights")
-        return {"seconds": 2.0, "trained": 7}
+        return {"seconds": 3.0, "cpu_seconds": 2.0, "trained": 7}
     value = next((value for part, value in VALUES.items() if part in str(step.folder)), 0.4)
     seed = int(step.folder.name.removeprefix("seed"))
     rows = [
@@ -92,6 +92,61 @@ def test_every_step_once_and_the_best_value_is_tested(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_value_that_diverged_is_not_chosen(tmp_path: Path) -> None:
+    methods = {"adapted": {"configs": ["ssf.yaml"], "tune": {"model.lr": [0.7, 0.1, 0.8]}}}
+    study = read(tmp_path, methods=methods, out=str(tmp_path / "out" / "study"), seeds=[0])
+    _, choices = run_study(study, fake, 1, str)
+    assert choices["adapted"]["value"] == 0.1
+    methods["adapted"]["tune"] = {"model.lr": [0.7, 0.8]}
+    hopeless = read(tmp_path, methods=methods, out=str(tmp_path / "out" / "study"), seeds=[0])
+    with pytest.raises(LightningMMError, match=r"training diverged for every value of model.lr out of \[0.7, 0.8\]"):
+        run_study(hopeless, fake, 1, str)
+
+
+@pytest.mark.slow
+def test_finished_trainings_are_deleted_only_when_told_to(tmp_path: Path) -> None:
+    settings = {"methods": {"zero_fill": None}, "out": str(tmp_path / "out" / "study"), "seeds": [0]}
+    run_study(read(tmp_path, **settings), fake, 1, str)
+    changed = read(tmp_path, **settings, settings={"trainer.max_epochs": 9})
+    with pytest.raises(LightningMMError, match=r"1 finished trainings .* base/seed0 for one; give --again"):
+        run_study(changed, fake, 1, str)
+    before = (changed.out / "base/seed0/fit.done.json").read_text()
+    run_study(changed, fake, 1, str, again=True)
+    assert (changed.out / "base/seed0/fit.done.json").read_text() != before
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Also when that one was killed before the worker could look who it is."""
+    code = (
+        "import sys, time; from lightning_mm.compare.cells import die_with_parent; die_with_parent(1); time.sleep(60)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], timeout=30, check=False, env={**os.environ})
+    assert run.returncode == 1
+
+
+def test_the_log_holds_the_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    step = first_step(tmp_path)
+
+    def run(command: list[str]) -> dict[str, Any]:
+        raise RuntimeError("out of luck")
+
+    with capfd.disabled(), pytest.raises(RuntimeError):
+        perform(step, run)
+    assert "RuntimeError: out of luck" in (step.folder / "fit.log").read_text()
+
+
+def test_a_step_whose_files_are_gone_is_run_again(tmp_path: Path) -> None:
+    step = first_step(tmp_path)
+    fake(step)
+    assert finished(step) is not None
+    (step.folder / "best.ckpt").unlink()
+    assert finished(step) is None
+    step.marker.write_text("[]")
+    assert finished(step) is None
+
+
+@pytest.mark.slow
 def test_a_step_that_fails_is_named(tmp_path: Path) -> None:
     study = read(tmp_path, methods={"zero_fill": None}, out=str(tmp_path / "out"), seeds=[0])
     with pytest.raises(StepError, match=r"base/seed0: fit failed: RuntimeError: out of luck\n.*log: .*fit\.log"):
@@ -118,7 +173,7 @@ def test_what_an_unfinished_run_left_is_taken_out(tmp_path: Path) -> None:
     (step.folder / "sweep" / "sweep.csv").write_text("old")
     step.marker.write_text(json.dumps({"key": "another"}))
     assert finished(step) is None
-    assert fake(step)["seconds"] == 2.0
+    assert fake(step)["cpu_seconds"] == 2.0
     assert sorted(path.name for path in step.folder.iterdir() if path.name != ".lock") == [
         "best.ckpt",
         "cell.yaml",

@@ -333,3 +333,7 @@ def test_the_real_files(data_root: Path) -> None:
             assert abs(values.std() - 1) < deviation
     unseen = [len(AVDigits(split, root=folder, speakers="unseen")) for split in SPLITS]
     assert unseen == [2000, 500, 500]
+    heard = AVDigits("train", root=folder, speakers="unseen")
+    sounds = torch.stack([heard[i]["inputs"]["audio"] for i in range(len(heard))])
+    assert sounds.mean().abs() < 0.002, "statistics of the training speakers alone"
+    assert abs(sounds.std() - 1) < 0.002

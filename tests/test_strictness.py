@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import NO_TYPE_HOOK, REPOSITORY, TYPE_HOOK, WITHOUT_TYPE_HOOK
+from conftest import NO_TYPE_HOOK, REPOSITORY, TYPE_HOOK, WITHOUT_TYPE_HOOK, own_process
 
 MODULES = [
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
@@ -28,6 +28,24 @@ IMPORT_NAMES = {
     "types-PyYAML": [],
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
+
+
+COMPILES = ("torch.compile(", "torch.export.", "torch.jit.", "torch.onnx.", "check_compiles(")
+"""What traces the checks of types, in a test or in a helper that it calls."""
+
+
+def unmarked(text: str) -> list[str]:
+    """Names of the tests in the text of a file that compile and are not marked so."""
+    if not any(call in text for call in COMPILES):
+        return []
+    tests = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return [
+        test.name
+        for test in tests
+        if test.name.startswith("test")
+        and any(call in (ast.get_source_segment(text, test) or "") for call in COMPILES)
+        and not any("mark.compiled" in ast.unparse(decorator) for decorator in test.decorator_list)
+    ]
 
 
 def python(code: str, *args: str) -> str:
@@ -139,12 +157,20 @@ def test_wrong_types_reach_our_own_errors() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").glob("test_*.py")), ids=lambda path: path.name)
 def test_what_is_compiled_is_marked(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    calls = ("torch.compile(", "torch.export.", "torch.jit.", "torch.onnx.")
-    if path == Path(__file__) or not any(call in text for call in calls):
-        return
-    for test in ast.walk(ast.parse(text)):
-        if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
-            used = any(call in (ast.get_source_segment(text, test) or "") for call in calls)
-            marked = any("mark.compiled" in ast.unparse(decorator) for decorator in test.decorator_list)
-            assert marked or not used, f"{path.name}: mark {test.name} with @pytest.mark.compiled"
+    if path != Path(__file__):
+        found = unmarked(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name}: mark {', '.join(found)} with @pytest.mark.compiled"
+
+
+@pytest.mark.parametrize("call", COMPILES)
+def test_a_test_that_compiles_unmarked_is_seen(call: str) -> None:
+    code = f"def test_it() -> None:\n    {call}network)\n"
+    assert unmarked(code) == ["test_it"]
+    assert unmarked(f"@pytest.mark.compiled\n{code}") == []
+    assert unmarked(code.replace("test_it", "helper")) == []
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "default", "-W", "ignore:.*gone"]])
+def test_compiled_tests_keep_the_warnings_of_the_command_line(options: list[str]) -> None:
+    command = own_process("tests/test_some.py::test_it", options[1::2] or None)
+    assert command[command.index("slow or not slow") + 1 :] == [*options, "tests/test_some.py::test_it"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_mm.sweep.bootstrap import Bootstrap, percentile_interval, replicate_metrics, resample_counts
+from lightning_mm.sweep.robustness import Direction
 
 
 def accuracy(statistics: dict[str, Tensor]) -> dict[str, float]:
@@ -86,6 +87,24 @@ def test_pairing_makes_differences_sharper_than_their_parts() -> None:
     assert found.mean_interval("a", "m", ["x", "y"]) is None
     assert found.mean_interval("a", "m", []) is None
     assert found.interval("a", "z", "m") is None
+
+
+def test_a_gap_that_may_not_be_there_has_no_interval() -> None:
+    # Of 200 replicates the gap is not there in `wrong`; 2.5 % are 5.
+    def interval(wrong: int, direction: Direction) -> tuple[float, float] | None:
+        sign = 1.0 if direction == "max" else -1.0
+        top = np.where(np.arange(200) < wrong, 0.3, 0.6)
+        values = {"zero": np.full(200, 0.4), "own": np.full(200, 0.5), "top": top}
+        found = Bootstrap("key", {(name, "x", "m"): sign * own for name, own in values.items()})
+        return found.recovered_gap_interval("own", "m", ["x"], "zero", "top", direction)
+
+    ways: tuple[Direction, Direction] = ("max", "min")
+    for direction in ways:
+        assert interval(0, direction) == pytest.approx((0.5, 0.5))
+        # The few replicates without a gap do not pull the interval below zero.
+        assert interval(5, direction) == pytest.approx((0.5, 0.5))
+        assert interval(6, direction) is None
+        assert interval(200, direction) is None
 
 
 def test_key_tells_samples_replicates_and_seed_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lightning_mm import Modalities
+from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import SweepResult, SweepRow
 from lightning_mm.sweep.plots import heat_map, write_heat_map
+from lightning_mm.sweep.tables import summary_markdown
 
 
 def build(names: list[str], methods: int) -> SweepResult:
@@ -52,6 +55,26 @@ def test_a_figure_that_is_not_there_is_a_dash_and_not_a_colour() -> None:
     assert words.count("–") == 1
     grid = figure.axes[1].images[0].get_array()
     assert math.isnan(np.ma.filled(grid, np.nan)[2, 1])
+
+
+def test_a_metric_that_was_not_measured_is_an_error_that_names_those_that_were() -> None:
+    result = build(["rgb", "depth"], 2)
+    for draw in (heat_map, SweepResult.to_markdown, SweepResult.table, SweepResult.print, summary_markdown):
+        with pytest.raises(LightningMMError, match=r"no figures of metric 'nope'; this sweep has \['miou'\]"):
+            draw(result, "nope")
+    result.primary_metric = "loss"
+    with pytest.raises(LightningMMError, match=r"no figures of metric 'loss'; this sweep has \['miou'\]"):
+        result.to_markdown()
+
+
+def test_a_correlation_is_no_share() -> None:
+    result = build(["rgb", "depth"], 2)
+    result.rows += [replace(row, metric="pearson", value=0.123) for row in result.rows]
+    assert "### pearson\n" in result.to_markdown("pearson")
+    assert "| 0.123 |" in result.to_markdown("pearson")
+    texts = [text.get_text() for axes in heat_map(result, "pearson").axes for text in axes.texts]
+    assert "0.123" in texts
+    assert "### miou in %" in result.to_markdown()
 
 
 def test_png_is_written_whole(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lightning_mm import Modalities
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.sweep import SweepResult, SweepRow, merge
 from lightning_mm.sweep.bootstrap import Bootstrap
+from lightning_mm.sweep.texts import trained
 
 NAMES = ["rgb", "depth", "thermal"]
 FIGURES = {
@@ -67,6 +69,49 @@ def test_metrics_where_less_is_better() -> None:
     assert result.worst("zero_fill") == ("rgb+depth+thermal", 0.9)
     assert result.drop("zero_fill") == pytest.approx(2.1 / 6 - 0.9)
     assert "0.400" in result.to_markdown()
+    assert "drop: mean minus full" in result.to_markdown()
+    assert "drop: full minus mean" in build().to_markdown()
+    # adapted is 0.2 above zero_fill, and that is worse.
+    summary = result.summary("adapted")
+    assert summary["gain_over_zero_fill"] == pytest.approx(-0.2)
+    assert summary["gain_over_zero_fill_interval"] == pytest.approx((-0.2, -0.2))
+    assert build().summary("adapted")["gain_over_zero_fill"] == pytest.approx(0.2)
+
+
+def test_an_interval_of_a_gain_has_its_low_end_first() -> None:
+    result = replace(build(), directions={"miou": "min"})
+    assert result.bootstrap is not None
+    for combination in result.incomplete:
+        result.bootstrap.replicates["adapted", combination, "miou"] += np.linspace(0, 0.1, 50)
+    low, high = result.summary("adapted")["gain_over_zero_fill_interval"]
+    assert low == pytest.approx(-0.2975)
+    assert high == pytest.approx(-0.2025)
+
+
+def test_no_gap_is_recovered_where_dedicated_networks_are_worse() -> None:
+    note = "- no recovered gap: dedicated networks are not better than zero_fill"
+    for result in (
+        replace(build(), directions={"miou": "min"}),
+        build({**FIGURES, "dedicated": {"rgb": 0.1, "depth": 0.1}}),
+    ):
+        assert math.isnan(result.recovered_gap("adapted"))
+        assert result.recovered_gap_per_seed("adapted") == {}
+        assert result.summary("adapted")["recovered_gap_interval"] is None
+        lines = result.to_markdown().splitlines()
+        (row,) = (line for line in lines if "*recovered gap*" in line)
+        assert row.count("–") == 3
+        assert note in lines
+    # Less is better, and dedicated networks have less.
+    turned = build({name: {key: 1 - value for key, value in own.items()} for name, own in FIGURES.items()})
+    turned.directions = {"miou": "min"}
+    assert turned.recovered_gap("adapted") == pytest.approx(2 / 3)
+    assert turned.summary("adapted")["recovered_gap_interval"] == pytest.approx((2 / 3, 2 / 3))
+    assert note not in turned.to_markdown() + build().to_markdown()
+
+
+def test_nothing_trained_is_a_plain_zero() -> None:
+    assert trained({"trained": 0, "base": 1000}) == "0"
+    assert trained({"trained": 4, "base": 1000}) == "4 (0.40%)"
 
 
 def test_a_figure_that_does_not_exist_is_named() -> None:
@@ -161,6 +206,32 @@ def test_unreadable_csv_has_one_clear_message(tmp_path: Path) -> None:
     bad.write_text("method,combination,n_available,metric,value,n,seed\n")
     with pytest.raises(LightningMMError, match="holds no figures"):
         SweepResult.from_csv(bad)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda old: old[:200], lambda old: b"", lambda old: b"\x93NUMPY\x01\x00x", lambda old: old[:60] + bytes(40) + old[100:]],
+    ids=["cut", "empty", "lone_array", "zeros"],
+)  # fmt: skip
+def test_damaged_samples_are_named_with_the_way_out(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = build().save(tmp_path)["samples"]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(LightningMMError, match=r"sweep_samples\.npz cannot be read .* remove it to read the CSV alone"):
+        SweepResult.from_csv(tmp_path)
+    path.unlink()
+    assert SweepResult.from_csv(tmp_path).rows == build().rows
+
+
+def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
+    written = build().save(tmp_path)
+    written["json"].write_bytes(b'{"notes": ["\xff"]}')
+    with pytest.raises(LightningMMError, match=r"sweep\.json is not JSON \(.*remove it to read the CSV alone"):
+        SweepResult.from_csv(tmp_path)
+    whole = written["csv"].read_bytes()
+    for content in (whole.replace(b"zero", b"z\xe9ro"), whole + b'"' + b"x" * 200_000, whole.decode().encode("utf-16")):
+        written["csv"].write_bytes(content)
+        with pytest.raises(LightningMMError, match=r"sweep\.csv is not a table of a sweep \(.*expected UTF-8"):
+            SweepResult.from_csv(tmp_path)
 
 
 def test_merge_puts_separate_sweeps_side_by_side() -> None:

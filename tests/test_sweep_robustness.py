@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lightning_mm.sweep.robustness import (
+    Direction,
     drop,
     effective_robustness,
+    gain,
     mean_over,
     missing_curve,
     normalised,
@@ -31,8 +33,21 @@ def test_by_hand() -> None:
     assert drop(0.9, 0.4) == pytest.approx(0.5)
     assert drop(0.1, 0.4, "min") == pytest.approx(0.3)
     assert recovered_gap(0.5, 0.4, 0.6) == pytest.approx(0.5)
-    assert math.isnan(recovered_gap(0.5, 0.4, 0.4))
+    assert recovered_gap(0.5, 0.6, 0.4, "min") == pytest.approx(0.5)
+    assert gain(0.5, 0.4) == pytest.approx(0.1)
+    assert gain(0.5, 0.4, "min") == pytest.approx(-0.1)
     assert missing_curve(values, {"a": 1, "b": 1, "a+b": 2}).tolist() == pytest.approx([0.9, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("zero_fill", "dedicated", "direction"),
+    [(0.4, 0.4, "max"), (0.4, 0.3, "max"), (0.3, 0.4, "min"), (0.1 + 0.2, 0.3, "min"), (math.nan, 0.4, "max"),
+     (0.4, math.nan, "min")],
+)  # fmt: skip
+def test_no_gap_to_recover_where_dedicated_networks_are_not_better(
+    zero_fill: float, dedicated: float, direction: Direction
+) -> None:
+    assert math.isnan(recovered_gap(0.5, zero_fill, dedicated, direction))
 
 
 def test_area_of_a_straight_line_and_of_a_curve_above_its_reference() -> None:

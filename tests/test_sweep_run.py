@@ -107,6 +107,20 @@ def test_adapter_under_another_name_and_parameters() -> None:
     assert both.values("ssf") == result.values("ssf") == both.values("other")
 
 
+def test_parameters_are_those_that_a_method_trains_and_those_of_the_network() -> None:
+    task = VoteTask(NAMES, bias=BIAS)
+    task.auxiliary = torch.nn.Linear(5, 2)  # heads of the training loss are no part of the network
+    result = sweep(task, loader(Scores()), trainer=quiet(), bootstrap=0)
+    assert result.parameters == {
+        "zero_fill": {"trained": 0, "base": 3},
+        "adapted": {"trained": 3, "base": 3, "per_combination": 2},
+    }
+    plain = VoteTask(NAMES)
+    plain.auxiliary = torch.nn.Linear(5, 2)
+    alone = sweep(plain, loader(Scores()), trainer=quiet(), bootstrap=0)
+    assert alone.parameters["zero_fill"] == {"trained": 3, "base": 3}
+
+
 def test_an_adapter_is_told_what_is_available() -> None:
     class Told(Switch):
         """An adapter of a network whose forward takes no `available`: it must be told before the call."""

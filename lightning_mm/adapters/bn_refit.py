@@ -161,15 +161,30 @@ def _layers(adapter: Adapter, network: nn.Module) -> list[str]:
 def _run(network: nn.Module, norms: Mapping[str, BatchNorm], adapter: Adapter, calls: list[Call], mask: Tensor) -> None:
     """Leave the statistics of one combination in the BatchNorms of a copy of the network."""
     network.eval()
+    average = _AverageOverSamples()
     for norm in norms.values():
         norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
         norm.train()
+        norm.register_forward_pre_hook(average)
     path = parameter_path(network, "available")
     for call in calls:
-        available = mask.expand(_samples(adapter, call), -1)
+        average.size = _samples(adapter, call)
+        available = mask.expand(average.size, -1)
         filled = adapter.fill_absent(path.put(call, available) if path else call, available)
         network(*filled[0], **filled[1])
+
+
+class _AverageOverSamples:
+    """Before a BatchNorm runs: gives each batch the weight of its samples, so that a small last one counts for less."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._seen: dict[nn.Module, int] = {}
+
+    def __call__(self, norm: BatchNorm, args: tuple[Tensor, ...]) -> None:
+        seen = self._seen.get(norm, 0) + self.size
+        self._seen[norm] = seen
+        norm.momentum = self.size / seen
 
 
 def _statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:

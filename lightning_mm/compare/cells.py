@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
@@ -23,7 +24,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep.files import replace_file
 
 Run = Callable[[list[str]], dict[str, Any]]
-"""Runs a command of the command line; of ``fit`` it returns ``seconds`` and the number of ``trained`` parameters."""
+"""Runs a command of the command line; of ``fit`` it returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters."""
 KEPT = ("seed_everything", "trainer", "model", "data")
 
 
@@ -43,7 +44,11 @@ def perform(step: Step, run: Run) -> dict[str, Any]:
         if step.stage == "fit":
             _empty(step.folder)
         with _logged(step.folder / f"{step.stage}.log"):
-            facts = _run(step, run)
+            try:
+                facts = _run(step, run)
+            except Exception:
+                traceback.print_exc()  # for the log; the study says what it comes to
+                raise
         text = json.dumps({"key": step.key, "command": list(step.command), **facts}, indent=1)
         replace_file(step.marker, lambda file: file.write(f"{text}\n".encode()))
         return {"key": step.key, "command": list(step.command), **facts}
@@ -55,7 +60,16 @@ def finished(step: Step) -> dict[str, Any] | None:
         facts: dict[str, Any] = json.loads(step.marker.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return facts if facts.get("key") == step.key else None
+    if not isinstance(facts, dict) or facts.get("key") != step.key:
+        return None
+    return facts if "skipped" in facts or all(path.is_file() for path in _written(step)) else None
+
+
+def _written(step: Step) -> list[Path]:
+    """The files that a finished step must have left."""
+    if step.stage == "fit":
+        return [step.folder / CONFIG, *([step.folder / CHECKPOINT] if step.command else [])]
+    return [Path(step.command[step.command.index("--out") + 1]) / ("" if step.stage == "means" else "sweep.csv")]
 
 
 def _run(step: Step, run: Run) -> dict[str, Any]:
@@ -144,9 +158,13 @@ def cut(value: Any, everything: set[str], only: Sequence[str]) -> Any:
     return value
 
 
-def die_with_parent(interval: float = 0.5) -> None:
-    """End this process soon after the one that started it: a killed study must leave nobody who goes on writing."""
-    parent = os.getppid()
+def die_with_parent(parent: int, interval: float = 0.5) -> None:
+    """End this process soon after the one that started it: a killed study must leave nobody who goes on writing.
+
+    Args:
+        parent: Its process number; told, and not asked for here, as it may have been killed already.
+        interval: Seconds between two looks.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -171,7 +189,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _empty(folder: Path) -> None:
     """Take out what an earlier, unfinished or outdated run has left."""
-    for path in folder.iterdir():
+    # Markers first: what is left of a half emptied folder must not look finished.
+    for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith(".done.json")):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != ".lock":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_mm.compare.plan import Plan, Step
-from lightning_mm.compare.study import Method
 from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import SweepResult, merge
 
@@ -31,32 +31,33 @@ def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[
         if method.tuned is None or method.name in chosen:
             continue
         key, values = method.tuned
-        steps = {
-            str(value): [
-                step
-                for seed in method.tune_seeds or plan.study.seeds
-                for step in plan.sweeps(method, seed, value, "val")
-            ]
+        groups = [
+            [step for seed in method.tune_seeds or plan.study.seeds for step in plan.sweeps(method, seed, value, "val")]
             for value in values
-        }
-        if any(step.marker not in facts for group in steps.values() for step in group):
+        ]
+        steps = [step for group in groups for step in group]
+        if any(step.marker not in facts for step in steps):
             continue
-        if any("skipped" in facts[step.marker] for group in steps.values() for step in group):
+        if any("skipped" in facts[step.marker] for step in steps):
             found[method.name] = {"key": key, "value": values[0], "means": {}}
             continue
-        means = {name: _mean(method, group) for name, group in steps.items()}
-        figures = [mean for mean, _ in means.values()]
-        best = max(figures) if next(iter(means.values()))[1] == "max" else min(figures)
+        figures = [validation_mean(group) for group in groups]
+        sign = 1 if figures[0][1] == "max" else -1
+        ranks = [sign * mean if math.isfinite(mean) else -math.inf for mean, _ in figures]
+        if max(ranks) == -math.inf:
+            raise LightningMMError(
+                f"{method.name}: training diverged for every value of {key} out of {list(values)}; give smaller ones"
+            )
         found[method.name] = {
             "key": key,
-            "value": values[figures.index(best)],
-            "means": {name: round(mean, 5) for name, (mean, _) in means.items()},
+            "value": values[ranks.index(max(ranks))],
+            "means": {str(value): round(mean, 5) for value, (mean, _) in zip(values, figures)},
         }
     return found
 
 
-def _mean(method: Method, steps: list[Step]) -> tuple[float, str]:
-    """Mean over incomplete combinations, and which way is better."""
+def validation_mean(steps: Sequence[Step]) -> tuple[float, str]:
+    """Mean over incomplete combinations of the sweeps of one method, the mean over seeds, and which way is better."""
     by_seed: dict[int, list[SweepResult]] = {}
     for step in steps:
         result = SweepResult.from_csv(step.folder / "sweep_val" / "sweep.csv")
@@ -67,6 +68,6 @@ def _mean(method: Method, steps: list[Step]) -> tuple[float, str]:
         values = whole.values(whole.methods[0])
         incomplete = [value for name, value in values.items() if name != whole.full_combination]
         if not incomplete:
-            raise LightningMMError(f"{method.name}: nothing to choose by: no incomplete combination was swept")
+            raise LightningMMError(f"{steps[0].method}: nothing to choose by: no incomplete combination was swept")
         means.append(sum(incomplete) / len(incomplete))
     return sum(means) / len(means), whole.direction(whole.primary_metric)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,12 @@ class Plan:
                 yield from self.tests(method, chosen.get(method.name))
 
     def validation(self, method: Method, seed: int) -> list[Step]:
-        """Sweeps of the validation split that choose a tuned value; none where nothing is tuned."""
-        if method.tuned is None or seed not in (method.tune_seeds or self.study.seeds):
+        """Sweeps of the validation split: those that choose a tuned value; where the study validates, those of all methods with
+        one network for all combinations."""
+        if method.tuned is None:
+            checked = self.study.validate and method.name != BASE and not method.recipe.each
+            return self.sweeps(method, seed, None, "val") if checked else []
+        if seed not in (method.tune_seeds or self.study.seeds):
             return []
         return [step for value in method.tuned[1] for step in self.sweeps(method, seed, value, "val")]
 
@@ -152,7 +157,7 @@ class Plan:
         if recipe.each == "dedicated":
             patch["only"] = list(Modalities(study.modalities).parse(str(combination)))
         if recipe.mean_fill:
-            needs.append(self.means(method, seed, needs[0]))
+            needs.append(self.means(needs[0]))
             patch["fill"] = {
                 "class_path": "lightning_mm.missing.MeanInput",
                 "init_args": {"path": str(needs[-1].folder / MEANS)},
@@ -161,11 +166,11 @@ class Plan:
         self._fits[folder] = self._step(folder, "fit", method, overrides, patch, command, tuple(needs))
         return self._fits[folder]
 
-    def means(self, method: Method, seed: int, base: Step) -> Step:
+    def means(self, base: Step) -> Step:
         """The mean training sample, computed with the config of the base."""
         folder = base.folder
         command = ("mean_input", "-c", str(folder / CONFIG), "--out", str(folder / MEANS))
-        return self._step(folder, "means", method, {}, {}, command, (base,))
+        return self._step(folder, "means", self.study.method(base.method), {}, {}, command, (base,))
 
     def folder(self, method: Method, combination: str | None, seed: int, value: Any) -> Path:
         """Where one network is kept."""
@@ -173,7 +178,7 @@ class Plan:
         if combination is not None:
             folder /= combination
         if method.tuned is not None:
-            folder /= f"{method.tuned[0].rpartition('.')[2]}={value}"
+            folder /= f"{method.tuned[0].rpartition('.')[2]}={short(value)}"
         return folder / f"seed{seed}"
 
     def _step(
@@ -195,8 +200,7 @@ class Plan:
             "command": command,
             "needs": [need.key for need in needs],
         }
-        # the folder of the study may be moved
-        text = json.dumps(made_of, sort_keys=True, default=str).replace(str(self.study.out), "")
+        text = json.dumps(_without(made_of, str(self.study.out)), sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Step(folder, stage, method.name, stack, overrides, patch, command, needs, key)
 
@@ -204,3 +208,21 @@ class Plan:
         for need in step.needs:
             yield from self._before(need)
             yield need
+
+
+def short(value: Any) -> str:
+    """A tuned value as a part of a folder's name."""
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z0-9_+-][\w.+-]{0,39}", text):
+        return text
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _without(value: Any, folder: str) -> Any:
+    """Plain values in which paths inside a folder are relative to it; where a study lies makes no outcome."""
+    if isinstance(value, Mapping):
+        return {key: _without(leaf, folder) for key, leaf in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without(leaf, folder) for leaf in value]
+    inside = isinstance(value, str) and (value == folder or value.startswith(f"{folder}/"))
+    return value.removeprefix(folder) if inside else value

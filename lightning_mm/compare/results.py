@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from lightning_mm.compare.choice import validation_mean
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.recipes import BASE
+from lightning_mm.compare.runner import threads_of
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -39,8 +41,15 @@ def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResu
         results += [_result(study, method, step) for step in steps]
         if method.recipe.trains:
             seconds[method.name] = sum(_fit_seconds(step, facts) for step in steps) / len(study.seeds)
+    if not results:
+        raise LightningMMError(
+            f"{study.name}: no method was run; {'; '.join(notes) or 'it lists none beside the base'}"
+        )
     merged = merge(results)
+    if study.metric is not None and study.metric not in merged.metrics:
+        raise LightningMMError(f"metric: this task has {', '.join(merged.metrics)}; got {study.metric!r}")
     if study.majority:
+        notes.append(f"{MAJORITY}: share of the most frequent label among the test samples")
         merged.rows += constant_rows(MAJORITY, _majority(results[0]), merged.primary_metric, like=merged)
     return replace(
         merged,
@@ -85,10 +94,17 @@ def _parameters(
 
 
 def _fit_seconds(step: Step, facts: Facts) -> float:
-    return float(facts[step.needs[0].marker].get("seconds") or 0.0)
+    """CPU seconds of the training before a sweep: wall time says as much of what else the machine did."""
+    return _cpu(facts[step.needs[0].marker])
 
 
-def write(study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepResult) -> dict[str, Path]:
+def _cpu(facts: Mapping[str, Any]) -> float:
+    return float(facts.get("cpu_seconds") or facts.get("seconds") or 0.0)
+
+
+def write(
+    study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepResult, jobs: int = 1
+) -> dict[str, Path]:
     """Write the tables, and ``study.json``: what was chosen, what it cost, and on what machine."""
     written = result.save(study.results, timestamp=False)
     tuning = {}
@@ -98,15 +114,28 @@ def write(study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepR
         if steps:
             fits = {step.needs[0].marker: step for step in steps}
             tuning[method.name] = round(sum(_fit_seconds(step, facts) for step in fits.values()), 1)
+    validated = {}
+    if study.validate:
+        for method in study.methods:
+            value = (choices.get(method.name) or {}).get("value")
+            seeds = method.tune_seeds if method.tuned and method.tune_seeds else study.seeds
+            steps = (
+                []
+                if method.name == BASE or method.recipe.each
+                else [s for k in seeds for s in plan.sweeps(method, k, value, "val")]
+            )
+            if steps and not any("skipped" in facts[step.marker] for step in steps):
+                validated[method.name] = round(validation_mean(steps)[0], 5)
     base = [plan.fit(study.method(BASE), None, seed, None) for seed in study.seeds]
     content = {
         "study": study.name,
         "seeds": list(study.seeds),
         "chosen": dict(choices),
-        "base_seconds": round(sum(float(facts[step.marker].get("seconds") or 0) for step in base) / len(base), 1),
+        "base_seconds": round(sum(_cpu(facts[step.marker]) for step in base) / len(base), 1),
         "training_seconds": {name: round(value, 1) for name, value in result.seconds.items()},
         "tuning_seconds": tuning,
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "validation_means": validated,
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {threads_of(jobs)} threads a run",
         "versions": versions(),
         "commit": git_commit(),
     }

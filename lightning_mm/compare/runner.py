@@ -34,7 +34,7 @@ class StepError(LightningMMError):
 
 
 def run_study(
-    study: Study, do: Perform, jobs: int, say: Callable[[str], object] = print
+    study: Study, do: Perform, jobs: int, say: Callable[[str], object] = print, again: bool = False
 ) -> tuple[Facts, dict[str, Any]]:
     """Run every step that is not finished yet.
 
@@ -43,18 +43,21 @@ def run_study(
         do: Performs a step, in a worker process.
         jobs: Worker processes; the threads of the machine are shared between them.
         say: Told what is finished.
+        again: Whether finished runs whose settings have changed may be deleted and run again.
 
     Returns:
         What the markers of all steps say, and tuned method to the chosen value with the figures it was chosen by.
 
     Raises:
         StepError: If a step fails; those that run beside it are finished first.
-        LightningMMError: If another process works on this study.
+        LightningMMError: If another process works on this study, or finished runs would be deleted.
     """
     facts, choices = Facts(), dict[str, Any]()
     with ExitStack() as stack:
         stack.enter_context(_alone(study.out))
         plan = Plan(_with_copies(study))
+        if not again:
+            _check_nothing_is_lost(plan)
         pool = stack.enter_context(_pool(jobs))
         running: dict[Future[dict[str, Any]], Step] = {}
         while True:
@@ -80,7 +83,7 @@ def run_study(
                 step = running.pop(future)
                 try:
                     facts[step.marker] = future.result()
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     wait(running)
                     raise StepError(_what_failed(step, error)) from error
                 took = facts[step.marker].get("command_seconds")
@@ -89,6 +92,18 @@ def run_study(
                     f"[{total}/{len(steps)}] {step.folder.relative_to(study.out)} {step.stage}"
                     + (f" {took:.0f} s" if took else f" {facts[step.marker].get('skipped', '')}")
                 )
+
+
+def _check_nothing_is_lost(plan: Plan) -> None:
+    """Refuse to take the place of finished trainings with other settings, which may have taken days."""
+    changed = [step for step in plan.steps({}) if step.stage == "fit" and step.command and step.marker.is_file()]
+    changed = [step for step in changed if finished(step) is None]
+    if changed:
+        raise LightningMMError(
+            f"{len(changed)} finished trainings in {plan.study.out} have other settings than the study asks for now, "
+            f"{changed[0].folder.relative_to(plan.study.out)} for one; give --again to delete and repeat them, or "
+            "another folder with --out"
+        )
 
 
 def _with_copies(study: Study) -> Study:
@@ -133,13 +148,21 @@ def _what_failed(step: Step, error: BaseException) -> str:
     return f"{step.name} failed: {why}\n  log: {log}"
 
 
+def threads_of(jobs: int) -> int:
+    """Threads of one of several processes side by side."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
 @contextmanager
 def _pool(jobs: int) -> Any:
     """Worker processes that share the cores, end with this one, and are stopped when it is interrupted."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(threads_of(jobs))
     before = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, threads))
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=die_with_parent)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+    )
     try:
         yield pool
     except KeyboardInterrupt:

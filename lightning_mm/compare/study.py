@@ -25,10 +25,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lightning_mm.compare import checks
 from lightning_mm.compare.recipes import BASE, RECIPES, Recipe
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 
 
@@ -77,6 +76,8 @@ class Study:
         settings: Dotted key to value for every run.
         bootstrap: Replicates for intervals over samples, 0 for none (several seeds show their spread instead).
         metric: What the printed table shows; the task's primary metric by default.
+        validate: Whether every method with one network for all combinations is swept on the validation split too, so
+            that one can be chosen by it.
         majority: Whether the table shows the share of the most frequent label too, as a method of that name.
         wandb: Arguments of the W&B logger that is given the finished table; nothing is logged without them.
         content: The file, for the results.
@@ -93,6 +94,7 @@ class Study:
     bootstrap: int = 0
     metric: str | None = None
     majority: bool = False
+    validate: bool = False
     wandb: Mapping[str, Any] | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,7 +113,10 @@ class Study:
         )
 
 
-KEYS = ("name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "majority", "wandb")
+KEYS = (
+    "name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "majority", "validate",
+    "wandb",
+)  # fmt: skip
 METHOD_KEYS = ("like", "start", "configs", "settings", "callbacks", "tune", "tune_seeds", "combinations")
 
 
@@ -123,80 +128,123 @@ def read_study(path: str | Path) -> Study:
         LightningMMError: If it is no YAML or a key, method or value is wrong; the message names it.
     """
     path = Path(path)
-    content = _read(path)
-    _check_keys(f"{path}", content, KEYS)
+    content = checks.read_yaml(path)
+    checks.check_keys(f"{path}", content, KEYS)
     if not content.get("methods") or not isinstance(content["methods"], Mapping):
         raise LightningMMError(f"{path}: methods: expected names such as {list(RECIPES)[1:4]}, got none")
-    name = str(content.get("name") or path.resolve().parent.name)
-    configs = _files(path, "config", content.get("config") or ["base.yaml"])
-    settings = _settings(path, "settings", content.get("settings"))
-    seeds = content.get("seeds", [0])
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-    if not whole or not seeds or len(set(seeds)) != len(seeds):
-        raise LightningMMError(f"{path}: seeds: expected a list of distinct whole numbers such as [0, 1], got {seeds}")
-    methods = {key: _method(path, key, value or {}) for key, value in content["methods"].items()}
+    name = checks.check_name(f"{path}: name", content.get("name") or path.resolve().parent.name)
+    configs = checks.files(path, "config", content.get("config") or ["base.yaml"])
+    settings = checks.settings(path, "settings", content.get("settings"))
+    modalities = Modalities(_modalities(path, configs))
+    if any(key == "data" or key == "data.modalities" for key in settings):
+        raise LightningMMError(f"{path}: settings: write data.modalities into a config, the study reads it there")
+    seeds = checks.seeds(str(path), "seeds", content.get("seeds", [0]))
+    methods = {key: _method(path, key, value or {}, modalities, seeds) for key, value in content["methods"].items()}
+    if BASE in methods and methods[BASE].tune:
+        raise LightningMMError(f"{path}: {BASE}: the base cannot be tuned here, all methods start from it")
     methods = {BASE: Method(BASE, RECIPES[BASE]), **methods}
-    for method in list(methods.values()):
-        start = method.recipe.start
-        if start is not None and start not in methods:
-            if start not in RECIPES:
-                raise LightningMMError(f"{path}: {method.name}: start: there is no method {start!r} in this study")
-            methods[start] = Method(start, RECIPES[start])
-        if start is not None and methods[start].recipe.each:
-            raise LightningMMError(f"{path}: {method.name}: cannot start from {start!r}, which has several networks")
+    bootstrap = checks.typed(str(path), content, "bootstrap", int, 0)
+    if bootstrap < 0:
+        raise LightningMMError(f"{path}: bootstrap: expected 0 or more replicates, got {bootstrap}")
     return Study(
         name=name,
         configs=configs,
-        modalities=Modalities(_modalities(path, configs, settings)),
-        seeds=tuple(seeds),
-        methods=tuple(_starts_first(path, methods)),
-        out=Path(content.get("out") or Path("outputs") / name / "study"),
-        results=Path(content.get("results") or Path("outputs") / name / "report"),
+        modalities=modalities,
+        seeds=seeds,
+        methods=tuple(_starts_first(path, _with_starts(path, methods))),
+        out=Path(checks.typed(str(path), content, "out", str, "") or Path("outputs") / name / "study"),
+        results=Path(checks.typed(str(path), content, "results", str, "") or Path("outputs") / name / "report"),
         settings=settings,
-        bootstrap=int(content.get("bootstrap", 0)),
-        metric=content.get("metric"),
-        majority=bool(content.get("majority", False)),
-        wandb=content.get("wandb"),
+        bootstrap=bootstrap,
+        metric=checks.typed(str(path), content, "metric", str, None),
+        majority=checks.typed(str(path), content, "majority", bool, False),
+        validate=checks.typed(str(path), content, "validate", bool, False),
+        wandb=checks.typed(str(path), content, "wandb", dict, None),
         content=content,
     )
 
 
-def _method(path: Path, name: str, content: Any) -> Method:
+def _method(path: Path, name: Any, content: Any, modalities: Modalities, seeds: Sequence[int]) -> Method:
     where = f"{path}: methods: {name}"
     if not isinstance(content, Mapping):
         raise LightningMMError(f"{where}: expected settings such as {{configs: [ssf.yaml]}}, got {content!r}")
-    if not isinstance(name, str) or not name or any(mark in name for mark in "/+ "):
-        raise LightningMMError(f"{where}: a method's name must be non-empty and without '/', '+' or blanks")
-    _check_keys(where, content, METHOD_KEYS)
-    like = content.get("like", name)
+    checks.check_name(where, name)
+    checks.check_keys(where, content, METHOD_KEYS)
+    like = checks.typed(where, content, "like", str, name)
     if like not in RECIPES:
-        close = get_close_matches(str(like), RECIPES, n=1)
+        close = get_close_matches(like, RECIPES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise LightningMMError(
             f"{where}: there is no such method; {hint}expected one of {', '.join(RECIPES)}, or `like:` one of them"
         )
     recipe = RECIPES[like]
     if "start" in content:
+        if recipe.start is None or not isinstance(content["start"], str):
+            raise LightningMMError(
+                f"{where}: start: expected the name of a method of this study, for a method that starts from another "
+                f"one; got {content['start']!r} for one like {like!r}"
+            )
         recipe = replace(recipe, start=content["start"])
-    configs = _files(path, f"methods: {name}: configs", content.get("configs") or [])
+    configs = checks.files(path, f"methods: {name}: configs", content.get("configs") or [])
     if recipe.overlay and not configs:
         raise LightningMMError(f"{where}: give configs: a file with its FrozenBackboneAdapter, e.g. [ssf.yaml]")
-    tune = _settings(path, f"methods: {name}: tune", content.get("tune"))
-    if len(tune) > 1 or not all(isinstance(values, list) and values for values in tune.values()):
-        raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {dict(tune)}")
-    for key in ("tune_seeds", "combinations"):
-        if content.get(key) is not None and (not isinstance(content[key], list) or not content[key]):
-            raise LightningMMError(f"{where}: {key}: expected a list, got {content[key]!r}")
+    tune = checks.tuning(where, path, content.get("tune"))
+    tune_seeds = checks.seeds(where, "tune_seeds", content["tune_seeds"]) if content.get("tune_seeds") else None
+    if tune_seeds is not None and not set(tune_seeds) <= set(seeds):
+        raise LightningMMError(
+            f"{where}: tune_seeds: expected some of the study's seeds {list(seeds)}, got {tune_seeds}"
+        )
+    if not recipe.trains and (tune or content.get("settings")):
+        raise LightningMMError(f"{where}: nothing is trained, so there is nothing to set or to tune")
     return Method(
         name=name,
         recipe=recipe,
         configs=configs,
-        settings={**recipe.settings, **_settings(path, f"methods: {name}: settings", content.get("settings"))},
-        callbacks=_settings(path, f"methods: {name}: callbacks", content.get("callbacks")),
+        settings={**recipe.settings, **checks.settings(path, f"methods: {name}: settings", content.get("settings"))},
+        callbacks=checks.settings(path, f"methods: {name}: callbacks", content.get("callbacks")),
         tune=tune,
-        tune_seeds=tuple(content["tune_seeds"]) if content.get("tune_seeds") else None,
-        combinations=tuple(content["combinations"]) if content.get("combinations") else None,
+        tune_seeds=tune_seeds,
+        combinations=_combinations(where, content.get("combinations"), recipe, modalities),
     )
+
+
+def _combinations(where: str, value: Any, recipe: Recipe, modalities: Modalities) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise LightningMMError(f"{where}: combinations: expected a list such as [{modalities[0]}], got {value!r}")
+    if not recipe.each:
+        raise LightningMMError(f"{where}: combinations: this method has one network for all; leave them out")
+    chosen = modalities.select(value)
+    if modalities.full in chosen:
+        raise LightningMMError(f"{where}: combinations: {modalities.full!r} is the base's own; name incomplete ones")
+    return chosen
+
+
+def _with_starts(path: Path, methods: dict[str, Method]) -> dict[str, Method]:
+    """The methods and those that they start from, down to the base."""
+    open_ones = list(methods.values())
+    while open_ones:
+        method = open_ones.pop()
+        start = method.recipe.start
+        if start is None:
+            continue
+        if start not in methods:
+            if start not in RECIPES or RECIPES[start].overlay:
+                raise LightningMMError(f"{path}: {method.name}: start: there is no method {start!r} in this study")
+            methods[start] = Method(start, RECIPES[start])
+            open_ones.append(methods[start])
+        other = methods[start]
+        reasons = {
+            "which has several networks": other.recipe.each,
+            "which trains nothing": not other.recipe.trains,
+            "which is tuned; start from one with fixed settings": other.tune,
+            "whose checkpoint is that of an adapter": other.recipe.overlay or not other.recipe.gradient,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise LightningMMError(f"{path}: {method.name}: cannot start from {start!r}, {reason}")
+    return methods
 
 
 def _starts_first(path: Path, methods: Mapping[str, Method]) -> list[Method]:
@@ -215,50 +263,11 @@ def _starts_first(path: Path, methods: Mapping[str, Method]) -> list[Method]:
     return list(ordered.values())
 
 
-def _modalities(path: Path, configs: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
-    found: Any = settings.get("data.modalities")
+def _modalities(path: Path, configs: Sequence[Path]) -> list[str]:
+    found: Any = None
     for config in reversed(configs):
-        found = found or ((_read(config).get("data") or {}).get("modalities"))
+        data = checks.read_yaml(config).get("data")
+        found = found or (data.get("modalities") if isinstance(data, Mapping) else None)
     if not isinstance(found, list):
         raise LightningMMError(f"{path}: none of its configs lists data.modalities")
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataNotFoundError(f"no file at {path}; give the YAML file of a study or of one of its configs")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LightningMMError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise LightningMMError(f"{path}: expected keys and values, got {type(content).__name__}")
-    return content
-
-
-def _files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
-    listed = [names] if isinstance(names, str) else names
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise LightningMMError(f"{path}: {key}: expected a list of files, got {names!r}")
-    files = tuple(path.parent / name for name in listed)
-    for file in files:
-        if not file.is_file():
-            raise DataNotFoundError(f"{path}: {key}: no file at {file}")
-        _read(file)
-    return files
-
-
-def _settings(path: Path, key: str, settings: Any) -> dict[str, Any]:
-    if settings is None:
-        return {}
-    if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
-        raise LightningMMError(f"{path}: {key}: expected dotted keys and values, got {settings!r}")
-    return dict(settings)
-
-
-def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in content:
-        if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(known)}"
-            raise LightningMMError(f"{where}: unknown key {key!r}; {hint}")

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_mm.sweep.robustness import Direction
+
 Statistics = Mapping[str, Tensor]
 Figure = tuple[str, str, str]
 """Method, combination, metric."""
@@ -120,13 +122,26 @@ class Bootstrap:
         return None if own is None or theirs is None else percentile_interval(own - theirs, self.level)
 
     def recovered_gap_interval(
-        self, method: str, metric: str, combinations: Iterable[str], zero_fill: str, dedicated: str
+        self,
+        method: str,
+        metric: str,
+        combinations: Iterable[str],
+        zero_fill: str,
+        dedicated: str,
+        direction: Direction = "max",
     ) -> tuple[float, float] | None:
-        """Interval of the recovered gap; wide or meaningless where the gap itself is near zero."""
+        """Interval of the recovered gap over the replicates in which dedicated networks are better than zero fill.
+
+        ``None`` where they are not in more than ``(1 - level) / 2`` of the replicates: it is then not even sure that
+        there is a gap.
+        """
         combinations = tuple(combinations)
         means = [self.mean(name, metric, combinations) for name in (method, zero_fill, dedicated)]
         own, low, high = means
         if own is None or low is None or high is None:
             return None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return percentile_interval((own - low) / (high - low), self.level)
+        gap = high - low if direction == "max" else low - high
+        known, some = np.isfinite(gap), gap > 0
+        if not some.any() or np.mean(~some[known]) > (1 - self.level) / 2:
+            return None
+        return percentile_interval((own - low)[some] / (high - low)[some], self.level)

@@ -15,6 +15,7 @@ import platform
 import subprocess
 import tempfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -41,6 +42,8 @@ REPLICATES = "replicates"
 PART = ".part"
 DIGEST = "csv_crc32"
 """Ties JSON and samples to the CSV they were written with."""
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""What reading a damaged archive may end in: a flipped bit may say that it is encrypted, or of a later version."""
 
 
 def save(result: SweepResult, folder: Path, *, timestamp: bool = True) -> dict[str, Path]:
@@ -89,18 +92,19 @@ def read_csv(path: Path) -> SweepResult:
 
     Raises:
         DataNotFoundError: If there is no such file.
-        LightningMMError: If it is not a table of a sweep.
+        LightningMMError: If it is not a table of a sweep, or a file beside it is damaged.
     """
     if path.is_dir():
         path = path / "sweep.csv"
     if not path.is_file():
         raise DataNotFoundError(f"no sweep at {path}: expected a sweep.csv written by `lightning-mm sweep`")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in COLUMNS[:7] if column not in (reader.fieldnames or [])]
-        if absent:
-            raise LightningMMError(f"{path} is not a table of a sweep: columns {absent} are missing")
-        rows = [_row(path, reader.line_num, cells) for cells in reader]
+    try:
+        rows = _read_rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LightningMMError(
+            f"{path} is not a table of a sweep ({error}): expected UTF-8 text as `lightning-mm sweep` writes it; it is "
+            "damaged, or another program saved it in another encoding"
+        ) from error
     if not rows:
         raise LightningMMError(f"{path} holds no figures")
     digest = zlib.crc32(path.read_bytes())
@@ -121,6 +125,15 @@ def read_csv(path: Path) -> SweepResult:
     if beside:
         _add_samples(result, path.with_name("sweep_samples.npz"), digest, beside.get("bootstrap") or {})
     return result
+
+
+def _read_rows(path: Path) -> list[SweepRow]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        absent = [column for column in COLUMNS[:7] if column not in (reader.fieldnames or [])]
+        if absent:
+            raise LightningMMError(f"{path} is not a table of a sweep: columns {absent} are missing")
+        return [_row(path, reader.line_num, cells) for cells in reader]
 
 
 def write_json(result: SweepResult, path: Path, *, timestamp: bool = True) -> Path:
@@ -195,17 +208,31 @@ def _add_samples(result: SweepResult, path: Path, digest: int, bootstrap: Mappin
     """Fill ``samples`` and ``bootstrap`` from the file written with this CSV; an older one is left alone."""
     if not path.is_file():
         return
+    try:
+        arrays = _read_arrays(path, digest)
+    except DAMAGED as error:
+        raise LightningMMError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); remove it to read the CSV alone"
+        ) from error
+    for name, values in arrays.items():
+        if name.startswith(f"{REPLICATES}/"):
+            method, combination, metric = name.split("/", 3)[1:]
+            if result.bootstrap is None:
+                result.bootstrap = Bootstrap(bootstrap.get("key", ""), level=bootstrap.get("level", 0.95))
+            result.bootstrap.replicates[method, combination, metric] = values.astype(np.float64)
+        else:
+            result.samples[name] = values
+
+
+def _read_arrays(path: Path, digest: int) -> dict[str, NDArray[Any]]:
+    """All arrays but the digest; none of a file that was written with another CSV."""
+    # Opened here: np.load takes a file of another kind for a pickle or a lone array, and zipfile says what is wrong.
+    with zipfile.ZipFile(path) as archive:
+        archive.infolist()
     with np.load(path) as arrays:
         if DIGEST not in arrays.files or int(arrays[DIGEST]) != digest:
-            return
-        for name in arrays.files:
-            if name.startswith(f"{REPLICATES}/"):
-                method, combination, metric = name.split("/", 3)[1:]
-                if result.bootstrap is None:
-                    result.bootstrap = Bootstrap(bootstrap.get("key", ""), level=bootstrap.get("level", 0.95))
-                result.bootstrap.replicates[method, combination, metric] = arrays[name].astype(np.float64)
-            elif name != DIGEST:
-                result.samples[name] = arrays[name]
+            return {}
+        return {name: arrays[name] for name in arrays.files if name != DIGEST}
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
@@ -291,7 +318,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LightningMMError(f"{path} is not JSON ({error}); remove it to read the CSV alone") from error
     return content if isinstance(content, dict) else {}
 

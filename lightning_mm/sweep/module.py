@@ -31,8 +31,8 @@ class SweepableTask(Protocol):
     """What the sweep asks of a task; every task of :mod:`lightning_mm.tasks` has it.
 
     A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
-    ``available``, ``using(available)``), ``metric_directions`` and ``summable_statistics`` (True when its metrics
-    depend on the sums of the statistics over samples alone).
+    ``available``, ``using(available)``), ``auxiliary`` (a module that serves training alone), ``metric_directions`` and
+    ``summable_statistics`` (True when its metrics depend on the sums of the statistics over samples alone).
     """
 
     modalities: Sequence[str]

@@ -31,10 +31,13 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
 
     Returns:
         A matplotlib figure of its own (no window, no global state).
+
+    Raises:
+        LightningMMError: If the result has no figure of the metric.
     """
     from matplotlib.figure import Figure
 
-    metric = metric or result.primary_metric
+    metric = result.require_metric(metric)
     methods, combinations, modalities = result.methods, result.combinations, result.modalities
     values = np.array([[result.values(m, metric).get(c, np.nan) for m in methods] for c in combinations])
     means = np.array([[result.mean(method, metric) for method in methods]])

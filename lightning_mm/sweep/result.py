@@ -57,7 +57,7 @@ class SweepResult:
         config: The configuration of the run, plain types; written to ``sweep.json``.
         samples: Per-sample statistics, written to ``sweep_samples.npz``.
         bootstrap: Replicates of all figures, where intervals were asked for.
-        seconds: Method to the seconds of training of all of its networks together; with several seeds their mean.
+        seconds: Method to the CPU seconds of training of all of its networks together; with several seeds their mean.
         notes: Sentences that a reader of the table must know, e.g. ``"bn_refit: the network has no BatchNorm"``.
     """
 
@@ -107,7 +107,7 @@ class SweepResult:
         return [row for row in self.rows if (row.method, row.combination, row.metric) == key]
 
     def values(self, method: str, metric: str | None = None) -> dict[str, float]:
-        """Combination to value (mean over seeds) of every combination the method was run on."""
+        """Combination to value (mean over the seeds that have it) of every combination the method was run on."""
         metric = metric or self.primary_metric
         found: dict[str, list[float]] = {}
         for row in self.rows:
@@ -145,15 +145,48 @@ class SweepResult:
         """Whether some method was run with more than one seed; standard deviations then stand for intervals."""
         return any(len(own) > 1 for own in by_seed.seeds_per_method(self).values())
 
+    def require_metric(self, metric: str | None = None) -> str:
+        """The metric, or the primary one for ``None``.
+
+        Raises:
+            LightningMMError: If the sweep has no figure of it; the message says of which it has.
+        """
+        chosen, known = metric or self.primary_metric, {row.metric for row in self.rows}
+        if chosen not in known:
+            found = [one for one in self.metrics if one in known]
+            raise LightningMMError(f"no figures of metric {chosen!r}; this sweep has {found}")
+        return chosen
+
+    def complete_values(self, method: str, metric: str | None = None) -> dict[str, float]:
+        """As :meth:`values`, but over the seeds that have all that the method has in any seed, where there are any.
+
+        What :meth:`worst`, :meth:`full`, :meth:`drop` and :meth:`curve` are read off.
+        """
+        values = by_seed.values_per_seed(self, method, metric or self.primary_metric)
+        names = {name for own in values.values() for name in own}
+        return by_seed.averages(values, [name for name in self.combinations if name in names])
+
+    def _complete_std(self, method: str, combination: str, metric: str | None) -> float:
+        """Standard deviation of one of the :meth:`complete_values` over seeds."""
+        values = by_seed.values_per_seed(self, method, metric or self.primary_metric)
+        lacks = by_seed.lacking(values)
+        seeds = [seed for seed in values if seed not in lacks] or list(values)
+        return by_seed.spread(values[seed][combination] for seed in seeds if combination in values[seed])
+
     def full(self, method: str, metric: str | None = None) -> float:
-        """Value on the full combination; NaN where the method was not run on it."""
-        return self.values(method, metric).get(self.full_combination, float("nan"))
+        """Value on the full combination, see :meth:`complete_values`; NaN where the method was not run on it."""
+        return self.complete_values(method, metric).get(self.full_combination, float("nan"))
 
     def mean(self, method: str, metric: str | None = None, combinations: Iterable[str] | None = None) -> float:
-        """Mean over the incomplete combinations (or the given ones); NaN where the method lacks one of them."""
-        return robustness.mean_over(
-            self.values(method, metric), self.incomplete if combinations is None else combinations
-        )
+        """Mean over the incomplete combinations (or the given ones); NaN where the method lacks one of them.
+
+        Of several seeds those count that have all of these combinations (see :meth:`mean_per_seed`), where any has.
+        """
+        return self._mean(method, metric, self.incomplete if combinations is None else combinations, None)
+
+    def _mean(self, method: str, metric: str | None, combinations: Iterable[str], seeds: Sequence[int] | None) -> float:
+        values, wanted = by_seed.values_per_seed(self, method, metric or self.primary_metric), list(combinations)
+        return robustness.mean_over(by_seed.averages(values, wanted, seeds), wanted)
 
     def mean_per_seed(
         self, method: str, metric: str | None = None, combinations: Iterable[str] | None = None
@@ -167,12 +200,12 @@ class SweepResult:
         return by_seed.spread(self.mean_per_seed(method, metric, combinations).values())
 
     def full_std(self, method: str, metric: str | None = None) -> float:
-        """Standard deviation of :meth:`full` over seeds."""
-        return self.std(method, self.full_combination, metric)
+        """Standard deviation of :meth:`full` over the same seeds."""
+        return self._complete_std(method, self.full_combination, metric)
 
     def worst_std(self, method: str, metric: str | None = None) -> float:
         """Standard deviation over seeds of the combination that :meth:`worst` names, the worst of the mean."""
-        return self.std(method, self.worst(method, metric)[0], metric)
+        return self._complete_std(method, self.worst(method, metric)[0], metric)
 
     def drop_std(self, method: str, metric: str | None = None) -> float:
         """Standard deviation of :meth:`drop` over seeds, each with its own full combination."""
@@ -181,15 +214,16 @@ class SweepResult:
 
     def worst(self, method: str, metric: str | None = None) -> tuple[str, float]:
         """The worst combination and its value; NaN where the method lacks a combination."""
-        values = self.values(method, metric)
+        values = self.complete_values(method, metric)
         if any(combination not in values for combination in self.incomplete):
             return "", float("nan")
         return robustness.worst_of(values, self.direction(metric or self.primary_metric))
 
     def drop(self, method: str, metric: str | None = None) -> float:
-        """What is lost on the mean over incomplete combinations against the method's own full one."""
+        """What is lost on the mean over incomplete combinations against the method's own full one in the same seeds."""
         metric = metric or self.primary_metric
-        return robustness.drop(self.full(method, metric), self.mean(method, metric), self.direction(metric))
+        mean = robustness.mean_over(self.complete_values(method, metric), self.incomplete)
+        return robustness.drop(self.full(method, metric), mean, self.direction(metric))
 
     def dedicated_combinations(self, metric: str | None = None) -> list[str]:
         """Incomplete combinations for which a dedicated network was swept."""
@@ -199,18 +233,45 @@ class SweepResult:
     def recovered_gap(self, method: str, metric: str | None = None) -> float:
         """(method - zero_fill) / (dedicated - zero_fill) on the mean where a dedicated network exists.
 
-        NaN where there is no dedicated network or no zero_fill. With several seeds it is the gap of the means over
-        seeds, not the mean of the gaps: a seed with hardly any gap would outweigh all others.
+        NaN where there is no dedicated network or no zero_fill, and where dedicated networks are not better than
+        zero_fill. With several seeds it is the gap of the means over the seeds that all three share (see
+        :meth:`shared_seeds`), not the mean of the gaps: a seed with hardly any gap would outweigh all others.
         """
+        return robustness.recovered_gap(*self.gap_means(method, metric), self.direction(metric or self.primary_metric))
+
+    def gap_means(self, method: str, metric: str | None = None) -> tuple[float, float, float]:
+        """Means of the method, zero_fill and dedicated that :meth:`recovered_gap` compares."""
         covered = self.dedicated_combinations(metric)
-        own, low, high = (self.mean(name, metric, covered) for name in (method, ZERO_FILL, DEDICATED))
-        return robustness.recovered_gap(own, low, high)
+        seeds = self.shared_seeds([method, ZERO_FILL, DEDICATED], metric, covered)
+        own, low, high = (self._mean(name, metric, covered, seeds) for name in (method, ZERO_FILL, DEDICATED))
+        return own, low, high
+
+    def gain(self, method: str, other: str = ZERO_FILL, metric: str | None = None) -> float:
+        """How much better the mean over incomplete combinations is than that of another method in the shared seeds.
+
+        Positive is better, whichever way the metric points.
+        """
+        seeds = self.shared_seeds([method, other], metric)
+        own, theirs = (self._mean(name, metric, self.incomplete, seeds) for name in (method, other))
+        return robustness.gain(own, theirs, self.direction(metric or self.primary_metric))
+
+    def shared_seeds(
+        self, methods: Sequence[str], metric: str | None = None, combinations: Iterable[str] | None = None
+    ) -> list[int]:
+        """The seeds in which all methods have all incomplete (or the given) combinations; empty where there are none.
+
+        A constant (see :func:`lightning_mm.sweep.constant_rows`) stands for every seed.
+        """
+        metric, wanted = metric or self.primary_metric, self.incomplete if combinations is None else combinations
+        # Zero fill and dedicated are networks, however equal their figures are.
+        depend = [m for m in methods if m in (ZERO_FILL, DEDICATED) or not by_seed.is_constant(self, m, metric)]
+        return by_seed.shared([by_seed.values_per_seed(self, name, metric) for name in depend], wanted)
 
     def recovered_gap_per_seed(self, method: str, metric: str | None = None) -> dict[int, float]:
         """Seed to recovered gap, each with its own zero_fill and dedicated; seeds without one of them are left out."""
         covered = self.dedicated_combinations(metric)
         own, low, high = (self.mean_per_seed(name, metric, covered) for name in (method, ZERO_FILL, DEDICATED))
-        return by_seed.gap_per_seed(own, low, high)
+        return by_seed.gap_per_seed(own, low, high, self.direction(metric or self.primary_metric))
 
     def recovered_gap_std(self, method: str, metric: str | None = None) -> float:
         """Standard deviation of :meth:`recovered_gap_per_seed`; large where a seed has hardly any gap."""
@@ -220,7 +281,7 @@ class SweepResult:
         """Mean value by the number of missing modalities, ``Float[M]``, from none missing to all but one."""
         modalities = Modalities(self.modalities)
         sizes = {combination: len(modalities.parse(combination)) for combination in modalities.combinations()}
-        return robustness.missing_curve(self.values(method, metric), sizes)
+        return robustness.missing_curve(self.complete_values(method, metric), sizes)
 
     def robustness(self, method: str, metric: str | None = None) -> float:
         """Area under :meth:`curve` over its length, in the unit of the metric; needs all combinations."""

@@ -34,10 +34,19 @@ def drop(full: float, value: float, direction: Direction = "max") -> float:
     return full - value if direction == "max" else value - full
 
 
-def recovered_gap(method: float, zero_fill: float, dedicated: float) -> float:
-    """Share of the gap between zero fill and dedicated networks that a method closes; NaN where there is no gap."""
-    gap = dedicated - zero_fill
-    return (method - zero_fill) / gap if gap and np.isfinite(gap) else float("nan")
+def gain(value: float, other: float, direction: Direction = "max") -> float:
+    """How much better a value is than another; negative where it is worse, whichever way the metric points."""
+    return value - other if direction == "max" else other - value
+
+
+def recovered_gap(method: float, zero_fill: float, dedicated: float, direction: Direction = "max") -> float:
+    """Share of the gap between zero fill and dedicated networks that a method closes.
+
+    NaN where dedicated networks are not better than zero fill (by more than rounding): there is nothing to recover.
+    """
+    gap = gain(dedicated, zero_fill, direction)
+    rounding = 1e-9 * max(abs(dedicated), abs(zero_fill))
+    return gain(method, zero_fill, direction) / gap if np.isfinite(gap) and gap > rounding else float("nan")
 
 
 def missing_curve(values: Mapping[str, float], size_of: Mapping[str, int]) -> NDArray[np.float64]:

@@ -246,17 +246,19 @@ def _with_interval(row: SweepRow, replicates: Bootstrap) -> SweepRow:
 
 
 def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """Parameters that a method trains, and those of the network they are added to.
+    """Parameters that a method trains (none where an adapter is only switched off), and those of the network.
 
+    Heads of auxiliary losses (``task.auxiliary``) are a part of training and no part of the network.
     An adapter may say with ``parameters_per_combination`` how many of its own one combination uses.
     """
     found: dict[str, dict[str, int]] = {}
     for run in runs:
         task = cast(nn.Module, tasks[run.task])
         adapter = cast("nn.Module | None", getattr(task, "adapter", None))
-        own = {id(parameter) for parameter in adapter.parameters()} if adapter is not None else set()
+        extras = [adapter, cast("nn.Module | None", getattr(task, "auxiliary", None))]
+        own = {id(parameter) for extra in extras if extra is not None for parameter in extra.parameters()}
         base = sum(parameter.numel() for parameter in task.parameters() if id(parameter) not in own)
-        counts = {"trained": base, "base": base}
+        counts = {"trained": 0 if run.disabled else base, "base": base}
         if adapter is not None and not run.disabled:
             counts["trained"] = sum(parameter.numel() for parameter in adapter.parameters())
             per_combination = getattr(adapter, "parameters_per_combination", None)

@@ -1,7 +1,9 @@
 """Figures of every seed by itself, and their spread.
 
-A seed counts for a mean only where the method has every combination of it, so that no spread mixes complete with
-incomplete seeds. Standard deviations divide by one less than the number of seeds; of a single seed there is none (NaN).
+A seed counts for a mean only where the method has every combination of it, so that neither a mean nor its spread mixes
+complete with incomplete seeds; only where no seed has all of them is the mean that of all. Methods are compared on the
+seeds that they share, where they share any. Standard deviations divide by one less than the number of seeds; of a
+single seed there is none (NaN).
 """
 
 from __future__ import annotations
@@ -44,10 +46,59 @@ def mean_per_seed(values: Mapping[int, Mapping[str, float]], combinations: Itera
     return {seed: mean for seed, mean in means.items() if math.isfinite(mean)}
 
 
-def gap_per_seed(own: PerSeed, zero_fill: PerSeed, dedicated: PerSeed) -> PerSeed:
+def complete(values: Mapping[int, Mapping[str, float]], combinations: Iterable[str]) -> list[int]:
+    """The seeds that have all of the combinations."""
+    wanted = set(combinations)
+    return [seed for seed, own in values.items() if wanted <= own.keys()]
+
+
+def lacking(values: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
+    """What each seed lacks of all that the method has in some seed; seeds that lack nothing are left out."""
+    every = list(dict.fromkeys(name for own in values.values() for name in own))
+    found = {seed: [name for name in every if name not in own] for seed, own in values.items()}
+    return {seed: names for seed, names in found.items() if names}
+
+
+def averages(
+    values: Mapping[int, Mapping[str, float]], combinations: Iterable[str], among: Iterable[int] | None = None
+) -> dict[str, float]:
+    """Each combination's mean over the seeds that have all of the combinations, where any has, else over all seeds.
+
+    Args:
+        values: Seed to combination to value.
+        combinations: What a seed must have; the others are left out of what is returned.
+        among: Seeds to choose from, where any of them has all; all by default.
+    """
+    wanted = list(combinations)
+    whole = complete(values, wanted)
+    seeds = [seed for seed in whole if among is None or seed in set(among)] or whole or list(values)
+    found = {name: [values[seed][name] for seed in seeds if name in values[seed]] for name in wanted}
+    return {name: float(np.mean(own)) for name, own in found.items() if own}
+
+
+def shared(values: Iterable[Mapping[int, Mapping[str, float]]], combinations: Iterable[str]) -> list[int]:
+    """The seeds in which all of several methods have all of the combinations, ascending; empty where there are none."""
+    wanted = list(combinations)
+    seeds = [set(complete(own, wanted)) for own in values]
+    return sorted(set.intersection(*seeds)) if seeds else []
+
+
+def is_constant(result: SweepResult, method: str, metric: str) -> bool:
+    """Whether a method says the same of every combination, and that for one seed and without an interval.
+
+    Such a constant (see :func:`lightning_mm.sweep.constant_rows`) stands for every seed.
+    """
+    rows = [row for row in result.rows if row.method == method and row.metric == metric]
+    same = len({row.value for row in rows}) == 1 and len({row.seed for row in rows}) == 1
+    return same and len(rows) == len(result.combinations) > 1 and all(row.low is None for row in rows)
+
+
+def gap_per_seed(
+    own: PerSeed, zero_fill: PerSeed, dedicated: PerSeed, direction: robustness.Direction = "max"
+) -> PerSeed:
     """The recovered gap of every seed that has all three means and a gap."""
-    shared = [seed for seed in own if seed in zero_fill and seed in dedicated]
-    gaps = {seed: robustness.recovered_gap(own[seed], zero_fill[seed], dedicated[seed]) for seed in shared}
+    seeds = [seed for seed in own if seed in zero_fill and seed in dedicated]
+    gaps = {seed: robustness.recovered_gap(own[seed], zero_fill[seed], dedicated[seed], direction) for seed in seeds}
     return {seed: gap for seed, gap in gaps.items() if math.isfinite(gap)}
 
 

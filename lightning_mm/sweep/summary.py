@@ -15,15 +15,17 @@ def summarise(result: SweepResult, method: str, metric: str) -> dict[str, Any]:
 
     Returns:
         Figures under their names. ``<name>_interval`` is a pair or ``None``; ``<name>_std`` is the standard deviation
-        over ``seeds``, NaN for a single one. ``gain_over_zero_fill`` and ``recovered_gap`` are compared seed by seed.
+        over ``seeds``, NaN for a single one. ``gain_over_zero_fill`` (positive is better, whichever way the metric
+        points) and ``recovered_gap`` are compared seed by seed, over the shared seeds under ``<name>_seeds``; none
+        shared, they compare the means of different seeds.
     """
     from lightning_mm.sweep.result import DEDICATED, ZERO_FILL
 
     worst_combination, worst = result.worst(method, metric)
-    mean, means = result.mean(method, metric), result.mean_per_seed(method, metric)
+    means = result.mean_per_seed(method, metric)
     found: dict[str, Any] = {
         "seeds": result.seeds(method, metric),
-        "mean": mean,
+        "mean": result.mean(method, metric),
         "mean_std": spread(means.values()),
         "mean_interval": result.mean_interval(method, metric),
         "worst": worst,
@@ -37,18 +39,21 @@ def summarise(result: SweepResult, method: str, metric: str) -> dict[str, Any]:
     }
     if ZERO_FILL not in result.methods or method == ZERO_FILL:
         return found
-    found["gain_over_zero_fill"] = mean - result.mean(ZERO_FILL, metric)
+    found["gain_over_zero_fill"] = result.gain(method, ZERO_FILL, metric)
+    found["gain_over_zero_fill_seeds"] = result.shared_seeds([method, ZERO_FILL], metric)
     found["gain_over_zero_fill_std"] = spread(differences(means, result.mean_per_seed(ZERO_FILL, metric)).values())
     if result.bootstrap:
+        first, second = (method, ZERO_FILL) if result.direction(metric) == "max" else (ZERO_FILL, method)
         found["gain_over_zero_fill_interval"] = result.bootstrap.difference_interval(
-            method, ZERO_FILL, metric, result.incomplete
+            first, second, metric, result.incomplete
         )
     covered = result.dedicated_combinations(metric)
     if covered:
         found["recovered_gap"] = result.recovered_gap(method, metric)
         found["recovered_gap_std"] = result.recovered_gap_std(method, metric)
         found["recovered_gap_over"] = covered
+        found["recovered_gap_seeds"] = result.shared_seeds([method, ZERO_FILL, DEDICATED], metric, covered)
         found["recovered_gap_interval"] = result.bootstrap and result.bootstrap.recovered_gap_interval(
-            method, metric, covered, ZERO_FILL, DEDICATED
+            method, metric, covered, ZERO_FILL, DEDICATED, result.direction(metric)
         )
     return found

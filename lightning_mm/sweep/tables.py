@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lightning_mm.modalities import Modalities
+from lightning_mm.sweep.notes import gap_notes, incomplete_seeds
 from lightning_mm.sweep.result import DEDICATED, ZERO_FILL, SweepResult
 from lightning_mm.sweep.seeds import seeds_per_method
 from lightning_mm.sweep.texts import (
@@ -76,8 +77,11 @@ def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = T
     """Lay out a result; values of metrics in which more is better and all lie in [-1, 1] are shown in percent.
 
     Several seeds are shown as mean ± standard deviation, and then no intervals.
+
+    Raises:
+        LightningMMError: If the result has no figure of the metric.
     """
-    metric = metric or result.primary_metric
+    metric = result.require_metric(metric)
     methods = result.methods
     known = [row for row in result.rows if row.metric == metric]
     percent, direction = is_percent(result, metric), result.direction(metric)
@@ -111,6 +115,7 @@ def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = T
     elif intervals and any(row.low is not None for row in known):
         level = result.bootstrap.level if result.bootstrap else 0.95
         notes.append(f"[low, high]: {level:.0%} bootstrap interval over samples")
+    notes += incomplete_seeds(result, metric)
     title = f"{metric} in %" if percent else metric
     return Sheet(title, list(modalities), methods, body, [*foot, *costs], [*notes, *result.notes])
 
@@ -142,7 +147,8 @@ def _figures(result: SweepResult, metric: str, show: Show, percent: bool) -> tup
         ),
         Foot("drop", [show(result.drop(m, metric), None, result.drop_std(m, metric)) for m in methods], set()),
     ]
-    notes = ["mean: over incomplete combinations; worst: over all; drop: full minus mean"]
+    lost = "full minus mean" if direction == "max" else "mean minus full"
+    notes = [f"mean: over incomplete combinations; worst: over all; drop: {lost}"]
     covered = result.dedicated_combinations(metric)
     if covered and covered != result.incomplete:
         found.append(mean(f"mean of {len(covered)}", covered))
@@ -156,6 +162,7 @@ def _figures(result: SweepResult, metric: str, show: Show, percent: bool) -> tup
         ]
         found.append(Foot("recovered gap", gaps, set()))
         notes.append("recovered gap: (method - zero_fill) / (dedicated - zero_fill) on these means")
+        notes += gap_notes(result, metric)
     return found, notes
 
 
@@ -172,7 +179,7 @@ def _costs(result: SweepResult, several_seeds: bool) -> tuple[list[Foot], list[s
         times = [duration(result.seconds.get(method, math.nan)) for method in methods]
         found.append(Foot("training", times, set()))
         over = ", mean over seeds" if several_seeds else ""
-        notes.append(f"training: time of training all networks of a method{over}")
+        notes.append(f"training: CPU time of training all networks of a method{over}")
     return found, notes
 
 
@@ -185,14 +192,15 @@ def markdown(result: SweepResult, metric: str | None = None) -> str:
     # Intervals of single figures would make a row as wide as a page; those of the means stand in the summary.
     body = _markdown_body(sheet(result, metric, intervals=False), one_column=True)
     summary = _markdown_summary(content)
-    legend = f"{PRESENT} available, {ABSENT} missing: {', '.join(content.modalities)}."
+    legend = f"{PRESENT} available, {ABSENT} absent: {', '.join(content.modalities)}."
     return "\n".join([f"### {content.title}", "", *summary, "", legend, "", *body, "", *notes])
 
 
 def summary_markdown(result: SweepResult, metric: str | None = None) -> str:
     """What matters of every method as GitHub Markdown: one row per method, the best of each column in bold.
 
-    Columns: mean, worst, full, drop, and, where they are known, recovered gap, trained parameters, time of training.
+    Columns: mean, worst, full, drop, and, where they are known, recovered gap, trained parameters, CPU time of
+    training.
     """
     content = sheet(result, metric)
     notes = [f"- {note}" for note in content.notes]

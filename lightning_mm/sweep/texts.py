@@ -9,10 +9,14 @@ if TYPE_CHECKING:
     from lightning_mm.sweep.result import SweepResult
 
 NOTHING = "–"
+NO_SHARES = frozenset({"pearson"})
+"""Metrics in [-1, 1] that are no shares of anything, so that percent would be wrong: correlations."""
 
 
 def is_percent(result: SweepResult, metric: str) -> bool:
-    """Whether a metric is shown in percent: accuracies and overlaps are, errors and losses are not."""
+    """Whether a metric is shown in percent: accuracies and overlaps are; errors and correlations are not."""
+    if metric in NO_SHARES:
+        return False
     values = [row.value for row in result.rows if row.metric == metric and math.isfinite(row.value)]
     return result.direction(metric) == "max" and all(abs(value) <= 1 for value in values)
 
@@ -74,7 +78,7 @@ def per_combination(counts: dict[str, int]) -> str:
 
 def _with_share(count: int, base: int | None) -> str:
     text = short_count(count)
-    return f"{text} ({count / base:.2%})" if base and count < base else text
+    return f"{text} ({count / base:.2%})" if base and 0 < count < base else text
 
 
 def short_count(count: int) -> str:

@@ -38,8 +38,9 @@ _CHUNK = 256  # recordings transformed at once, so that memory stays small
 _PAIRS, _NOISE = 0xD0, 0xD1  # keep the two streams of random numbers apart
 
 # Mean and standard deviation: of the 8-bit values of all pixels of the MNIST images in the training pool, and of the
-# logarithms of all bands and frames of the 2400 recordings of the split "train" with speakers="all".
-_STATISTICS = {"image": (33.76, 79.14), "audio": (-4.914, 2.848)}
+# logarithms of all bands and frames of the recordings of the whole split "train", for each choice of speakers.
+_IMAGE = (33.76, 79.14)
+_AUDIO = {"all": (-4.914, 2.848), "unseen": (-4.832, 2.871)}
 
 
 class AVDigits(Dataset[dict[str, Any]]):
@@ -67,8 +68,9 @@ class AVDigits(Dataset[dict[str, Any]]):
         speakers: ``all``, or ``unseen``: validation and test on speakers that are not in training.
         noise: Standard deviation of Gaussian noise that is added to every normalised pixel, and to every band and frame
             of the normalised spectrogram; a pure function of seed, split, recording and pair. The sum is not scaled
-            back. With 2, a linear classifier of both falls from 0.97 to about 0.82 on the test split.
-        train_length: Recordings in the train split, the first in the order above; all when not given.
+            back. With 2, a linear classifier of both falls from 0.97 to about 0.91 on the test split.
+        train_length: Recordings in the train split, the first in the order above; all when not given. Inputs are
+            normalised by the statistics of all of them either way.
         pairs: How often a training recording comes in an epoch, each time with another image.
         eval_pairs: The same for validation and test. More (4 gives 1200 test samples) make the figures of images less
             noisy; the figures of sound alone rest on the same recordings as before, so that intervals that take samples
@@ -137,7 +139,7 @@ class AVDigits(Dataset[dict[str, Any]]):
             order, chosen = order[:train_length], chosen[:, :train_length]
         self._repeats, self._count = repeats, len(order)
         self._digits = sounds["digit"][order]
-        self._audio = _normalise("audio", log_mel([sounds["samples"][i] for i in order]))
+        self._audio = _normalise(log_mel([sounds["samples"][i] for i in order]), _AUDIO[speakers])
         self._images = images[chosen.ravel()]
         self.image_ids = chosen.ravel()
         self.recordings = tuple(sounds["name"][i] for i in order) * repeats
@@ -149,7 +151,7 @@ class AVDigits(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"AVDigits: index {index} is outside of the {len(self)} samples of split {self.split!r}")
         pair, recording = divmod(index, self._count)
-        image = _normalise("image", torch.from_numpy(self._images[index].astype(np.float32)))[None]
+        image = _normalise(torch.from_numpy(self._images[index].astype(np.float32)), _IMAGE)[None]
         audio = self._audio[recording][None].clone()
         if self.noise > 0:
             rng = np.random.default_rng([_NOISE, self.seed, SPLITS.index(self.split), recording, pair])
@@ -196,8 +198,8 @@ def _mel_bands() -> NDArray[np.float32]:
     return (bands / bands.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _normalise(name: str, values: Tensor) -> Tensor:
-    mean, std = _STATISTICS[name]
+def _normalise(values: Tensor, statistics: tuple[float, float]) -> Tensor:
+    mean, std = statistics
     return (values - mean) / std
 
 

@@ -1,0 +1,100 @@
+"""Checks of what stands in a study, each with a message that names file and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+RESERVED = ("majority", "configs", "report")
+"""Names that a method may not have: a row of the table, and folders beside those of methods."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file."""
+    if not path.is_file():
+        raise DataNotFoundError(f"no file at {path}; give the YAML file of a study or of one of its configs")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LightningMMError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise LightningMMError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse keys that do not exist."""
+    for key in content:
+        if key not in known:
+            close = get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(known)}"
+            raise LightningMMError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def check_name(where: str, name: Any) -> str:
+    """A name that can be a folder and a column."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
+        raise LightningMMError(
+            f"{where}: a name is made of letters, digits, '_', '-' and '.', begins with a letter or a digit, and is "
+            f"none of {', '.join(RESERVED)}; got {name!r}"
+        )
+    return name
+
+
+def typed(where: str, content: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    """A value of one type; ``default`` where it is not given."""
+    value = content.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {str: "text", int: "a whole number", bool: "true or false", dict: "keys and values", list: "a list"}
+        raise LightningMMError(f"{where}: {key}: expected {words[kind]}, got {value!r}")
+    return value
+
+
+def seeds(where: str, key: str, value: Any) -> tuple[int, ...]:
+    """Distinct whole numbers that a generator takes."""
+    whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    if not whole or not value or len(set(value)) != len(value) or min(value) < 0 or max(value) >= 2**32:
+        raise LightningMMError(f"{where}: {key}: expected a list of distinct whole numbers such as [0, 1], got {value}")
+    return tuple(value)
+
+
+def files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
+    """Files beside a study, all there and YAML."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise LightningMMError(f"{path}: {key}: expected a list of files, got {names!r}")
+    found = tuple(path.parent / name for name in listed)
+    for file in found:
+        if not file.is_file():
+            raise DataNotFoundError(f"{path}: {key}: no file at {file}")
+        read_yaml(file)
+    return found
+
+
+def settings(path: Path, key: str, value: Any) -> dict[str, Any]:
+    """Dotted keys and values."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise LightningMMError(f"{path}: {key}: expected dotted keys and values, got {value!r}")
+    return dict(value)
+
+
+def tuning(where: str, path: Path, value: Any) -> dict[str, list[Any]]:
+    """At most one key, with distinct values to choose from."""
+    tune = settings(path, "tune", value)
+    if len(tune) > 1 or not all(isinstance(values, list) and values for values in tune.values()):
+        raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {tune}")
+    for key, values in tune.items():
+        if len({str(one) for one in values}) < len(values):
+            raise LightningMMError(f"{where}: tune: {key}: expected distinct values, got {values}")
+    return tune
