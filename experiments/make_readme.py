@@ -45,22 +45,25 @@ def study(name: str, metric: str) -> str:
 
 def costs(facts: dict[str, Any]) -> list[str]:
     """What was chosen, and what training took beside what the table says."""
-    lines = []
+    sentences = []
     for method, choice in facts["chosen"].items():
-        figures = ", ".join(f"{value}: {100 * mean:.1f}" for value, mean in choice["means"].items())
-        key = choice["key"].rpartition(".")[2]
-        lines += [
-            "",
-            f"`{key}` of `{method}`, chosen by the mean over incomplete combinations on validation data ({figures}): "
-            f"{choice['value']}.",
-        ]
-    tuning = ", ".join(f"{method} {seconds:.0f} s" for method, seconds in facts["tuning_seconds"].items())
-    lines += [
-        "",
-        f"Training of the base: {facts['base_seconds']:.0f} s a seed; all runs that chose a value, all seeds: {tuning}. "
-        f"Seeds {facts['seeds']}; {facts['machine']}, torch {facts['versions']['torch']}.",
-    ]
-    return lines
+        if choice["means"]:
+            figures = ", ".join(f"{value}: {mean:.3f}" for value, mean in choice["means"].items())
+            key = choice["key"].rpartition(".")[2]
+            sentences.append(
+                f"`{key}` of `{method}`, chosen by the mean over incomplete combinations on validation data "
+                f"({figures}): {choice['value']}."
+            )
+    if facts.get("validation_means"):
+        means = sorted(facts["validation_means"].items(), key=lambda item: -item[1])
+        listed = ", ".join(f"`{method}` {mean:.3f}" for method, mean in means)
+        sentences.append(f"Mean over incomplete combinations on validation data: {listed}.")
+    sentences.append(f"Training of the base: {facts['base_seconds']:.0f} s a seed (CPU time).")
+    if facts["tuning_seconds"]:
+        tuning = ", ".join(f"`{method}` {seconds:.0f} s" for method, seconds in facts["tuning_seconds"].items())
+        sentences.append(f"All runs that chose a value, all seeds together: {tuning}.")
+    sentences.append(f"Seeds {facts['seeds']}; {facts['machine']}, torch {facts['versions']['torch']}.")
+    return ["", " ".join(sentences)]
 
 
 def main() -> int:

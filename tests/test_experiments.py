@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def test_studies_are_read_and_what_they_name_is_there(path: Path) -> None:
     files = [*study.configs, *(config for method in study.methods for config in method.configs)]
     assert [file for file in files if not file.is_file()] == []
     assert path.with_name("base.yaml") in study.configs
+
+
+STUDIED = sorted((EXPERIMENTS / "results").glob("*/study.json"))
+
+
+@pytest.mark.parametrize("path", STUDIED, ids=lambda path: path.parent.name)
+def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> None:
+    ssf = EXPERIMENTS / path.parent.name / "ssf.yaml"
+    if not ssf.is_file():
+        pytest.skip("a variant of another study")
+    chosen = json.loads(path.read_text())["chosen"]["adapted"]["value"]
+    assert yaml.safe_load(ssf.read_text())["model"]["init_args"]["optimizer"]["init_args"]["lr"] == chosen
 
 
 @pytest.mark.parametrize("path", FITS, ids=name_of)

@@ -164,7 +164,7 @@ def test_what_is_compiled_is_marked(path: Path) -> None:
 
 @pytest.mark.parametrize("call", COMPILES)
 def test_a_test_that_compiles_unmarked_is_seen(call: str) -> None:
-    code = f"def test_it() -> None:\n    {call}network)\n"
+    code = f"def test_it() -> None:\n    '{call}'\n"
     assert unmarked(code) == ["test_it"]
     assert unmarked(f"@pytest.mark.compiled\n{code}") == []
     assert unmarked(code.replace("test_it", "helper")) == []

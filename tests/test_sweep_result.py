@@ -210,9 +210,14 @@ def test_unreadable_csv_has_one_clear_message(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda old: old[:200], lambda old: b"", lambda old: b"\x93NUMPY\x01\x00x", lambda old: old[:60] + bytes(40) + old[100:]],
+    [
+        lambda old: old[:200],
+        lambda old: b"",
+        lambda old: b"\x93NUMPY\x01\x00x",
+        lambda old: old[:60] + bytes(40) + old[100:],
+    ],
     ids=["cut", "empty", "lone_array", "zeros"],
-)  # fmt: skip
+)
 def test_damaged_samples_are_named_with_the_way_out(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = build().save(tmp_path)["samples"]
     path.write_bytes(damage(path.read_bytes()))

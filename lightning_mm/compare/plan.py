@@ -92,8 +92,10 @@ class Plan:
                 yield from self.tests(method, chosen.get(method.name))
 
     def validation(self, method: Method, seed: int) -> list[Step]:
-        """Sweeps of the validation split: those that choose a tuned value; where the study validates, those of all methods with
-        one network for all combinations."""
+        """Sweeps of the validation split: those that choose a tuned value.
+
+        Where the study validates, also those of all methods with one network for all combinations.
+        """
         if method.tuned is None:
             checked = self.study.validate and method.name != BASE and not method.recipe.each
             return self.sweeps(method, seed, None, "val") if checked else []
