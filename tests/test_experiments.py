@@ -109,7 +109,8 @@ def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> N
     ssf = EXPERIMENTS / path.parent.name / "ssf.yaml"
     if not ssf.is_file():
         pytest.skip("a variant of another study")
-    chosen = json.loads(path.read_text())["chosen"]["adapted"]["value"]
+    chosen = json.loads(path.read_text())["chosen"]
+    chosen = float(chosen) if isinstance(chosen, str) else chosen["adapted"]["value"]
     assert yaml.safe_load(ssf.read_text())["model"]["init_args"]["optimizer"]["init_args"]["lr"] == chosen
 
 

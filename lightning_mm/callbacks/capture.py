@@ -36,7 +36,7 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
     module.eval()  # what stands before the network must not update its statistics
     handle = network.register_forward_pre_hook(stop, with_kwargs=True)
     # logging needs a loop that runs, and there is none yet
-    own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
+    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     module.log = module.log_dict = _ignore  # type: ignore[method-assign]
     try:
         with torch.no_grad(), torch.random.fork_rng():
