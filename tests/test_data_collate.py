@@ -77,6 +77,21 @@ def test_nested_inputs() -> None:
     assert batch["inputs"]["b"].tolist() == [0, 5, 6]
 
 
+def test_inputs_of_float64_become_float32_and_nothing_else_changes() -> None:
+    """NumPy makes float64 of everything, and no layer takes it; integers may be ids, and targets are the loss's."""
+    a = {"values": np.full((2, 3), 0.1), "length": 2, "ids": torch.arange(2), "pair": [np.float64(0.1), "word"]}
+    full, half = torch.full((2,), 0.1, dtype=torch.float64), torch.ones(2, dtype=torch.float16)
+    batch = Collate(AB)([_sample(a, full, target=full), _sample(None, None, target=full)])
+    inputs = batch["inputs"]
+    for leaf in (inputs["a"]["values"], inputs["a"]["pair"][0], inputs["b"]):
+        assert leaf.dtype == torch.float32
+        assert torch.equal(leaf[0], torch.full_like(leaf[0], 0.1))
+    assert inputs["a"]["pair"][1] == ["word", ""]
+    assert inputs["a"]["ids"].dtype == inputs["a"]["length"].dtype == torch.int64
+    assert batch["target"].dtype == torch.float64
+    assert Collate(AB)([_sample(half, 0.5)])["inputs"]["a"].dtype == torch.float16
+
+
 def test_sequences_with_a_length_are_padded_at_the_end() -> None:
     def words(steps: int) -> dict[str, Any]:
         return {"values": torch.ones(steps, 2), "times": torch.arange(steps), "length": steps, "speaker": torch.ones(3)}

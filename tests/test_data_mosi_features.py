@@ -216,6 +216,12 @@ def test_a_file_that_holds_something_else(root: Path) -> None:
         (changed("train_utt_id", 0, "a_00_x"), "expected <video>_<number> with video 'a_00', got 'a_00_x'"),
         ({**arrays, "train_text": arrays["train_text"][:, 1:]}, r"train_text of shape \(160, 100\), got \(160, 99\)"),
         ({**arrays, "train_label": arrays["train_label"][1:]}, r"train_label of shape \(160,\), got \(159,\)"),
+        (
+            {**arrays, "train_utt_id": np.array("a_00_1")},
+            rf"{path}: expected train_utt_id to hold strings in 1 dimensions, got <U6 of shape \(\); copy it again",
+        ),
+        ({**arrays, "train_audio": arrays["train_audio"].astype(str)}, "train_audio to hold integers or floats in 2"),
+        ({**arrays, "train_label": np.full(160, "1")}, "train_label to hold booleans or integers in 1 .* got <U1"),
         ({"train_text": arrays["train_text"]}, rf"{path} lacks the arrays \['train_utt_id', 'train_video_id',"),
     ]:
         _write(root, content)

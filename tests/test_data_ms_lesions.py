@@ -198,6 +198,12 @@ def test_the_folder_comes_from_the_environment(root: str, tmp_path: Path, monkey
         (lambda a: a.__setitem__("z", a["z"][1:]), r"should hold image \[slice, 4, x, y\].* \(5, 9, 15\) and \(4,\)"),
         (lambda a: a.__setitem__("mask", a["mask"][:, 1:]), r"got \(5, 4, 9, 15\), \(5, 8, 15\) and \(5,\)"),
         (lambda a: a.__setitem__("modalities", np.array(list("abcd"))), r"should hold \['FLAIR', .* got \['a', 'b'"),
+        (
+            lambda a: a.__setitem__("z", np.array(3)),
+            r"patient26.*: expected z to hold integers in 1 .* shape \(\); copy",
+        ),
+        (lambda a: a.__setitem__("image", a["image"].astype(str)), r"image to hold integers or floats in 4 .* got <U"),
+        (lambda a: a.__setitem__("modalities", np.arange(4)), "modalities to hold strings in 1 dimensions, got int64"),
         (lambda a: a.update({key: a[key][:0] for key in ("image", "mask", "z")}), "of at least one slice"),
     ],
 )

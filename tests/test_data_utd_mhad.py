@@ -211,6 +211,10 @@ def _cut(arrays: Arrays) -> None:
     arrays["skeleton"] = arrays["skeleton"][:-1]
 
 
+def _convert(arrays: Arrays, name: str, kind: type) -> None:
+    arrays[name] = arrays[name].astype(kind)
+
+
 def _poison(arrays: Arrays) -> None:
     arrays["inertial"][3, 3] = np.nan
 
@@ -230,6 +234,9 @@ def _collapse(arrays: Arrays) -> None:
         (lambda a: a.__setitem__("inertial", a["inertial"][:, :5]), r"inertial of shape \(steps, 6\).* got \(\d+, 5\)"),
         (lambda a: a.pop("subject"), r"lacks the arrays \['subject'\]"),
         (lambda a: a["subject"].fill(2), "has no sequence to train on, so no statistics"),
+        (lambda a: _convert(a, "inertial_len", float), r"expected inertial_len to hold integers in 1 .* got float64"),
+        (lambda a: a.__setitem__("action", np.array(1)), r"action to hold integers in 1 dimensions, got .* \(\);"),
+        (lambda a: _convert(a, "skeleton", str), r"expected skeleton to hold integers or floats in 3 .* got <U"),
         (_cut, r"skeleton_len must be positive and add up to the \d+ steps of skeleton"),
         (_poison, "inertial holds values that are not finite"),
         (_collapse, "hip and shoulder centre fall together in sequence 0"),

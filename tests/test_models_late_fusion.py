@@ -174,6 +174,7 @@ def test_one_graph_for_every_combination() -> None:
     [
         ({"image": torch.zeros(7, 3, 8, 8)}, r"'image': expected \[batch, 1, .* \(1 channels\), got \(7, 3, 8, 8\)"),
         ({"motion": torch.zeros(7, 4, 2)}, r"modality 'motion': expected \[batch, time, 3\] .* got \(7, 4, 2\)"),
+        ({"text": torch.zeros(7, 5).int()}, r"modality 'text': expected floating point numbers, got torch\.int32"),
         ({"text": torch.zeros(6, 5)}, r"different numbers of samples: {'image': 7, 'motion': 7, 'text': 6}"),
         ({"radar": torch.zeros(7, 1)}, r"inputs have unknown \['radar'\]"),
     ],
@@ -192,6 +193,8 @@ def test_missing_input_and_wrong_mask_are_named() -> None:
             build()(batch, mask)
     with pytest.raises(LightningMMError, match="modality 'image': expected 6 samples first"):
         build()(batch, torch.ones(6, 3, dtype=torch.bool))
+    with pytest.raises(LightningMMError, match=r"available: expected a bool tensor of shape \(7, 3\), .* \(6, 3\)"):
+        build(mask_absent=False)(batch, torch.ones(6, 3, dtype=torch.bool))
 
 
 def test_wrong_settings_are_named() -> None:
@@ -207,6 +210,8 @@ def test_wrong_settings_are_named() -> None:
         build(encoders={"pop": VectorEncoder(3)})
     with pytest.raises(LightningMMError, match="num_classes must be at least 1, got 0"):
         build(num_classes=0)
+    with pytest.raises(LightningMMError, match=r"dropout must be at least 0 and below 1, got 1\.5"):
+        build(dropout=1.5)
     with pytest.raises(LightningMMError, match="one or more distinct names"):
         build(encoders={})
     with pytest.raises(LightningMMError, match=r"fusion must be one of .* got 'median'"):

@@ -158,6 +158,7 @@ def test_one_graph_for_every_combination() -> None:
     [
         ({"text": torch.zeros(7, 5)}, r"modality 'text': expected \[batch, time, 6\] .* 6 channels, got \(7, 5\)"),
         ({"video": torch.zeros(7, 1, 3, 4)}, r"modality 'video': .* 4 channels, got \(7, 1, 3, 4\)"),
+        ({"video": torch.zeros(7, 3, 4).long()}, r"modality 'video': expected floating point .* got torch\.int64"),
         ({"video": torch.zeros(6, 3, 4)}, "different numbers of samples: .*'video': 6"),
         ({"radar": torch.zeros(7, 1)}, r"inputs have unknown \['radar'\]"),
         ({"audio": {"values": torch.zeros(7, 3)}}, r"modality 'audio': .* got a dict of \['values'\]"),
@@ -174,6 +175,8 @@ def test_missing_input_and_wrong_mask_are_named() -> None:
         build()({name: batch[name] for name in ("text", "audio")})
     with pytest.raises(LightningMMError, match=r"available: expected a bool tensor of shape \(batch, 3\)"):
         build()(batch, torch.ones(7, 2, dtype=torch.bool))
+    with pytest.raises(LightningMMError, match=r"available: expected a bool tensor of shape \(7, 3\), .* \(6, 3\)"):
+        build(mask_absent=False)(batch, torch.ones(6, 3, dtype=torch.bool))
 
 
 def test_wrong_settings_are_named() -> None:
@@ -185,3 +188,8 @@ def test_wrong_settings_are_named() -> None:
         build(widths={"keys": 2})
     with pytest.raises(LightningMMError, match="fusion_layers must be at least 1, got 0"):
         build(fusion_layers=0)
+    with pytest.raises(LightningMMError, match="layers must be at least 0, got -1"):
+        build(layers=-1)
+    for dropout in (-0.1, 1.0):
+        with pytest.raises(LightningMMError, match=f"dropout must be at least 0 and below 1, got {dropout}"):
+            build(dropout=dropout)

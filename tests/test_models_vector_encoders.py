@@ -122,11 +122,45 @@ def test_a_sequence_without_steps_is_one_step_of_zeros() -> None:
         (SequenceEncoder(3), {"values": torch.zeros(2, 5, 3)}, r"\"length\": \[batch\]}, got a dict of \['values'\]"),
         (SequenceEncoder(3), {"values": torch.zeros(2, 5, 3), "length": torch.ones(2)}, "as integers, got torch.float"),
         (SequenceEncoder(3), {"values": torch.zeros(2, 5, 3), "length": 5}, "each of 2 sequences as integers, got int"),
+        (
+            SequenceEncoder(3),
+            {"values": torch.zeros(2, 5, 3), "length": torch.tensor([True, False])},
+            r"each of 2 sequences as integers, got torch\.bool \(2,\)",
+        ),
     ],
 )
 def test_wrong_inputs_are_told(encoder: nn.Module, value: Any, message: str) -> None:
     with pytest.raises(LightningMMError, match=message):
         encoder(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(("kind", "settings", "shape"), ENCODERS)
+def test_numbers_that_are_not_of_floating_point_are_told(
+    kind: Any, settings: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Also the steps of sequences with lengths, whose mask alone would make floats of them."""
+    encoder, value = build(kind, **settings), torch.zeros(3, *shape, dtype=dtype)
+    forms: list[Any] = [value]
+    if kind is SequenceEncoder:
+        forms.append({"values": value, "length": torch.ones(3, dtype=torch.int64)})
+    for form in forms:
+        with pytest.raises(
+            LightningMMError, match=rf"expected floating point .*, got {dtype}; convert .* `\.float\(\)`"
+        ):
+            encoder(form)
+
+
+def test_lengths_are_cut_to_the_steps_that_are_there() -> None:
+    encoder, values = build(SequenceEncoder, in_channels=3), numbers(3, 6, 3)
+    cut = encoder({"values": values, "length": torch.tensor([0, 6, 4])})
+    assert torch.equal(encoder({"values": values, "length": torch.tensor([-2, 99, 4])}), cut)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
+def test_dropout_is_a_probability(dropout: float) -> None:
+    with pytest.raises(LightningMMError, match=rf"dropout must be at least 0 and below 1, got {dropout}"):
+        VectorEncoder(3, dropout=dropout)
 
 
 def test_wrong_settings_are_told() -> None:

@@ -29,6 +29,9 @@ class Collate:
     beside ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. A modality that a sample does not
     have becomes zeros of the right shape with ``observed`` False.
 
+    Inputs of float64, NumPy's default, become float32, which networks compute in; integers stay, as they may be ids of
+    words, and so do targets.
+
     Args:
         modalities: Names in the order of the masks' columns.
         policy: What to drop; nothing when not given.
@@ -91,7 +94,7 @@ class Collate:
             seen = [value for value in values if value is not None]
             blank = _blank(seen[0] if seen else self._template(name))
             values = [blank if value is None else value for value in values]
-        return _stack(values, f"modality {name!r}")
+        return _single(_stack(values, f"modality {name!r}"))
 
     def _template(self, name: str) -> Any:
         if name not in self._templates:
@@ -144,6 +147,17 @@ def _stack(values: list[Any], where: str) -> Any:
     if isinstance(first, (int, float, np.number)):
         return torch.tensor(values)
     raise LightningMMError(f"{where}: cannot batch {type(first).__name__}; expected tensors, numbers or strings")
+
+
+def _single(batched: Any) -> Any:
+    """Leaves of float64 as float32, all others as they are."""
+    if isinstance(batched, Tensor):
+        return batched.float() if batched.dtype == torch.float64 else batched
+    if isinstance(batched, Mapping):
+        return {key: _single(leaf) for key, leaf in batched.items()}
+    if isinstance(batched, (list, tuple)):
+        return _rebuild(batched, [_single(leaf) for leaf in batched])
+    return batched
 
 
 def _pad(values: list[Any], where: str) -> list[dict[str, Any]]:

@@ -50,6 +50,19 @@ def check_positive(**settings: int) -> None:
             raise LightningMMError(f"{name} must be at least 1, got {value}")
 
 
+def check_probability(**settings: float) -> None:
+    """Raise a LightningMMError that names the first setting below 0, or not below 1."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise LightningMMError(f"{name} must be at least 0 and below 1, got {value}")
+
+
+def check_floating(values: Tensor) -> None:
+    """Raise a LightningMMError that names the dtype unless it is one of floating point."""
+    if not values.is_floating_point():
+        raise LightningMMError(f"expected floating point numbers, got {values.dtype}; convert them with `.float()`")
+
+
 def parts_of_modalities(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
     """``nn.ModuleDict(parts)``; a name that it cannot hold ("pop", "a.b") is a LightningMMError."""
     held = nn.ModuleDict()
@@ -68,6 +81,7 @@ def read_sequence(
 
     Args:
         value: ``Float[B, T, C]``, ``{"values": Float[B, T, C], "length": Int[B]}``, or ``Float[B, C]`` for one step.
+            A length below 0 counts as 0, one above T as T.
         channels: The expected C.
 
     Returns:
@@ -75,7 +89,7 @@ def read_sequence(
         attention are over something.
 
     Raises:
-        LightningMMError: If it is no such sequence, has other channels, or no step.
+        LightningMMError: If it is no such sequence, has other channels, no step, or is not of floating point.
     """
     forms = f'[batch, time, {channels}] or {{"values": [batch, time, {channels}], "length": [batch]}}'
     length = None
@@ -89,9 +103,11 @@ def read_sequence(
     if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[2] != channels or not values.shape[1]:
         got = tuple((value if isinstance(value, Tensor) else values).shape) if isinstance(values, Tensor) else values
         raise LightningMMError(f"expected {forms} with at least one step and {channels} channels, got {got}")
+    check_floating(values)
     if length is None:
         return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    if not isinstance(length, Tensor) or length.shape != values.shape[:1] or length.is_floating_point():
+    whole = isinstance(length, Tensor) and not length.is_floating_point() and length.dtype != torch.bool
+    if not whole or length.shape != values.shape[:1]:
         got = f"{length.dtype} {tuple(length.shape)}" if isinstance(length, Tensor) else type(length).__name__
         raise LightningMMError(f"expected a length for each of {values.shape[0]} sequences as integers, got {got}")
     steps, length = torch.arange(values.shape[1], device=values.device), length.unsqueeze(1)

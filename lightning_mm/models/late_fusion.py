@@ -15,7 +15,13 @@ from lightning_mm.missing import Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.fusion import Fusion, FusionName, build_fusion
-from lightning_mm.models.inputs import check_available, check_inputs, check_positive, parts_of_modalities
+from lightning_mm.models.inputs import (
+    check_available,
+    check_inputs,
+    check_positive,
+    check_probability,
+    parts_of_modalities,
+)
 from lightning_mm.models.vector_encoders import vector_block
 
 
@@ -28,7 +34,7 @@ class LateFusionClassifier(nn.Module):
         num_classes: Number of classes K; 1 for a regression or one logit.
         fusion: ``mean``, ``max``, ``concat``, ``attention``, or a subclass of :class:`~lightning_mm.models.Fusion`.
         hidden: Width of the layer after the fusion.
-        dropout: Probability of dropping a feature of it, in training.
+        dropout: Probability of dropping a feature of it, in training, below 1.
         mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits whatever
             stands there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the network
             knows of no missing modality, as one that was trained with all of them: it ignores ``available`` and sees
@@ -60,6 +66,7 @@ class LateFusionClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(num_classes=num_classes, hidden=hidden)
+        check_probability(dropout=dropout)
         self.modalities = Modalities(encoders)
         self.channels = {name: getattr(encoder, "in_channels", None) for name, encoder in encoders.items()}
         self.num_classes, self.mask_absent = num_classes, mask_absent
@@ -82,16 +89,16 @@ class LateFusionClassifier(nn.Module):
         """Logits; ``available=None`` means that all modalities are there."""
         check_inputs(inputs, self.modalities)
         check_available(available, self.modalities)
-        if not self.mask_absent:
-            available = None
-        if available is not None:
+        present = available if self.mask_absent else None
+        if present is not None:
             # The fusion masks the features; this keeps a NaN out of the encoders' gradients and batch statistics too.
-            inputs = fill_inputs(self.zeros, self.modalities, inputs, available)
+            inputs = fill_inputs(self.zeros, self.modalities, inputs, present)
         features = [self._encode(name, encoder, inputs[name]) for name, encoder in self.encoders.items()]
         sizes = {name: len(feature) for name, feature in zip(self.modalities, features)}
         if len(set(sizes.values())) > 1:
             raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
-        logits: Tensor = self.head(self.trunk(self.fusion(features, available)))
+        check_available(available, self.modalities, len(features[0]))
+        logits: Tensor = self.head(self.trunk(self.fusion(features, present)))
         return logits
 
     def _encode(self, name: str, encoder: nn.Module, value: Nest) -> Float[Tensor, "batch channel"]:

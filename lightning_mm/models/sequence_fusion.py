@@ -22,6 +22,7 @@ from lightning_mm.models.inputs import (
     check_available,
     check_inputs,
     check_positive,
+    check_probability,
     parts_of_modalities,
     read_sequence,
 )
@@ -77,11 +78,11 @@ class SequenceFusionTransformer(nn.Module):
     Args:
         widths: Modality to the channels C_m of a step; the order is the column order of ``available``.
         num_outputs: Number of outputs K, 1 for sentiment.
-        width: Width D of the tokens, an even multiple of ``heads``.
+        width: Width D of the tokens, even, and a multiple of ``heads``.
         heads: Attention heads.
         layers: Blocks within each modality, may be 0.
         fusion_layers: Blocks over all modalities.
-        dropout: Probability of dropping features and attention weights, in training.
+        dropout: Probability of dropping features and attention weights, in training, below 1.
         mask_absent: True: absent inputs and their tokens never enter; outputs and gradients are the same bits whatever
             stands there, and the blocks of a modality that is absent everywhere get zero gradient. False: the network
             ignores ``available`` and sees what the fill has put there.
@@ -116,6 +117,9 @@ class SequenceFusionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(num_outputs=num_outputs, width=width, heads=heads, fusion_layers=fusion_layers)
+        check_probability(dropout=dropout)
+        if layers < 0:
+            raise LightningMMError(f"layers must be at least 0, got {layers}")
         if width % heads or width % 2:
             raise LightningMMError(f"width must be even and a multiple of heads, got width {width} and heads {heads}")
         self.modalities = Modalities(widths)
@@ -139,15 +143,14 @@ class SequenceFusionTransformer(nn.Module):
         """Outputs of every sample; ``available=None`` means that all modalities are there."""
         check_inputs(inputs, self.modalities)
         check_available(available, self.modalities)
-        if not self.mask_absent:
-            available = None
-        if available is not None:
-            inputs = fill_inputs(self.zeros, self.modalities, inputs, available)
+        masks = available if self.mask_absent else None
+        if masks is not None:
+            inputs = fill_inputs(self.zeros, self.modalities, inputs, masks)
         tokens, valid = [], []
         for position, name in enumerate(self.modalities):
             embedded, counts = self._embed(position, name, inputs[name])
-            if available is not None:
-                present = available[:, position, None]
+            if masks is not None:
+                present = masks[:, position, None]
                 # Attention gives them no weight; this keeps their values out of the sums as well.
                 embedded, counts = torch.where(present[:, :, None], embedded, 0.0), counts & present
             tokens.append(embedded)
@@ -155,6 +158,7 @@ class SequenceFusionTransformer(nn.Module):
         sizes = {name: len(embedded) for name, embedded in zip(self.modalities, tokens)}
         if len(set(sizes.values())) > 1:
             raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
+        check_available(available, self.modalities, len(tokens[0]))
         answer = self.answer.expand(len(tokens[0]), 1, -1)
         # The token of the answer is always valid, so no row of attention is over nothing, whatever is absent.
         sequence = torch.cat([answer, *tokens], dim=1)

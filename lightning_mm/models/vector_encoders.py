@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import Nest
-from lightning_mm.models.inputs import check_positive, read_sequence
+from lightning_mm.models.inputs import check_floating, check_positive, check_probability, read_sequence
 
 
 class ImageEncoder(nn.Module):
@@ -34,7 +34,7 @@ class ImageEncoder(nn.Module):
         ``[B, C, H, W]`` of any size -> ``[B, out_channels]``.
 
     Raises:
-        LightningMMError: If a setting is below 1, or the input has another shape.
+        LightningMMError: If a setting is below 1, or the input has another shape or is not of floating point.
 
     Example:
         >>> ImageEncoder(1)(torch.zeros(2, 1, 28, 28)).shape
@@ -66,7 +66,7 @@ class SpectrogramEncoder(nn.Module):
         ``[B, C, F, T]`` of any T -> ``[B, out_channels]``.
 
     Raises:
-        LightningMMError: If a setting is below 1, or the input has another shape.
+        LightningMMError: If a setting is below 1, or the input has another shape or is not of floating point.
 
     Example:
         >>> SpectrogramEncoder(bands=32)(torch.zeros(2, 1, 32, 48)).shape
@@ -145,13 +145,13 @@ class VectorEncoder(nn.Module):
         width: Size of every layer but the last.
         out_channels: Size of the vector.
         depth: Number of layers.
-        dropout: Probability of dropping a feature after each layer, in training.
+        dropout: Probability of dropping a feature after each layer, in training, below 1.
 
     Shape:
         ``[B, C]`` -> ``[B, out_channels]``.
 
     Raises:
-        LightningMMError: If a setting is below 1, or the input has another shape.
+        LightningMMError: If a setting is out of range, or the input has another shape or is not of floating point.
 
     Example:
         >>> VectorEncoder(5)(torch.zeros(2, 5)).shape
@@ -163,6 +163,7 @@ class VectorEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, width=width, out_channels=out_channels, depth=depth)
+        check_probability(dropout=dropout)
         self.in_channels, self.out_channels = in_channels, out_channels
         pairs = _pairs(in_channels, [*[width] * (depth - 1), out_channels])
         self.stages = nn.Sequential(*(vector_block(*pair, dropout) for pair in pairs))
@@ -172,6 +173,7 @@ class VectorEncoder(nn.Module):
             raise LightningMMError(
                 f"expected [batch, {self.in_channels}] ({self.in_channels} channels), {_got(vector)}"
             )
+        check_floating(vector)
         return cast(Tensor, self.stages(vector))
 
 
@@ -204,6 +206,7 @@ def _check_image(image: Tensor, channels: int, height: int | None = None) -> Non
     if len(shape) != 4 or shape[1] != channels or height not in (None, shape[2]):
         size = "height, width" if height is None else f"{height}, time"
         raise LightningMMError(f"expected [batch, {channels}, {size}] ({channels} channels), {_got(image)}")
+    check_floating(image)
 
 
 def _got(value: Nest) -> str:

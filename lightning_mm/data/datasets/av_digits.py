@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_mm.data.datasets.folders import find_folder, read_npz
+from lightning_mm.data.datasets.folders import INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 Array = NDArray[Any]
@@ -278,7 +278,9 @@ def _read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
 def _read_recordings(path: Path) -> dict[str, Any]:
     """``samples``: N x ``Int16[S]``; ``digit``, ``speaker``, ``index``: ``[N]``; ``name``: N strings."""
     names = ["digit", "speaker", "index"]
-    arrays = read_npz(path, ["samples", "length", "sample_rate", *names])
+    forms = {"samples": (NUMBERS, 1), "length": (INTEGERS, 1), "sample_rate": (INTEGERS, 0)}
+    forms |= {"digit": (INTEGERS, 1), "speaker": (STRINGS, 1), "index": (INTEGERS, 1)}
+    arrays = read_npz(path, forms)
     length = arrays["length"]
     if int(arrays["sample_rate"]) != SAMPLE_RATE or arrays["samples"].dtype != np.int16:
         raise LightningMMError(

@@ -7,7 +7,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+BOOLEANS, INTEGERS, NUMBERS, STRINGS = "b", "iu", "iuf", "U"
+"""Kinds of arrays for :func:`read_npz`, letters of ``numpy.dtype.kind``; a sum of them allows either."""
+
+_KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "floats", "U": "strings"}
 
 
 def find_folder(data_set: str, folder: str, root: str | None, needed: Sequence[str]) -> Path:
@@ -45,12 +50,17 @@ def find_folder(data_set: str, folder: str, root: str | None, needed: Sequence[s
     return path
 
 
-def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
     """The named arrays of an ``.npz`` file; pickled objects are refused, since they can run code.
+
+    Args:
+        path: The file.
+        expected: Name of every array to its kinds, such as ``INTEGERS``, and its number of dimensions.
 
     Raises:
         DataNotFoundError: If the file is not there.
-        LightningMMError: If the file is damaged, or lacks one of the arrays.
+        PermissionError: If it may not be read.
+        LightningMMError: If the file is damaged, lacks one of the arrays, or holds another kind or rank in one.
     """
     try:
         # Opened here, since np.load leaves the file open when the archive is damaged.
@@ -59,11 +69,12 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive of arrays")
             found = archive.files
-            lacking = [key for key in keys if key not in found]
-            if not lacking:
-                return {key: archive[key] for key in keys}
+            lacking = [key for key in expected if key not in found]
+            arrays = {} if lacking else {key: archive[key] for key in expected}
     except FileNotFoundError as error:
         raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
+    except PermissionError:  # an OSError, but no damage
+        raise
     # NumPy and zipfile tell of damage in all of these ways, depending on where it begins.
     except (
         OSError,
@@ -77,4 +88,13 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         zlib.error,
     ) as error:
         raise LightningMMError(f"{path} is damaged ({error}); copy it again from the source") from error
-    raise LightningMMError(f"{path} lacks the arrays {lacking}; expected {list(keys)}, got {sorted(found)}")
+    if lacking:
+        raise LightningMMError(f"{path} lacks the arrays {lacking}; expected {list(expected)}, got {sorted(found)}")
+    for key, (kinds, rank) in expected.items():
+        if arrays[key].dtype.kind not in kinds or arrays[key].ndim != rank:
+            names = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
+            raise LightningMMError(
+                f"{path}: expected {key} to hold {names} in {rank} dimensions, got {arrays[key].dtype} of shape "
+                f"{arrays[key].shape}; copy it again from the source"
+            )
+    return arrays

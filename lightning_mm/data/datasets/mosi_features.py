@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_mm.data.datasets.folders import find_folder, read_npz
+from lightning_mm.data.datasets.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
 from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]
@@ -123,9 +123,10 @@ class MosiFeatures(Dataset[dict[str, Any]]):
 def _read(root: Path, part: str) -> dict[str, Array]:
     """The arrays of one half of the file, sorted by video and number of the utterance."""
     path = root / FEATURES
-    names = ("utt_id", "video_id", "label", *MODALITIES)
-    arrays = read_npz(path, [f"{part}_{name}" for name in names])
-    data = {name: arrays[f"{part}_{name}"] for name in names}
+    forms = {"utt_id": (STRINGS, 1), "video_id": (STRINGS, 1), "label": (BOOLEANS + INTEGERS, 1)}
+    forms |= dict.fromkeys(MODALITIES, (NUMBERS, 2))
+    arrays = read_npz(path, {f"{part}_{name}": form for name, form in forms.items()})
+    data = {name: arrays[f"{part}_{name}"] for name in forms}
     count = len(data["utt_id"])
     for name, width in {"video_id": (), "label": (), **{k: (v,) for k, v in MosiFeatures.channels.items()}}.items():
         if data[name].shape != (count, *width):

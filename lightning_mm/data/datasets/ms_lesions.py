@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from lightning_mm.data.datasets.folders import find_folder, read_npz
+from lightning_mm.data.datasets.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
 from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]
 
 SPLITS = ("train", "val", "test")
 
+_ARRAYS = {"image": (NUMBERS, 4), "mask": (BOOLEANS + NUMBERS, 3), "z": (INTEGERS, 1), "modalities": (STRINGS, 1)}
 _STORED = {"flair": "FLAIR", "t1": "T1", "t1_post": "T1POST", "t2": "T2"}
 
 
@@ -146,13 +147,13 @@ def _file(patient: str) -> str:
 
 def _read(path: Path) -> dict[str, Array]:
     """``image`` in the order of ``channels``, ``mask`` and ``z``, once they were seen to fit one another."""
-    arrays = read_npz(path, ("image", "mask", "z", "modalities"))
+    arrays = read_npz(path, _ARRAYS)
     image, mask, z = arrays["image"], arrays["mask"], arrays["z"]
-    names = [str(name) for name in arrays["modalities"].ravel()]
+    names = arrays["modalities"].tolist()
     if sorted(names) != sorted(_STORED.values()):
         raise LightningMMError(f"MsLesions: {path} should hold {list(_STORED.values())}, got {names}")
     expected = (len(z), len(names))
-    if image.ndim != 4 or image.shape[:2] != expected or mask.shape != (len(z), *image.shape[2:]) or len(z) == 0:
+    if image.shape[:2] != expected or mask.shape != (len(z), *image.shape[2:]) or len(z) == 0:
         raise LightningMMError(
             f"MsLesions: {path} should hold image [slice, {len(names)}, x, y], mask [slice, x, y] and z [slice] of at "
             f"least one slice, got {image.shape}, {mask.shape} and {z.shape}"

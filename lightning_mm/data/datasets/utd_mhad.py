@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from lightning_mm.data.datasets.folders import find_folder, read_npz
+from lightning_mm.data.datasets.folders import INTEGERS, NUMBERS, find_folder, read_npz
 from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]
@@ -24,7 +24,11 @@ FILE = "utd_mhad_inertial_skeleton.npz"
 
 _VAL_SUBJECT, _VAL_TRIAL = 7, 4
 _JOINTS, _SHOULDER_CENTRE, _HIP_CENTRE = 20, 1, 3
-_KEYS = ("inertial", "inertial_len", "skeleton", "skeleton_len", "action", "subject", "trial")
+_ARRAYS = {
+    "inertial": (NUMBERS, 2),
+    "skeleton": (NUMBERS, 3),
+    **dict.fromkeys(("inertial_len", "skeleton_len", "action", "subject", "trial"), (INTEGERS, 1)),
+}
 
 
 class UtdMhad(Dataset[dict[str, Any]]):
@@ -124,7 +128,7 @@ class UtdMhad(Dataset[dict[str, Any]]):
 
 def _read(path: Path) -> dict[str, Array]:
     """The arrays of the file, once they were seen to fit one another."""
-    arrays = read_npz(path, _KEYS)
+    arrays = read_npz(path, _ARRAYS)
     count = len(arrays["action"])
     for name, form in (("inertial", (6,)), ("skeleton", (_JOINTS, 3))):
         values, lengths = arrays[name], arrays[f"{name}_len"]
