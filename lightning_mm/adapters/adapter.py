@@ -203,15 +203,18 @@ class Adapter(nn.Module):
         """
         if not isinstance(available, Tensor):
             raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
-        # a list, since torch 2.6 cannot compile next() with a default
-        sizes = [size for path in self.paths.values() if (size := batch_size(path.get(call))) is not None]
+        size = None
+        for path in self.paths.values():
+            # a loop: torch.compile takes neither next() with a default (2.6) nor := in a list (2.15)
+            if size is None:
+                size = batch_size(path.get(call))
         if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
             raise LightningMMError(
                 f"`available` must be Bool[B, {len(self.modalities)}], one column for each of {list(self.modalities)}, "
                 f"got {available.dtype} {tuple(available.shape)}"
             )
-        if sizes and available.shape[0] != sizes[0]:
-            raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {sizes[0]} samples")
+        if size is not None and available.shape[0] != size:
+            raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
         return available.to(self.device)
 
     def fill_absent(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Call:

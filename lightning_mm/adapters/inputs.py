@@ -148,5 +148,8 @@ def batch_size(value: Any) -> int | None:
     if isinstance(value, Tensor):
         return value.shape[0] if value.ndim else None
     leaves = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    sizes = [size for leaf in leaves if (size := batch_size(leaf)) is not None]  # a list: see Adapter.check
-    return sizes[0] if sizes else None
+    for leaf in leaves:
+        size = batch_size(leaf)
+        if size is not None:
+            return size
+    return None
