@@ -32,6 +32,8 @@ def page() -> str:
 def study(name: str, metric: str) -> str:
     """Table, wall times and heat map of one study."""
     folder = HERE / "results" / name
+    if not (folder / "sweep.csv").is_file():
+        return "*Not run whole yet.*"
     lines = [
         SweepResult.from_csv(folder / "sweep.csv").to_markdown(metric),
         "",

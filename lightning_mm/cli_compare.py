@@ -41,7 +41,7 @@ def run_compare(args: list[str]) -> None:
     parser.add_argument("--again", action="store_true", help="delete and repeat finished runs whose settings changed")
     parser.add_argument("--dry_run", action="store_true", help="list the steps and whether they are finished")
     parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="further settings of every run, such as data.num_workers=2"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of every run, such as data.num_workers=2"
     )
     options = parser.parse_args(args)
     if options.jobs < 1:
@@ -82,10 +82,10 @@ def _narrowed(study: Study, options: Any) -> Study:
     from lightning_mm.compare.recipes import BASE
 
     given: dict[str, Any] = {}
-    for text in options.settings:
+    for text in options.set:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"expected settings KEY=VALUE, got {text!r}")
+            raise UsageError(f"--set: expected KEY=VALUE, got {text!r}")
         if key == "data.modalities":
             raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
         given[key] = value
@@ -121,7 +121,7 @@ def _narrowed(study: Study, options: Any) -> Study:
         )
     out = options.out or (study.out.with_name(f"{study.out.name}_fast") if options.fast else study.out)
     # A part of a study, or a quick look at one, must not take the place of its tables.
-    narrowed = options.fast or options.methods or options.seeds or options.combinations or options.settings
+    narrowed = options.fast or options.methods or options.seeds or options.combinations or options.set
     results = options.results or (out / "report" if narrowed else study.results)
     seeds = tuple(dict.fromkeys(options.seeds or study.seeds))
     for method in methods:

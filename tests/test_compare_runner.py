@@ -296,7 +296,10 @@ def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for extra, message in (
         (["--jobs", "0"], "--jobs: expected 1 or more"),
         (["--methods", "adaptd"], "--methods: this study has base, zero_fill"),
-        (["nothing"], "expected settings KEY=VALUE, got 'nothing'"),
+        (["--set", "nothing"], "--set: expected KEY=VALUE, got 'nothing'"),
+        (["nothing"], "unrecognized arguments: nothing"),
+        (["--set", "data.modalities=[rgb]"], "a study compares the modalities of its config"),
+        (["--set", "model.init_args.optimizer.init_args.lr=1"], "adapted tunes it; change the study"),
         (["--job", "2"], "unrecognized arguments: --job"),
     ):
         assert main([*arguments, *extra]) == 2

@@ -146,7 +146,8 @@ def test_studies_run(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) 
     settings = {**small(family), "trainer.accelerator": "cpu", "trainer.limit_test_batches": 1}
     command = ["compare", "-c", str(path), "--fast", "--seeds", "0", "--combinations", one]
     command += ["--methods", *SHARES[path], "--out", "study", "--results", "report"]
-    assert main([*command, *(f"{key}={value}" for key, value in settings.items())]) == 0, capfd.readouterr().err
+    command += ["--set", *(f"{key}={value}" for key, value in settings.items())]
+    assert main(command) == 0, capfd.readouterr().err
     rows = [line.split(",")[:2] for line in (here / "report" / "sweep.csv").read_text().splitlines()[1:]]
     skipped = {method for method in SHARES[path] if f"{method}: not run" in capfd.readouterr().out}
     for method in set(SHARES[path]) - skipped:

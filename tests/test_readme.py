@@ -46,7 +46,7 @@ def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypat
             args += [*QUIET, *FEW]
         elif verb == "compare":
             few = ["--fast", "--combinations", "depth", "--methods", "zero_fill", "adapted", "dedicated"]
-            args = [*args, *few, "data.dataset.init_args.size=32", "data.dataset.init_args.test_length=8"]
+            args = [*args, *few, "--set", "data.dataset.init_args.size=32", "data.dataset.init_args.test_length=8"]
         elif verb == "sweep":
             args += [*QUIET, "--bootstrap", "10", "--data.dataset.init_args.test_length", "8"]
         assert main([verb, *args]) == 0, shlex.join([verb, *args])

@@ -111,7 +111,7 @@ def write(
     plan = Plan(study)
     for method in study.methods:
         steps = [step for seed in study.seeds for step in plan.validation(method, seed)]
-        if steps:
+        if steps and method.tuned is not None:
             fits = {step.needs[0].marker: step for step in steps}
             tuning[method.name] = round(sum(_fit_seconds(step, facts) for step in fits.values()), 1)
     validated = {}
