@@ -339,6 +339,7 @@ class ByPosition(nn.Module):
         return self.adapted(a, b, available=available)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore:The tensor attribute self.adapted.adapter.route was assigned during export")
 def test_compiled_is_one_graph_for_all_combinations_and_exported_takes_them_as_an_input() -> None:

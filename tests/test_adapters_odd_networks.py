@@ -130,6 +130,7 @@ def test_a_second_adapter_on_one_network_is_refused() -> None:
         build(network)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_network_is_one_graph_for_all_combinations() -> None:
     adapted = build(Sum(nn.Linear(6, 6)))

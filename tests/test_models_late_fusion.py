@@ -164,6 +164,7 @@ def test_it_is_built_from_a_config() -> None:
     assert network(digits, torch.ones(2, 2, dtype=torch.bool)).shape == (2, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_one_graph_for_every_combination() -> None:
     check_compiles(build(fusion="attention"), NAMES, inputs())

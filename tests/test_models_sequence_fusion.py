@@ -148,6 +148,7 @@ def test_channels_are_told_and_the_network_travels() -> None:
     check_travels(network, inputs(), NAMES.masks())
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_one_graph_for_every_combination() -> None:
     check_compiles(build(), NAMES, inputs())
