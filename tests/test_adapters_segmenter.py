@@ -22,7 +22,7 @@ def inputs(batch: int, size: int = 32) -> dict[str, Tensor]:
     return {name: torch.randn(batch, width, size, size, generator=generator) for name, width in CHANNELS.items()}
 
 
-def make(encoder: str, basis: type[Basis], fusion: str = "mean") -> Adapted:
+def make(encoder: str, basis: type[Basis], fusion: str = "mean", mask_absent: bool = True) -> Adapted:
     torch.manual_seed(0)
     network = MultiEncoderSegmenter(
         CHANNELS,
@@ -31,6 +31,7 @@ def make(encoder: str, basis: type[Basis], fusion: str = "mean") -> Adapted:
         encoder_depth=4,
         fusion=fusion,  # type: ignore[arg-type]
         decoder_channels=[16, 8, 8, 8],
+        mask_absent=mask_absent,
     )
     trained_statistics(network)
     adapted = adapt(network, NAMES, SSF(), basis=basis(), example=((inputs(2),), {}))
@@ -39,9 +40,9 @@ def make(encoder: str, basis: type[Basis], fusion: str = "mean") -> Adapted:
 
 
 @pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
-def test_mixed_batch_equals_one_by_one_and_folds(encoder: str, basis: type[Basis]) -> None:
-    adapted = make(encoder, basis)
+@pytest.mark.parametrize(("encoder", "mask_absent"), [("resnet18", True), ("mit_b0", True), ("resnet18", False)])
+def test_mixed_batch_equals_one_by_one_and_folds(encoder: str, mask_absent: bool, basis: type[Basis]) -> None:
+    adapted = make(encoder, basis, mask_absent=mask_absent)
     batch, available = inputs(7), NAMES.masks()
     with torch.no_grad():
         together = adapted(batch, available=available)
@@ -68,6 +69,11 @@ def test_full_combination_is_bit_identical_to_the_base(encoder: str) -> None:
 def test_poison_reaches_nothing(fusion: str, basis: type[Basis]) -> None:
     adapted = make("resnet18", basis, fusion)
     assert_missing_invariant(adapted, NAMES, inputs(2))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_poison_reaches_nothing_in_a_network_that_ignores_available(basis: type[Basis]) -> None:
+    assert_missing_invariant(make("resnet18", basis, mask_absent=False), NAMES, inputs(2))
 
 
 def test_rows_for_the_encoder_of_an_absent_modality_get_zero_gradient() -> None:

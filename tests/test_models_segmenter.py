@@ -111,6 +111,15 @@ def test_widths_do_not_depend_on_what_is_missing_and_the_network_travels() -> No
     assert all(isinstance(fusion, MaxFusion) for fusion in network.fusion)
 
 
+def test_without_masks_available_is_ignored_and_the_fill_is_seen() -> None:
+    network, batch, absent = build(mask_absent=False).eval(), images(), NAMES.mask("rgb+depth").expand(2, 3)
+    other = {**batch, "thermal": batch["thermal"] + 1}
+    with torch.no_grad():
+        assert torch.equal(network(batch, absent), network(batch))
+        assert torch.equal(network(batch), build().eval()(batch))  # the same weights, and nothing else of its own
+        assert not torch.allclose(network(other, absent), network(batch, absent))
+
+
 def test_mean_fusion_learns() -> None:
     network, inputs = build(), images()
     target = (inputs["rgb"][:, 0] > 0).long() + 2 * (inputs["depth"][:, 0] > 0).long()

@@ -25,9 +25,6 @@ from lightning_mm.models.inputs import check_available, check_inputs, parts_of_m
 class MultiEncoderSegmenter(nn.Module):
     """Encoders of segmentation-models-pytorch, one per modality, a fusion per scale, and one decoder.
 
-    Absent inputs and features never enter: logits and gradients are the same bits whatever stands in the place of a
-    modality that is not available, and the encoder of a modality that is absent everywhere gets zero gradient.
-
     Args:
         channels: Modality to its number of input channels; the order is the column order of ``available``.
         num_classes: Number of classes K.
@@ -38,6 +35,10 @@ class MultiEncoderSegmenter(nn.Module):
         fusion: ``mean``, ``max``, ``concat``, ``attention``, or a subclass of :class:`~lightning_mm.models.Fusion`.
         decoder: ``unet``, ``fpn`` or ``segformer``.
         decoder_channels: Widths of the decoder, see :func:`~lightning_mm.models.decoders.build_decoder`.
+        mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits whatever
+            stands there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the network
+            knows of no missing modality, as one that was trained with all of them: it ignores ``available`` and sees
+            what the fill has put there (the setting of arXiv 2310.03986).
 
     Shape:
         ``{modality: [B, C_m, H, W]}`` and ``Bool[B, M]`` -> logits ``[B, K, H, W]``.
@@ -62,6 +63,7 @@ class MultiEncoderSegmenter(nn.Module):
         fusion: FusionName | type[Fusion] = "mean",
         decoder: DecoderName = "unet",
         decoder_channels: list[int] | None = None,
+        mask_absent: bool = True,
     ) -> None:
         super().__init__()
         if encoder_depth not in (3, 4, 5):
@@ -70,7 +72,7 @@ class MultiEncoderSegmenter(nn.Module):
             raise LightningMMError(f"num_classes must be at least 1, got {num_classes}")
         self.modalities = Modalities(channels)
         self.channels = dict(channels)
-        self.num_classes = num_classes
+        self.num_classes, self.mask_absent = num_classes, mask_absent
         self.stride = 2**encoder_depth
         built = {
             name: build_encoder(name, name_of_encoder, channels[name], encoder_depth, encoder_weights)
@@ -93,17 +95,16 @@ class MultiEncoderSegmenter(nn.Module):
     ) -> Float[Tensor, "batch {self.num_classes} height width"]:
         """Logits of every pixel; ``available=None`` means that all modalities are there."""
         self._check(inputs, available)
+        present = available if self.mask_absent else None
         features = []
         for position, (name, encoder) in enumerate(self.encoders.items()):
             image = inputs[name]
-            if available is not None:
+            if present is not None:
                 # The features of absent rows are masked below; this keeps a NaN out of the encoder's gradients and
                 # batch statistics too.
-                image = torch.where(available[:, position].view(-1, 1, 1, 1), image, 0.0)
+                image = torch.where(present[:, position].view(-1, 1, 1, 1), image, 0.0)
             features.append(encoder(image))
-        fused = [
-            fusion([scales[level] for scales in features], available) for level, fusion in enumerate(self.fusion, 1)
-        ]
+        fused = [fusion([scales[level] for scales in features], present) for level, fusion in enumerate(self.fusion, 1)]
         # smp decoders read nothing but the size of the first entry.
         logits = self.head(self.decoder([features[0][0], *fused]))
         size = inputs[self.modalities[0]].shape[-2:]
