@@ -312,9 +312,11 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
     for wrong in ([], [SSF(), Together([LoRA()])]):
         with pytest.raises(LightningMMError, match="needs a list of kinds such as"):
             Together(wrong)
-    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*no linear or convolution layer of Odd"):
+    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*no layer of Odd that is one of"):
         odd(LoRA(layers=["haed"]))
-    with pytest.raises(LightningMMError, match="'layer' is a BatchNorm1d; LoRA adapts Conv1d, Conv2d, Conv3d, Linear"):
+    with pytest.raises(
+        LightningMMError, match="'layer' is a BatchNorm1d; LoRA adapts Conv1d, Conv2d, Conv3d, Embedding"
+    ):
         odd(LoRA(), targets=["layer"])
     with pytest.raises(LightningMMError, match="'head' is in `targets`, but LoRA itself leaves it out"):
         odd(LoRA(layers=["a"]), targets=["head"])

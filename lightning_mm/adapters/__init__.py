@@ -3,17 +3,22 @@
 from lightning_mm.adapters.adapted import Adapted, adapt, load
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.banks import Bank, Kind
-from lightning_mm.adapters.bases import Additive, Basis, OneHot
+from lightning_mm.adapters.bases import Additive, Basis, OneHot, Pairwise, Shared
+from lightning_mm.adapters.bitfit import BitFit
 from lightning_mm.adapters.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
+from lightning_mm.adapters.bottleneck import Bottleneck, BottleneckBank
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.folded import Folded
+from lightning_mm.adapters.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.lora import LoRA, LoRABank
+from lightning_mm.adapters.norm_tuning import NormTuning, NormTuningBank
 from lightning_mm.adapters.saving import fingerprint
-from lightning_mm.adapters.ssf import SSF, SSFBank
+from lightning_mm.adapters.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.together import Together, TogetherBank
 
 __all__ = [
-    "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "Folded", "Kind", "LoRA", "LoRABank",
-    "NoBatchNormError", "OneHot", "SSFBank", "Together", "TogetherBank", "adapt", "build_adapter", "fingerprint",
-    "load", "refit_batch_norm",
+    "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
+    "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LoRA", "LoRABank", "NoBatchNormError", "NormTuning",
+    "NormTuningBank", "OneHot", "Pairwise", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank",
+    "adapt", "build_adapter", "fingerprint", "load", "refit_batch_norm",
 ]  # fmt: skip

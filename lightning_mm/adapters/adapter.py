@@ -8,14 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_mm.adapters.banks import Kind
+from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
@@ -35,27 +35,50 @@ class SiteHook:
         adapter = self.adapter
         if adapter.route is None or not adapter.enabled:
             return None
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            # the recomputation of gradient checkpointing: the route may be that of a later call by now
-            raise LightningMMError(
-                f"layer {self.site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
-                "adapters; switch it off in the network, whose activations need little memory when it is frozen"
-            )
+        refuse_recomputation(self.site)
         bank = adapter.banks[self.key]
-        given = (module, self._input(args, kwargs)) if bank.needs_input else ()
+        given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
         if isinstance(output, tuple):
             return (bank(output[0], adapter.route, adapter.basis, self.site, *given), *output[1:])
         return bank(output, adapter.route, adapter.basis, self.site, *given)
 
-    def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return args[0]
-        if "input" not in kwargs:
-            raise LightningMMError(
-                f"layer {self.site.name!r} was called without a first argument or `input`, which its adapter reads; "
-                "leave it out with `exclude`"
-            )
-        return kwargs["input"]
+
+class EntryHook:
+    """Modulates the first argument of one layer."""
+
+    def __init__(self, adapter: Adapter, site: Site) -> None:
+        self.adapter, self.site = adapter, site
+        self.key = bank_key(site.name)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        adapter = self.adapter
+        if adapter.route is None or not adapter.enabled:
+            return None
+        refuse_recomputation(self.site)
+        bank = cast(Bank, adapter.banks[self.key])
+        changed = bank.enter(first_argument(self.site, args, kwargs), adapter.route, adapter.basis, self.site)
+        return ((changed, *args[1:]), kwargs) if args else ((), {**kwargs, "input": changed})
+
+
+def refuse_recomputation(site: Site) -> None:
+    """Raise a LightningMMError in the recomputation of gradient checkpointing: the route may be of a later call."""
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise LightningMMError(
+            f"layer {site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
+            "adapters; switch it off in the network, whose activations need little memory when it is frozen"
+        )
+
+
+def first_argument(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was given."""
+    if args:
+        return args[0]
+    if "input" not in kwargs:
+        raise LightningMMError(
+            f"layer {site.name!r} was called without a first argument or `input`, which its adapter reads; "
+            "leave it out with `exclude`"
+        )
+    return kwargs["input"]
 
 
 class NetworkHook:
@@ -157,6 +180,9 @@ class Adapter(nn.Module):
         self._handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
         modules = dict(network.named_modules())
         for site in self.sites:
+            if cast(Bank, self.banks[bank_key(site.name)]).changes_input:
+                entry = EntryHook(self, site)
+                self._handles.append(modules[site.name].register_forward_pre_hook(entry, with_kwargs=True))
             self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site), with_kwargs=True))
 
     def detach(self) -> None:

@@ -8,6 +8,7 @@ Shapes: K rows of the basis, C channels of the layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from jaxtyping import Float, Shaped
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.layout import Site
+from lightning_mm.errors import LightningMMError
 
 
 class Bank(nn.Module):
@@ -25,6 +27,15 @@ class Bank(nn.Module):
 
     needs_input: bool = False
     """Whether ``forward`` takes two more arguments, the layer and the first argument of its call."""
+
+    changes_input: bool = False
+    """Whether :meth:`enter` changes what the layer is given."""
+
+    def enter(
+        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *input"]:
+        """Modulate the first argument of the layer's call."""
+        raise NotImplementedError
 
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
@@ -62,3 +73,22 @@ class Kind:
     def bank(self, site: Site, rows: int) -> Bank:
         """A fresh bank for one layer."""
         raise NotImplementedError
+
+
+def chosen_by_pattern(kind: Kind, network: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The layers of the types of a kind whose names fit one of the patterns; None takes all.
+
+    Raises:
+        LightningMMError: If a pattern fits none of them.
+    """
+    every = {name: module for name, module in network.named_modules() if isinstance(module, kind.targets)}
+    for pattern in layers or ():
+        if not any(fnmatchcase(name, pattern) for name in every):
+            types = ", ".join(sorted(t.__name__ for t in kind.targets))
+            raise LightningMMError(
+                f"{type(kind).__name__}(layers=[{pattern!r}]): no layer of {type(network).__name__} that is one of "
+                f"{types} is called that; they are named like {list(every)[:5]}"
+            )
+    if layers is None:
+        return every
+    return {name: module for name, module in every.items() if any(fnmatchcase(name, p) for p in layers)}

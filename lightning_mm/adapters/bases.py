@@ -1,7 +1,7 @@
 """How availability picks from a bank: ``Bool[B, M] -> weights Bool[B, K]``, and the mixing of a bank's rows.
 
 A basis never multiplies by zero: ``0 * NaN`` would carry a non-finite row into samples that do not use it. One-hot
-looks rows up, the others add the rows that are switched on.
+looks rows up, the others add up the rows that are switched on.
 
 Shapes: B samples, M modalities, K rows, C channels.
 """
@@ -9,6 +9,8 @@ Shapes: B samples, M modalities, K rows, C channels.
 from __future__ import annotations
 
 import logging
+from itertools import combinations
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -21,9 +23,15 @@ log = logging.getLogger(__name__)
 
 
 class Basis(nn.Module):
-    """Base of all bases; :meth:`bind` fixes the modalities before use."""
+    """Base of all bases; :meth:`bind` fixes the modalities before use.
+
+    A basis is its ``names`` and its ``route``: unless the other methods are overridden, the rows that a sample has
+    switched on are added up.
+    """
 
     modalities: Modalities
+    looks_up: bool = False
+    """Whether a sample uses one row at most, and ``gather`` is the cheap way to it."""
 
     def bind(self, modalities: Modalities) -> None:
         """Fix the modalities; called once by the adapter that owns the basis."""
@@ -35,14 +43,17 @@ class Basis(nn.Module):
         raise NotImplementedError
 
     def route(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"]:
-        """What the banks need of ``available`` (``Bool[B, M]``), computed once per forward: ``[B, ...]``."""
+        """What the banks need of ``available`` (``Bool[B, M]``), computed once per forward: ``[B, ...]``.
+
+        By default the rows that each sample uses, ``Bool[B, K]``; none for the full combination.
+        """
         raise NotImplementedError
 
     def mix(
         self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, "row channel"]
     ) -> Float[Tensor, "batch channel"]:
         """Coefficients of each sample, ``[B, C]``, out of the rows ``[K, C]``; zero for the full combination."""
-        raise NotImplementedError
+        return torch.where(route.unsqueeze(2), table, torch.zeros((), device=table.device)).sum(1)
 
     def gather(
         self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, " row *entry"]
@@ -51,26 +62,80 @@ class Basis(nn.Module):
 
         For kinds whose rows cannot be added up before use, such as the two factors of LoRA.
         """
-        raise NotImplementedError
+        used = route.view(*route.shape, *[1] * (table.ndim - 1))
+        return torch.where(used, table, torch.zeros((), dtype=table.dtype, device=table.device))
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         """The rows that each sample uses, ``Bool[B, K]``."""
-        raise NotImplementedError
+        return self.route(available)
+
+
+class Additive(Basis):
+    """One row per absent modality, added up: M rows, not 2^M - 2, and combinations never seen in training work."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"without {name}" for name in self.modalities)
+
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch modality"]:
+        return ~available
+
+
+class Pairwise(Basis):
+    """Additive, and one more row per pair of absent modalities: M (M + 1) / 2 rows.
+
+    The rows of pairs hold what two absences change beyond the sum of both. Combinations never seen in training work; a
+    pair that was never absent together adds nothing.
+    """
+
+    def bind(self, modalities: Modalities) -> None:
+        super().bind(modalities)
+        self.pairs = list(combinations(range(len(modalities)), 2))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        names = list(self.modalities)
+        singles = [f"without {name}" for name in names]
+        return (*singles, *(f"without {names[i]} and {names[j]}" for i, j in self.pairs))
+
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
+        absent = ~available
+        both = [absent[:, i] & absent[:, j] for i, j in self.pairs]
+        return torch.cat([absent, *(pair.unsqueeze(1) for pair in both)], dim=1)
+
+
+class Shared(Basis):
+    """One row for all incomplete combinations: the ablation that knows only that something is missing."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("incomplete",)
+
+    def route(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch 1"]:
+        return ~available.all(dim=1, keepdim=True)
 
 
 class OneHot(Basis):
     """One row per incomplete combination (arXiv 2310.03986); the full combination is the base itself.
 
     Args:
-        combinations: Those that get a row, e.g. ``["rgb", "depth"]``; default all 2^M - 2 incomplete ones. A
-            combination without a row behaves as the base (a message in the log names them).
+        combinations: Those that get a row, e.g. ``["rgb", "depth"]``; default all 2^M - 2 incomplete ones.
+        unseen: What a combination without a row uses (a message in the log says which uses what): ``base``, nothing,
+            so that it is the zero-fill baseline; ``superset``, the row of the smallest combination that contains it;
+            ``subset``, the row of the largest one inside it. Of several, the first in the order of
+            ``Modalities.combinations``; where there is none, the base.
     """
 
     rows: Tensor
+    looks_up = True
 
-    def __init__(self, combinations: list[str] | None = None) -> None:
+    def __init__(
+        self, combinations: list[str] | None = None, unseen: Literal["base", "superset", "subset"] = "base"
+    ) -> None:
         super().__init__()
-        self.combinations = combinations
+        if unseen not in ("base", "superset", "subset"):
+            raise LightningMMError(f"OneHot: unseen must be 'base', 'superset' or 'subset', got {unseen!r}")
+        self.combinations, self.unseen = combinations, unseen
 
     def bind(self, modalities: Modalities) -> None:
         super().bind(modalities)
@@ -78,12 +143,26 @@ class OneHot(Basis):
         self._names = tuple(name for name in chosen if name != modalities.full)
         if not self._names:
             raise LightningMMError(f"basis OneHot of {list(modalities)} has no incomplete combination to adapt to")
-        left_out = sorted(set(modalities.incomplete()) - set(self._names))
-        if left_out:
-            log.warning("basis OneHot: %s have no row and behave as the base", ", ".join(left_out))
+        stands_for = {name: name for name in self._names}
+        without = [name for name in modalities.incomplete() if name not in stands_for]
+        stands_for |= {name: near for name in without if (near := self._nearest(name)) is not None}
+        if without:
+            rules = [f"{name} uses {stands_for.get(name, 'the base')}" for name in without]
+            log.warning("basis OneHot(unseen=%r), combinations without a row: %s", self.unseen, "; ".join(rules))
         rows = torch.full((2 ** len(modalities),), len(self._names))
-        rows[modalities.code(modalities.masks(self._names))] = torch.arange(len(self._names))
+        places = torch.tensor([self._names.index(near) for near in stands_for.values()])
+        rows[modalities.code(modalities.masks(list(stands_for)))] = places
         self.register_buffer("rows", rows, persistent=False)
+
+    def _nearest(self, name: str) -> str | None:
+        """The combination with a row that stands in for one without."""
+        if self.unseen == "base":
+            return None
+        own = set(self.modalities.parse(name))
+        others = {other: set(self.modalities.parse(other)) for other in self._names}
+        if self.unseen == "superset":
+            return min((o for o in others if own < others[o]), key=lambda o: len(others[o]), default=None)
+        return max((o for o in others if others[o] < own), key=lambda o: len(others[o]), default=None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,28 +184,3 @@ class OneHot(Basis):
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)
-
-
-class Additive(Basis):
-    """One row per absent modality, added up: M rows, not 2^M - 2, and combinations never seen in training work."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"without {name}" for name in self.modalities)
-
-    def route(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch modality"]:
-        return ~available.bool()
-
-    def mix(
-        self, route: Bool[Tensor, "batch row"], table: Float[Tensor, "row channel"]
-    ) -> Float[Tensor, "batch channel"]:
-        return torch.where(route.unsqueeze(2), table, torch.zeros((), device=table.device)).sum(1)
-
-    def gather(
-        self, route: Bool[Tensor, "batch row"], table: Float[Tensor, " row *entry"]
-    ) -> Float[Tensor, "batch row *entry"]:
-        used = route.view(*route.shape, *[1] * (table.ndim - 1))
-        return torch.where(used, table, torch.zeros((), dtype=table.dtype, device=table.device))
-
-    def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
-        return self.route(available)

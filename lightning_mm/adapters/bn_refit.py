@@ -204,6 +204,8 @@ def _write(bank: SSFBank, row: int, norm: BatchNorm, base: tuple[Tensor, Tensor]
     scale = (base[1] + norm.eps).sqrt() / deviation
     weight = torch.ones_like(mean) if norm.weight is None else norm.weight.to("cpu", torch.float64)
     bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.to("cpu", torch.float64)
+    assert bank.scale is not None
+    assert bank.shift is not None
     bank.scale[row] = (scale - 1).to(bank.scale)
     bank.shift[row] = (bias * (1 - scale) + weight * (base[0] - mean) / deviation).to(bank.shift)
 

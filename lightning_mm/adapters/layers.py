@@ -11,9 +11,10 @@ Normalisation = (
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm,
 )  # fmt: skip
 Adaptable = (nn.Linear, *Convolution, *Normalisation, nn.MultiheadAttention)
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention, nn.Embedding)
 
 
 def known_type(module: nn.Module) -> type[nn.Module] | None:
     """The torch layer whose own ``forward`` the module runs; None for a subclass that does something else."""
-    return next((kind for kind in Adaptable if isinstance(module, kind) and type(module).forward is kind.forward), None)
+    kinds = (*Adaptable, nn.Embedding)
+    return next((kind for kind in kinds if isinstance(module, kind) and type(module).forward is kind.forward), None)

@@ -28,8 +28,8 @@ class Layout:
     order: Order = "plain"
 
     def place(
-        self, coefficients: Float[Tensor, "batch channel"], output: Float[Tensor, " *output"]
-    ) -> Float[Tensor, " *#output"]:
+        self, coefficients: Shaped[Tensor, "batch channel"], output: Float[Tensor, " *output"]
+    ) -> Shaped[Tensor, " *#output"]:
         """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
         times = self._times(output.shape[self.batch_axis], coefficients.shape[0])
         if self.order == "sample_major":
@@ -56,6 +56,21 @@ class Layout:
         if self.order == "step_major":
             tensor = tensor.transpose(0, 1)
         return tensor.flatten(0, 1).movedim(0, self.batch_axis)
+
+    def channels_last(
+        self, tensor: Shaped[Tensor, " *layer"], batch: int
+    ) -> Shaped[Tensor, "batch step *rest channel"]:
+        """As :meth:`by_sample`, with the channels on the last axis."""
+        return self.by_sample(tensor, batch).movedim(self._channel_by_sample, -1)
+
+    def channels_back(self, tensor: Shaped[Tensor, "batch step *rest channel"]) -> Shaped[Tensor, " *layer"]:
+        """Undo :meth:`channels_last`."""
+        return self.merged(tensor.movedim(-1, self._channel_by_sample))
+
+    @property
+    def _channel_by_sample(self) -> int:
+        """Where :meth:`by_sample` puts the channels."""
+        return self.channel_axis + (1 if self.channel_axis > self.batch_axis else 2)
 
     def _times(self, size: int, batch: int) -> int:
         """How many entries each sample has on the batch axis."""

@@ -1,4 +1,4 @@
-"""Scale and shift of the features after a layer: ``h * scale + shift`` per channel.
+"""Scale and shift of the features after a layer: ``h * scale + shift`` per channel, or one of the two.
 
 Reference: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, section 3.2; for missing modalities
 Reza et al., arXiv 2310.03986, section 3.
@@ -20,30 +20,48 @@ from lightning_mm.adapters.layout import Site
 
 
 class SSFBank(Bank):
-    """``K`` rows of a scale and a shift; ``scale`` holds the distance from 1, so that rows add up under any basis."""
+    """``K`` rows of a scale and a shift; ``scale`` holds the distance from 1, so that rows add up under any basis.
 
-    def __init__(self, rows: int, channels: int) -> None:
+    Args:
+        rows: K.
+        channels: C.
+        parts: Which of ``scale`` and ``shift`` are learned; the other is left out.
+    """
+
+    scale: nn.Parameter | None
+    shift: nn.Parameter | None
+
+    def __init__(self, rows: int, channels: int, parts: tuple[str, ...] = ("scale", "shift")) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.zeros(rows, channels))
-        self.shift = nn.Parameter(torch.zeros(rows, channels))
+        for part in ("scale", "shift"):
+            self.register_parameter(part, nn.Parameter(torch.zeros(rows, channels)) if part in parts else None)
 
     def coefficients(
         self, route: Shaped[Tensor, " batch *route"], basis: Basis
-    ) -> tuple[Float32[Tensor, "batch channel"], Float32[Tensor, "batch channel"]]:
-        """Scale and shift of each sample in float32, both ``[B, C]``."""
+    ) -> tuple[Float32[Tensor, "batch channel"] | None, Float32[Tensor, "batch channel"] | None]:
+        """Scale and shift of each sample in float32, both ``[B, C]``; None for the one that is not learned."""
         with torch.autocast(route.device.type, enabled=False):
-            return 1 + basis.mix(route, self.scale.float()), basis.mix(route, self.shift.float())
+            scale = None if self.scale is None else 1 + basis.mix(route, self.scale.float())
+            return scale, None if self.shift is None else basis.mix(route, self.shift.float())
 
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
     ) -> Float[Tensor, " *output"]:
         layout = site.layout(output)
-        scale, shift = (layout.place(c.to(output.dtype), output) for c in self.coefficients(route, basis))
+        scale, shift = (
+            None if one is None else layout.place(one.to(output.dtype), output)
+            for one in self.coefficients(route, basis)
+        )
+        if scale is None:
+            assert shift is not None
+            return output + shift
+        if shift is None:
+            return output * scale
         return torch.addcmul(shift, output, scale)
 
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        scale, shift = self.coefficients(route, basis)
-        fold_scale_shift(module, scale[0], shift[0])
+        scale, shift = (None if one is None else one[0] for one in self.coefficients(route, basis))
+        fold_scale_shift(module, scale, shift)
 
 
 class SSF(Kind):
@@ -53,3 +71,24 @@ class SSF(Kind):
 
     def bank(self, site: Site, rows: int) -> SSFBank:
         return SSFBank(rows, site.channels)
+
+
+class ScaleOnly(Kind):
+    """The scale of :class:`SSF` without its shift: half the parameters."""
+
+    targets = Adaptable
+
+    def bank(self, site: Site, rows: int) -> SSFBank:
+        return SSFBank(rows, site.channels, ("scale",))
+
+
+class ShiftOnly(Kind):
+    """The shift of :class:`SSF` without its scale: half the parameters.
+
+    Unlike :class:`BitFit` it goes to layers without a bias too; folding gives them one.
+    """
+
+    targets = Adaptable
+
+    def bank(self, site: Site, rows: int) -> SSFBank:
+        return SSFBank(rows, site.channels, ("shift",))

@@ -28,12 +28,20 @@ class TogetherBank(Bank):
         super().__init__()
         self.banks = nn.ModuleDict({str(place): bank for place, bank in banks.items()})
         self.needs_input = any(bank.needs_input for bank in banks.values())
+        self.changes_input = any(bank.changes_input for bank in banks.values())
 
     def in_order(self) -> Iterator[Bank]:
         """First those that read the input of the layer."""
         banks = [cast(Bank, bank) for bank in self.banks.values()]
         yield from [bank for bank in banks if bank.needs_input]
         yield from [bank for bank in banks if not bank.needs_input]
+
+    def enter(
+        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *input"]:
+        for bank in self.in_order():
+            given = bank.enter(given, route, basis, site) if bank.changes_input else given
+        return given
 
     def forward(
         self,

@@ -1,0 +1,110 @@
+"""The bases: which rows a combination uses, what combinations without a row do, and that rows never meet others."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_mm import Modalities
+from lightning_mm.adapters import Additive, Basis, OneHot, Pairwise, Shared
+from lightning_mm.errors import LightningMMError
+
+NAMES = Modalities(["a", "b", "c"])
+BASES = [OneHot, Additive, Pairwise, Shared]
+ROWS = {
+    OneHot: {"a": ["a"], "b": ["b"], "c": ["c"], "a+b": ["a+b"], "a+c": ["a+c"], "b+c": ["b+c"]},
+    Additive: {
+        "a": ["without b", "without c"],
+        "b": ["without a", "without c"],
+        "c": ["without a", "without b"],
+        "a+b": ["without c"],
+        "a+c": ["without b"],
+        "b+c": ["without a"],
+    },
+    Pairwise: {
+        "a": ["without b", "without c", "without b and c"],
+        "b": ["without a", "without c", "without a and c"],
+        "c": ["without a", "without b", "without a and b"],
+        "a+b": ["without c"],
+        "a+c": ["without b"],
+        "b+c": ["without a"],
+    },
+    Shared: {name: ["incomplete"] for name in NAMES.incomplete()},
+}
+
+
+def bound(basis: Basis) -> Basis:
+    basis.bind(NAMES)
+    return basis
+
+
+def used(basis: Basis, combination: str) -> list[str]:
+    weights = basis.weights(NAMES.masks([combination]))
+    return [name for name, flag in zip(basis.names, weights[0].tolist()) if flag]
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_rows_of_every_combination(kind: type[Basis]) -> None:
+    basis = bound(kind())
+    assert {name: used(basis, name) for name in NAMES.incomplete()} == ROWS[kind]
+    assert used(basis, NAMES.full) == []
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_mix_adds_the_rows_in_use_and_gather_lists_them(kind: type[Basis]) -> None:
+    basis, masks = bound(kind()), NAMES.masks()
+    table = torch.randn(len(basis.names), 4)
+    route, weights = basis.route(masks), basis.weights(masks)
+    expected = torch.stack([table[row].sum(0) for row in weights])
+    torch.testing.assert_close(basis.mix(route, table), expected)
+    torch.testing.assert_close(basis.gather(route, table).sum(1), expected)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_a_row_that_is_not_finite_reaches_only_those_who_use_it(kind: type[Basis]) -> None:
+    basis, masks = bound(kind()), NAMES.masks()
+    for row in range(len(basis.names)):
+        table = torch.ones(len(basis.names), 2)
+        table[row] = torch.nan
+        touched = basis.mix(basis.route(masks), table).isnan().any(1)
+        assert torch.equal(touched, basis.weights(masks)[:, row])
+        gathered = basis.gather(basis.route(masks), table).isnan().flatten(1).any(1)
+        assert torch.equal(gathered, touched)
+
+
+@pytest.mark.parametrize(
+    ("rows", "unseen", "expected"),
+    [
+        (["a", "a+b"], "base", {"b": [], "c": [], "a+c": [], "b+c": []}),
+        (["a", "a+b"], "superset", {"b": ["a+b"], "c": [], "a+c": [], "b+c": []}),
+        (["a", "a+b"], "subset", {"b": [], "c": [], "a+c": ["a"], "b+c": []}),
+        (["b+c", "a+b"], "superset", {"a": ["a+b"], "b": ["a+b"], "c": ["b+c"], "a+c": []}),
+        (["c", "b"], "subset", {"a": [], "a+b": ["b"], "a+c": ["c"], "b+c": ["b"]}),
+    ],
+)
+def test_one_hot_follows_its_rule_for_combinations_without_a_row(
+    rows: list[str], unseen: Any, expected: dict[str, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "lightning_mm"):
+        basis = bound(OneHot(rows, unseen))
+    assert {name: used(basis, name) for name in expected} == expected
+    assert used(basis, NAMES.full) == []
+    for name, near in expected.items():
+        assert f"{name} uses {near[0] if near else 'the base'}" in caplog.text
+
+
+def test_nothing_available_is_no_combination_and_uses_no_row_of_one_hot() -> None:
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    assert not bound(OneHot(unseen="superset")).weights(nothing).any()
+    assert bound(Additive()).weights(nothing).all()
+
+
+@pytest.mark.wrong_types
+def test_mistakes_are_named() -> None:
+    with pytest.raises(LightningMMError, match="unseen must be 'base', 'superset' or 'subset', got 'near'"):
+        OneHot(unseen="near")  # type: ignore[arg-type]
+    with pytest.raises(LightningMMError, match="has no incomplete combination to adapt to"):
+        bound(OneHot(["a+b+c"]))
