@@ -80,6 +80,8 @@ def adapt(
     inputs: Mapping[str, str] | None = None,
     targets: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    grouped: bool = False,
 ) -> Adapted:
     """Freeze a network and give it an adapter for missing modalities.
 
@@ -99,6 +101,11 @@ def adapt(
         targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all linear, convolution,
             normalisation and attention layers that fire.
         exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
+        encoders: Modality to the name of the module that encodes it and nothing else (``{"rgb": "backbone.rgb"}``). It
+            then runs once for all samples of one combination that lack its modality, instead of once for each. Default:
+            those of ``network.encoders`` that a trial on the example finds fit; ``{}`` for none.
+        grouped: Whether the network runs once per combination in a batch instead of once for all. Layers whose batch
+            axis cannot be told can be adapted so; cannot be compiled.
 
     Raises:
         LightningMMError: If an input is not found, a pattern fits no layer, or a layer named in ``targets`` cannot be
@@ -132,6 +139,8 @@ def adapt(
         example=example,
         targets=targets,
         exclude=exclude,
+        encoders=encoders,
+        grouped=grouped,
     )
     return Adapted(network, adapter)
 

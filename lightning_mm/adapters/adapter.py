@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -15,8 +16,10 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
 from lightning_mm.errors import LightningMMError
@@ -94,7 +97,7 @@ class NetworkHook:
         given = self.available_path.get(call) if self.available_path else None
         available = given if given is not None else adapter.available
         if available is None:
-            adapter.route = None
+            adapter.route = adapter.mask = adapter.codes = None
             if adapter.expects_mask:
                 adapter.expects_mask = False  # said once
                 warnings.warn(
@@ -107,7 +110,7 @@ class NetworkHook:
             call = self.available_path.put(call, available)
         available = adapter.check(available, call)
         call = adapter.fill_absent(call, available)
-        adapter.route = adapter.routed(available)
+        adapter.set_available(available)
         return call
 
 
@@ -121,6 +124,8 @@ class Adapter(nn.Module):
         fill: What stands for an absent input; None leaves the inputs alone.
         sites: The adapted layers.
         paths: Where each modality's input lies in a call.
+        encoders: Modality to its encoder, for those that may run on some samples alone.
+        grouped: Whether the network runs once per combination.
     """
 
     def __init__(
@@ -131,15 +136,20 @@ class Adapter(nn.Module):
         fill: Fill | None,
         sites: Sequence[Site],
         paths: Mapping[str, InputPath],
+        encoders: Mapping[str, str] = MappingProxyType({}),
+        grouped: bool = False,
     ) -> None:
         super().__init__()
         basis.bind(modalities)
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
+        self.encoders, self.grouped = dict(encoders), grouped
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
         self.enabled = True
         self.available: Tensor | None = None
         self.route: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.codes: list[int] | None = None
         self.expects_mask = False
         self._handles: list[RemovableHandle] = []
         self._training: list[bool] = []
@@ -179,22 +189,31 @@ class Adapter(nn.Module):
         hook = NetworkHook(self, parameter_path(network, "available"))
         self._handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
         modules = dict(network.named_modules())
+        rows = {name: AbsentRows(self, self.modalities.index(modality)) for modality, name in self.encoders.items()}
+        for name, absent in rows.items():  # around the hooks of an encoder that is adapted itself
+            self._handles.append(modules[name].register_forward_pre_hook(absent.enter, with_kwargs=True))
         for site in self.sites:
             if cast(Bank, self.banks[bank_key(site.name)]).changes_input:
                 entry = EntryHook(self, site)
                 self._handles.append(modules[site.name].register_forward_pre_hook(entry, with_kwargs=True))
             self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site), with_kwargs=True))
+        for name, absent in rows.items():
+            self._handles.append(modules[name].register_forward_hook(absent.leave, with_kwargs=True))
+        if self.grouped:
+            network.forward = GroupedForward(self, network)
 
     def detach(self) -> None:
         """Take the hooks off and give the base its ``requires_grad`` and its modes back."""
         for handle in self._handles:
             handle.remove()
+        if self.grouped and self._modules_of_base:
+            vars(self._modules_of_base[0]).pop("forward", None)
         for parameter, required in self._required_grad:
             parameter.requires_grad_(required)
         for module, training in zip(self._modules_of_base, self._training):
             module.training = training
         self._handles, self._modules_of_base, self._required_grad = [], [], []
-        self.route = self.available = None
+        self.route = self.available = self.mask = self.codes = None
 
     def keep_frozen(self, network: nn.Module) -> None:
         """Undo a ``train()`` call on the base: its norm layers and dropout stay in eval mode."""
@@ -252,6 +271,16 @@ class Adapter(nn.Module):
             if value is not None:
                 call = path.put(call, self.fill(name, value, available[:, column]))
         return call
+
+    def set_available(self, available: Bool[Tensor, "batch modality"]) -> None:
+        """Set what the hooks read in this forward: mask, route, and combinations where encoders need them."""
+        self.mask = available
+        # in grouped mode all samples are of one combination, and one row of coefficients holds for all
+        self.route = self.routed(available[:1] if self.grouped else available)
+        self.codes = None
+        if self.encoders and not torch.compiler.is_compiling():
+            codes = self.modalities.code(available).tolist()
+            self.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
 
     def routed(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"] | None:
         """The route of this batch; None (nothing to do) for a full batch in inference, where looking is cheap."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import nn
 
+from lightning_mm.adapters.absent_rows import find_encoders
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.banks import Kind
 from lightning_mm.adapters.bases import Basis, OneHot
 from lightning_mm.adapters.inputs import Call, batch_size, locate_inputs, parameter_path
-from lightning_mm.adapters.probe import probe
+from lightning_mm.adapters.probe import probe, quiet, resized
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
@@ -32,6 +33,8 @@ def build_adapter(
     example: Call,
     targets: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    grouped: bool = False,
 ) -> Adapter:
     """Build an adapter that fits a network, without attaching it.
 
@@ -45,6 +48,8 @@ def build_adapter(
         example: ``(args, kwargs)`` of a typical call.
         targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all layers of the kind's types.
         exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
+        encoders: Modality to the module that encodes it and nothing else, see ``adapt``.
+        grouped: Whether the network runs once per combination in a batch, see ``adapt``.
 
     Raises:
         LightningMMError: If an input is not found, a pattern fits nothing, a layer named in ``targets`` cannot be
@@ -59,7 +64,7 @@ def build_adapter(
     if available is not None:  # all of it, whoever is absent in this call: every layer must be seen at work
         example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
     details, reasons, explicit = _choose(network, kind, targets, exclude)
-    found, unroutable = probe(network, {name: network.get_submodule(name) for name in details}, example, size)
+    found, unroutable = probe(network, {name: network.get_submodule(name) for name in details}, example, size, grouped)
     sites = [replace(site, details=details[name]) for name, site in found.items()]
     reasons |= unroutable
     _report(reasons, explicit)
@@ -75,9 +80,13 @@ def build_adapter(
             f"its layers; take it out of {type(kind).__name__}, or give it some"
         )
     _warn_of_batch_statistics(network)
+    with quiet(network):
+        found_encoders = find_encoders(
+            network, modalities, encoders if fill else {}, paths, resized(example, 3, size), 3
+        )
     # copies, since a basis is bound to its modalities and an object may be given to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
-    return Adapter(kind, basis, modalities, fill, sites, paths)
+    return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped)
 
 
 def _choose(

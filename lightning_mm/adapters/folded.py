@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from lightning_mm.adapters.absent_rows import OneRowForward
 from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.banks import Bank
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
@@ -96,4 +97,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
                 bank.fold(modules[site.name], route, copied.basis)
             except LightningMMError as error:
                 raise LightningMMError(f"layer {site.name!r} cannot be folded: {error}") from None
+    for modality, encoder in copied.encoders.items():
+        if modality not in adapter.modalities.parse(name):
+            module = network.get_submodule(encoder)
+            module.forward = OneRowForward(module)
     return Folded(network, name, available, copied.fill, copied.paths)

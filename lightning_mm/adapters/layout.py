@@ -30,7 +30,12 @@ class Layout:
     def place(
         self, coefficients: Shaped[Tensor, "batch channel"], output: Float[Tensor, " *output"]
     ) -> Shaped[Tensor, " *#output"]:
-        """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``."""
+        """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``.
+
+        A single row holds for all samples, wherever they lie.
+        """
+        if coefficients.shape[0] == 1:
+            return coefficients.view([-1 if axis == self.channel_axis else 1 for axis in range(self.ndim)])
         times = self._times(output.shape[self.batch_axis], coefficients.shape[0])
         if self.order == "sample_major":
             coefficients = coefficients.repeat_interleave(times, dim=0)
@@ -73,7 +78,9 @@ class Layout:
         return self.channel_axis + (1 if self.channel_axis > self.batch_axis else 2)
 
     def _times(self, size: int, batch: int) -> int:
-        """How many entries each sample has on the batch axis."""
+        """How many entries each sample has on the batch axis; with one row for all samples, all of them."""
+        if batch == 1:
+            return size
         if size % max(batch, 1) or (self.order == "plain" and size != batch):
             raise LightningMMError(
                 f"a layer put out {size} entries on axis {self.batch_axis} for {batch} samples; expected "

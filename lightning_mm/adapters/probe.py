@@ -31,7 +31,7 @@ def main_output(output: Any) -> Any:
 
 
 def probe(
-    network: nn.Module, modules: Mapping[str, nn.Module], example: Call, size: int
+    network: nn.Module, modules: Mapping[str, nn.Module], example: Call, size: int, grouped: bool = False
 ) -> tuple[dict[str, Site], dict[str, str]]:
     """Run the example and describe the outputs of ``modules``.
 
@@ -40,26 +40,30 @@ def probe(
         modules: Name to submodule of the network.
         example: ``(args, kwargs)`` of a typical call, batch first.
         size: Its number of samples, at least one.
+        grouped: Whether the network will see one combination at a time: where samples lie then does not matter.
 
     Returns:
         The sites that can be adapted, and for the others the reason why not.
     """
-    with _quiet(network):
-        three = _shapes(network, modules, _resize(example, 3, size))
+    with quiet(network):
+        three = _shapes(network, modules, resized(example, 3, size))
         axes: dict[str, dict[int, tuple[int, int]]] = {}
         unfoldable: set[str] = set()
-        two = _shapes(network, modules, _resize(example, 2, size), axes, unfoldable)
+        two = _shapes(network, modules, resized(example, 2, size), axes, unfoldable)
         reasons: dict[str, str] = {}
         layouts: dict[str, list[Layout]] = {}
         for name in modules:
             try:
-                layouts[name] = _layouts(two[name], three[name], axes.get(name, {}))
+                found_axes = axes.get(name, {})
+                layouts[name] = (
+                    _grouped(two[name], found_axes) if grouped else _layouts(two[name], three[name], found_axes)
+                )
             except Unroutable as reason:
                 reasons[name] = str(reason)
         merged = {name for name, found in layouts.items() if any(layout.order != "plain" for layout in found)}
         if merged:
             _order_merged(
-                network, {name: modules[name] for name in merged}, _resize(example, 2, size), layouts, reasons
+                network, {name: modules[name] for name in merged}, resized(example, 2, size), layouts, reasons
             )
     sites = {
         name: Site(name, next(iter(axes[name].values()))[1], tuple(found), name not in unfoldable)
@@ -70,7 +74,7 @@ def probe(
 
 
 @contextmanager
-def _quiet(network: nn.Module) -> Iterator[None]:
+def quiet(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -92,7 +96,7 @@ def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _resize(example: Call, size: int, batch: int) -> Call:
+def resized(example: Call, size: int, batch: int) -> Call:
     def resize(tensor: Tensor) -> Tensor:
         if tensor.ndim and tensor.shape[0] == batch:
             tensor = tensor[torch.arange(size, device=tensor.device) % batch]
@@ -201,6 +205,15 @@ def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int)
     expected = output * scale.view(shape) + shift.view(shape)
     after = main_output(type(module).forward(folded, *args, **kwargs))
     return torch.allclose(after, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def _grouped(shapes: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]) -> list[Layout]:
+    """Layouts of which only the channel axis counts."""
+    if not shapes:
+        raise Unroutable("it never fires as a module in the example")
+    if any(len(shape) not in axes for shape in shapes):
+        raise Unroutable("its output is no plain tensor, or no axis of it holds the channels")
+    return [Layout(ndim, 0 if axis else 1, axis) for ndim, (axis, _) in axes.items()]
 
 
 def _layouts(

@@ -49,6 +49,8 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
         "rows": list(adapter.basis.names),
         "sites": [site.to_dict() for site in adapter.sites],
         "inputs": {name: path.to_dict() for name, path in adapter.paths.items()},
+        "encoders": adapter.encoders,
+        "grouped": adapter.grouped,
         "base_fingerprint": base_fingerprint,
     }
 
@@ -62,6 +64,8 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
         None if config["fill"] is None else from_settings(config["fill"], Fill),
         [Site.from_dict(site) for site in config["sites"]],
         {name: InputPath.from_dict(path) for name, path in config["inputs"].items()},
+        config.get("encoders", {}),
+        config.get("grouped", False),
     )
 
 

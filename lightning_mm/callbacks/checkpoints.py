@@ -60,7 +60,8 @@ class AdapterOnlyCheckpoint:
 
     def _check_settings(self, config: dict[str, Any]) -> None:
         mine = adapter_config(self.adapter, self.base_fingerprint)
-        differing = [key for key in mine if key != "version" and mine[key] != config.get(key)]
+        not_learned = ("version", "encoders", "grouped")
+        differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:
             key = differing[0]
             raise LightningMMError(

@@ -42,6 +42,8 @@ class FrozenBackboneAdapter(Callback):
         exclude: Names or patterns of layers to leave out.
         base_ckpt: Checkpoint of the trained base: a Lightning checkpoint or a bare ``state_dict``.
         example: Function from a batch to the ``(args, kwargs)`` of the network; default: seen from one step.
+        encoders: Modality to the module that encodes it and nothing else, see ``adapt``; default: found out.
+        grouped: Whether the network runs once per combination in a batch, see ``adapt``.
         weight_decay: Of the adapter's parameters, 0 whatever the optimizer's own value is.
 
     Raises:
@@ -62,12 +64,15 @@ class FrozenBackboneAdapter(Callback):
         base_ckpt: str | None = None,
         example: Callable[[Any], Call] | None = None,
         weight_decay: float = 0.0,
+        encoders: dict[str, str] | None = None,
+        grouped: bool = False,
     ) -> None:
         self.kind, self.basis = adapter or SSF(), basis or OneHot()
         self.network, self.available = network, available
         self.modalities, self.fill, self.inputs = modalities, fill, inputs
         self.targets, self.exclude = targets, exclude or []
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
+        self.encoders, self.grouped = encoders, grouped
         self._module: LightningModule | None = None
         self._in_call = False  # whether the module itself hands `available` to its network
 
@@ -112,6 +117,8 @@ class FrozenBackboneAdapter(Callback):
             example=call,
             targets=self.targets,
             exclude=self.exclude,
+            encoders=self.encoders,
+            grouped=self.grouped,
         )
         if not self._in_call:
             adapter.check(self._mask(batch), call)

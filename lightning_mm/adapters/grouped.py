@@ -1,0 +1,78 @@
+"""Grouped mode: a batch is split by combination, and the network runs once for each.
+
+One row of coefficients then holds for all samples of a run. It is the way out for layers whose batch axis cannot be
+told, and saves the broadcast of coefficients; the network runs as often as there are combinations in the batch.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.adapters.absent_rows import take_rows
+from lightning_mm.errors import LightningMMError
+
+if TYPE_CHECKING:
+    from lightning_mm.adapters.adapter import Adapter
+
+
+class GroupedForward:
+    """Stands in the place of a network's ``forward``; an object, so that it survives deepcopy and pickle."""
+
+    def __init__(self, adapter: Adapter, network: nn.Module) -> None:
+        if "forward" in vars(network):
+            raise LightningMMError(
+                f"this {type(network).__name__} has a `forward` of its own, set on the object; grouped mode needs that "
+                "of its class"
+            )
+        self.adapter, self.network = adapter, network
+        parameters = list(inspect.signature(type(network).forward).parameters.values())[1:]
+        self.__signature__ = inspect.Signature(parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        adapter, forward = self.adapter, type(self.network).forward
+        if torch.compiler.is_compiling():
+            raise LightningMMError("grouped mode splits a batch by what it holds, which cannot be compiled or exported")
+        available = adapter.mask
+        if available is None:
+            return forward(self.network, *args, **kwargs)
+        groups: dict[int, list[int]] = {}
+        for row, code in enumerate(adapter.modalities.code(available).tolist()):
+            groups.setdefault(code, []).append(row)
+        outputs = []
+        for rows in groups.values():
+            index = torch.tensor(rows, device=available.device)
+            part = take_rows((args, kwargs), index, len(available)) if len(groups) > 1 else (args, kwargs)
+            adapter.set_available(available[index])
+            outputs.append(forward(self.network, *part[0], **part[1]))
+        adapter.set_available(available)
+        order = torch.tensor([row for rows in groups.values() for row in rows], device=available.device)
+        sizes = [len(rows) for rows in groups.values()]
+        return _merged(outputs, order.argsort(), sizes) if len(outputs) > 1 else outputs[0]
+
+
+def _merged(parts: Sequence[Any], back: Tensor, sizes: Sequence[int]) -> Any:
+    """The outputs of all groups in the order of the batch."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        if any(not part.ndim or part.shape[0] != size for part, size in zip(parts, sizes)):
+            raise LightningMMError(
+                f"grouped mode needs outputs that are batch first; of groups of {list(sizes)} samples the network made "
+                f"{[tuple(part.shape) for part in parts]}"
+            )
+        return torch.cat(list(parts)).index_select(0, back.to(first.device))
+    if isinstance(first, Mapping):
+        merged = {key: _merged([part[key] for part in parts], back, sizes) for key in first}
+        return merged if type(first) is dict else type(first)(**merged)
+    if isinstance(first, (list, tuple)):
+        items = [_merged(column, back, sizes) for column in zip(*parts)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    if any(part != first for part in parts):
+        raise LightningMMError(f"grouped mode cannot join outputs of type {type(first).__name__} that differ")
+    return first
