@@ -47,16 +47,6 @@ def study(name: str, metric: str) -> str:
 
 def costs(facts: dict[str, Any]) -> list[str]:
     """What was chosen, and what training took beside what the table says."""
-    if "fit_seconds" in facts:  # a study of before `lightning-mm compare`
-        times = ", ".join(f"{run} {seconds:.0f} s" for run, seconds in facts["fit_seconds"].items())
-        rates = ", ".join(f"{rate}: {100 * value:.1f}" for rate, value in facts["val_mean_iou"].items())
-        why = "chosen by the mean over incomplete combinations on validation data"
-        return [
-            "",
-            f"Wall time of the training runs ({facts['machine']}): {times}.",
-            "",
-            f"Learning rate of the adapter, {why} ({rates}): {facts['chosen']}.",
-        ]
     sentences = []
     for method, choice in facts["chosen"].items():
         if choice["means"]:
