@@ -6,6 +6,7 @@ Every step is a command that is printed before it runs, so that a newcomer can r
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import time
@@ -70,13 +71,15 @@ def compare(report: Path, expected: Path) -> str:
     zero_fill, adapted = (result.summary(method) for method in ("zero_fill", "adapted"))
     full, gain = 100 * adapted["full"], 100 * (adapted["mean"] - zero_fill["mean"])
     same = "the same figure" if adapted["full"] == zero_fill["full"] else "NOT the same figure"
+    gap = result.recovered_gap("adapted")
+    recovered = f"{100 * gap:.0f} %" if math.isfinite(gap) else "cannot be told, since they are no better than the base"
     near = "within 1 point" if abs(full - stored["full"]) <= 1 else "MORE than 1 point away"
     return (
         f"Full combination: {full:.1f} {result.primary_metric} before and after, {same}; stored with the experiment: "
         f"{stored['full']:.1f} ({near}).\n"
         f"Mean over incomplete combinations: {100 * zero_fill['mean']:.1f} before, {100 * adapted['mean']:.1f} after "
         f"({gain:+.1f} points); stored: {stored['mean_zero_fill']:.1f} and {stored['mean_adapted']:.1f}.\n"
-        f"Recovered gap to the dedicated networks: {100 * result.recovered_gap('adapted'):.0f} %."
+        f"Recovered gap to the dedicated networks: {recovered}."
     )
 
 
