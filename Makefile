@@ -39,6 +39,7 @@ format: $(INSTALLED) ## Format the code and mend what can be mended.
 	$(BIN)/ruff format $(CODE)
 
 bench: $(INSTALLED) ## Time adapters and folding against the base, in alternating pairs.
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python experiments/benchmarks/adapters.py
 
 clean: ## Remove what builds and runs leave behind; .venv stays.

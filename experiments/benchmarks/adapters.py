@@ -1,9 +1,8 @@
-"""What adapters cost: time of the adapted and the folded network over the time of the base, in alternating pairs.
+"""What adapters cost: time of adapted and folded networks over the time of the base, in alternating pairs.
 
-    python experiments/benchmarks/adapters.py [--pairs 20] [--out outputs/benchmarks]
+    python experiments/benchmarks/adapters.py [--pairs 20] [--only transformer segmenter ...] [--out FOLDER]
 
-The machine drifts, so every ratio is taken between neighbours in time; the table gives the median and the 95 %
-bootstrap interval of the median. Absolute times are of this machine only.
+Absolute times are of one machine only; ratios are medians with a 95 % bootstrap interval of the median.
 """
 
 from __future__ import annotations
@@ -11,140 +10,213 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_mm.adapters import SSF, Adapted, Additive, OneHot, adapt
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from memory import peak_of_training
+from networks import (
+    CHANNELS,
+    PROJECTIONS,
+    TOKENS,
+    TokenTransformer,
+    images,
+    segmenter,
+    tokens,
+    two_encoders,
+)
+from timing import HEADER, Ratio, ratio
+
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, adapt
 from lightning_mm.modalities import Modalities
-from lightning_mm.models import MultiEncoderSegmenter
 
-CHANNELS = {"rgb": 3, "depth": 1, "thermal": 1, "event": 2}
+HERE = Path(__file__).resolve().parent
+LORA_LAYERS = [f"blocks.*.{name}" for name in PROJECTIONS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "benchmarks")
     options = parser.parse_args()
-
-    names = Modalities(CHANNELS)
-    torch.manual_seed(0)
-    network = MultiEncoderSegmenter(CHANNELS, 4, "resnet18", encoder_depth=4, decoder_channels=[128, 64, 32, 16])
-    network.eval()
-    batch = {name: torch.randn(15, width, options.size, options.size) for name, width in CHANNELS.items()}
-    mixed, full = names.masks(), torch.ones(15, 4, dtype=torch.bool)
-
-    rows = []
-    for basis in (OneHot(), Additive()):
-        adapted = adapt(network, names, SSF(), basis=basis, example=(({n: v[:2] for n, v in batch.items()},), {}))
-        spread(adapted)
-        label, one = type(basis).__name__, names.mask("rgb").expand(15, -1)
-        for what, available in (("mixed batch of 15 combinations", mixed), ("full combination", full)):
-            found = ratios(
-                partial(adapted, batch, available=available), without(adapted, batch, available), options.pairs
-            )
-            rows.append((f"{label}: {what} / base", *found))
-        found = ratios(partial(adapted.fold("rgb"), batch), without(adapted, batch, one), options.pairs)
-        rows.append((f"{label}: folded for rgb / base", *found))
-        adapted.remove()
-    rows.append(("SSF training step / full fine-tuning step", *training(names, batch, mixed, options.pairs)))
-
-    lines = ["| what | median | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {what} | {median:.3f} | {low:.3f} to {high:.3f} |" for what, median, low, high in rows]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "adapters.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows: list[Ratio] = []
+    for part in options.only:
+        for row in PARTS[part](options.pairs):
+            print(row.row(), flush=True)
+            rows.append(row)
     machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
     }
-    results = {
-        "rows": [dict(zip(("what", "median", "low", "high"), row)) for row in rows],
-        "pairs": options.pairs,
-        **machine,
-    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = {"rows": [row.to_dict() for row in rows], **machine}
     (options.out / "adapters.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    said = f"{options.pairs} alternating pairs on {machine['machine']}, torch {machine['torch']}."
+    lines = [*HEADER, *(row.row() for row in rows), "", said]
+    (options.out / "adapters.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def spread(adapted: Adapted) -> None:
-    """Move the banks away from the identity, as after training."""
+def transformer(pairs: int) -> Iterator[Ratio]:
+    """6 layers, width 256, 32 samples of 50 tokens, all 15 combinations of four modalities mixed."""
+    names, batch = Modalities(TOKENS), tokens()
+    mixed = names.masks().repeat(3, 1)[:32]
+    for kind, basis, limit in (
+        (SSF(), OneHot(), "1.15"),
+        (SSF(), Additive(), "1.15"),
+        (LoRA(8, layers=LORA_LAYERS), OneHot(), "1.35"),
+        (LoRA(8, layers=LORA_LAYERS), Additive(), "1.35"),
+    ):
+        adapted, plain = pair_of(TokenTransformer, names, kind, basis, tokens(2))
+        label = f"transformer, {type(kind).__name__}, {type(basis).__name__}"
+        base = partial(plain, **batch)
+        yield ratio(f"{label}: mixed batch / base", partial(adapted, **batch, available=mixed), base, pairs, limit)
+        folded = adapted.fold("text+audio+video")
+        yield ratio(f"{label}: folded / base", partial(folded, **batch), base, pairs, "1.02 (lower bound)")
+
+
+def peft(pairs: int) -> Iterator[Ratio]:
+    """The same low-rank changes by the peft library, one adapter a combination, its mixed batch."""
+    from peft import LoraConfig, get_peft_model
+
+    names, batch = Modalities(TOKENS), tokens()
+    mixed = names.masks().repeat(3, 1)[:32]
+    adapted, _ = pair_of(TokenTransformer, names, LoRA(8, layers=LORA_LAYERS), OneHot(), tokens(2))
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, target_modules=PROJECTIONS, init_lora_weights=False)
+    keys = {name: name.replace("+", "_") for name in names.incomplete()}
+    theirs: Any = get_peft_model(TokenTransformer(), config, adapter_name=keys[names.incomplete()[0]])
+    for name in names.incomplete()[1:]:
+        theirs.add_adapter(keys[name], config)
+    theirs.eval()
+    per_sample = [keys.get(names.name(row), "__base__") for row in mixed]
+    yield ratio(
+        "transformer, LoRA: mixed batch of peft / ours (OneHot)",
+        partial(theirs, **batch, adapter_names=per_sample),
+        partial(adapted, **batch, available=mixed),
+        pairs,
+        "at least 1.6",
+    )
+
+
+def training(pairs: int) -> Iterator[Ratio]:
+    """One optimizer step of SSF over one of the whole transformer, and the memory of both."""
+    names, batch = Modalities(TOKENS), tokens()
+    mixed = names.masks().repeat(3, 1)[:32]
+    for basis in (OneHot(), Additive()):
+        adapted, whole = pair_of(TokenTransformer, names, SSF(), basis, tokens(2))
+        ours = step(adapted, partial(adapted, **batch, available=mixed))
+        theirs = step(whole.requires_grad_(True), partial(whole, **batch))
+        what = f"transformer, SSF, {type(basis).__name__}: training step / full fine-tuning step"
+        yield ratio(what, ours, theirs, pairs, "0.75", grad=True)
+    frozen, full = peak_of_training("ssf"), peak_of_training("full")
+    what = f"transformer: peak memory of SSF training / full fine-tuning ({frozen:.0f} and {full:.0f} MB)"
+    yield Ratio(what, frozen / full, frozen / full, frozen / full, 0.0, 1)
+
+
+def segmentation(pairs: int) -> Iterator[Ratio]:
+    """Four ResNet-18 encoders and a U-Net: what the hooks cost where layers are small, and what wins it back."""
+    names, batch = Modalities(CHANNELS), images()
+    mixed, full = names.masks(), torch.ones(15, 4, dtype=torch.bool)
+    for basis in (OneHot(), Additive()):
+        adapted, plain = pair_of(segmenter, names, SSF(), basis, images(2), positional=True)
+        label = f"segmenter, SSF, {type(basis).__name__}"
+        base = partial(plain, batch, mixed)
+        every, _ = pair_of(segmenter, names, SSF(), basis, images(2), positional=True, encoders={})
+        yield ratio(
+            f"{label}: mixed batch, all rows encoded / base", partial(every, batch, available=mixed), base, pairs
+        )
+        yield ratio(f"{label}: mixed batch / base", partial(adapted, batch, available=mixed), base, pairs)
+        yield ratio(f"{label}: full combination / base", partial(adapted, batch, available=full), base, pairs)
+        grouped, _ = pair_of(segmenter, names, SSF(), basis, images(2), positional=True, grouped=True)
+        yield ratio(f"{label}: grouped, mixed batch / base", partial(grouped, batch, available=mixed), base, pairs)
+        compiled, compiled_base = torch.compile(every), torch.compile(plain)
+        yield ratio(
+            f"{label}: compiled, all rows encoded / compiled base",
+            partial(compiled, batch, available=mixed),
+            partial(compiled_base, batch, mixed),
+            pairs,
+        )
+        one, folded = names.mask("rgb").expand(15, -1), adapted.fold("rgb")
+        yield ratio(f"{label}: folded for rgb / base", partial(folded, batch), partial(plain, batch, one), pairs)
+
+
+def absent(pairs: int) -> Iterator[Ratio]:
+    """Two encoders, one modality absent: what is left of the time."""
+    names = Modalities(["rgb", "depth"])
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: torch.randn(16, 3, 96, 96, generator=generator) for name in names}
+    adapted, plain = pair_of(
+        two_encoders, names, SSF(), Additive(), {n: v[:2] for n, v in batch.items()}, positional=True
+    )
+    network: Any = plain
+    with torch.no_grad():
+        nothing = network.encoders["depth"](torch.zeros_like(batch["depth"]))
+
+    def without_depth() -> Tensor:
+        features = [network.encoders["rgb"](batch["rgb"]), nothing]
+        return network.head(network.trunk(network.fusion(features, None)))
+
+    base = partial(plain, batch)
+    share = ratio("two encoders: the share of what is present / base", without_depth, base, pairs)
+    yield share
+    one = names.mask("rgb").expand(16, -1)
+    limit = f"{share.median + 0.05:.3f}"
+    yield ratio("two encoders: one absent, folded / base", partial(adapted.fold("rgb"), batch), base, pairs, limit)
+    with_hooks = partial(adapted, batch, available=one)
+    with adapted.adapter.disabled():
+        yield ratio("two encoders: one absent, adapter off / base", with_hooks, base, pairs, limit)
+    yield ratio("two encoders: one absent, SSF / base", with_hooks, base, pairs, limit)
+
+
+PARTS: dict[str, Callable[[int], Iterator[Ratio]]] = {
+    "transformer": transformer,
+    "peft": peft,
+    "training": training,
+    "segmenter": segmentation,
+    "absent": absent,
+}
+
+
+def pair_of(
+    make: Callable[[], nn.Module],
+    names: Modalities,
+    kind: Kind,
+    basis: Basis,
+    example: dict[str, Tensor],
+    positional: bool = False,
+    **settings: Any,
+) -> tuple[Adapted, nn.Module]:
+    """An adapted network away from the identity, and a twin of its base without hooks."""
+    torch.manual_seed(0)
+    network = make().eval()
+    torch.manual_seed(0)
+    plain = make().eval().requires_grad_(False)
+    call = ((example,), {}) if positional else ((), example)
+    adapted = adapt(network, names, kind, basis=basis, example=call, **settings)
     with torch.no_grad():
         for parameter in adapted.adapter.banks.parameters():
-            parameter.normal_(0, 0.1)
+            parameter.normal_(0, 0.05)
+    return adapted, plain
 
 
-def without(adapted: Adapted, batch: dict[str, torch.Tensor], available: torch.Tensor) -> Callable[[], object]:
-    """The same call with the banks off: the hooks stay, but do nothing."""
-
-    def call() -> object:
-        with adapted.adapter.disabled():
-            return adapted(batch, available=available)
-
-    return call
-
-
-def ratios(ours: Callable[[], object], base: Callable[[], object], pairs: int) -> tuple[float, float, float]:
-    """Median of time(ours) / time(base) over alternating pairs, with the 95 % bootstrap interval of the median."""
-    found = []
-    with torch.no_grad():
-        for _ in range(3):
-            ours(), base()
-        for pair in range(pairs):
-            order = (ours, base) if pair % 2 == 0 else (base, ours)
-            first, second = (clock(call) for call in order)
-            found.append(first / second if pair % 2 == 0 else second / first)
-    return interval(found)
-
-
-def training(
-    names: Modalities, batch: dict[str, torch.Tensor], mixed: torch.Tensor, pairs: int
-) -> tuple[float, float, float]:
-    """One optimizer step of the adapter over one of the whole network, in alternating pairs."""
-    torch.manual_seed(0)
-    whole, frozen = (
-        MultiEncoderSegmenter(CHANNELS, 4, "resnet18", encoder_depth=4, decoder_channels=[128, 64, 32, 16])
-        for _ in range(2)
-    )
-    adapted = adapt(frozen, names, SSF(), basis=Additive(), example=(({n: v[:2] for n, v in batch.items()},), {}))
-    full_step = stepper(whole, lambda: whole(batch, mixed))
-    adapter_step = stepper(adapted, lambda: adapted(batch, available=mixed))
-    found = []
-    for _ in range(2):
-        adapter_step(), full_step()
-    for _ in range(pairs):
-        found.append(clock(adapter_step) / clock(full_step))
-    return interval(found)
-
-
-def stepper(module: nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
+def step(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
+    """One step of AdamW on what is trainable."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
 
-    def step() -> None:
+    def run() -> None:
         optimizer.zero_grad()
         forward().square().mean().backward()
         optimizer.step()
 
-    return step
-
-
-def clock(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    draws = np.random.default_rng(0).choice(np.array(values), (2000, len(values)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return float(np.median(values)), float(low), float(high)
+    return run
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -172,8 +173,8 @@ class OneHot(Basis):
         return self.rows[self.modalities.code(available)]
 
     def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:
-        picked = table[route.clamp(max=len(table) - 1)]
-        return torch.where((route < len(table)).unsqueeze(1), picked, torch.zeros((), device=table.device))
+        # one row of zeros more, for the samples without a row
+        return F.pad(table, (0, 0, 0, 1))[route]
 
     def gather(
         self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]

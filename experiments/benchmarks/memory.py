@@ -1,0 +1,49 @@
+"""Peak memory of training, each kind in a process of its own: the highest resident size above that before training.
+
+python experiments/benchmarks/memory.py ssf|full     # prints megabytes
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def peak_of_training(what: str) -> float:
+    """Megabytes, ``what`` is ``ssf`` or ``full``."""
+    command = [sys.executable, str(HERE / "memory.py"), what]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    import torch
+
+    sys.path.insert(0, str(HERE))
+    from adapters import pair_of, step
+    from networks import TOKENS, TokenTransformer, tokens
+
+    from lightning_mm.adapters import SSF, OneHot
+    from lightning_mm.modalities import Modalities
+
+    names, batch = Modalities(TOKENS), tokens()
+    mixed = names.masks().repeat(3, 1)[:32]
+    adapted, whole = pair_of(TokenTransformer, names, SSF(), OneHot(), tokens(2))
+    with torch.no_grad():
+        whole(**tokens(1))  # what the first call sets up does not count
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.argv[1] == "ssf":
+        run = step(adapted, partial(adapted, **batch, available=mixed))
+    else:
+        run = step(whole.requires_grad_(True), partial(whole, **batch))
+    for _ in range(3):
+        run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+if __name__ == "__main__":
+    main()

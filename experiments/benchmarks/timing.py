@@ -1,0 +1,66 @@
+"""Ratios of two times, taken between neighbours: the machine drifts, and the pairs alternate in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of time(ours) / time(base), its 95 % bootstrap interval, and the median time of the base in ms."""
+
+    what: str
+    median: float
+    low: float
+    high: float
+    base_ms: float
+    pairs: int
+    limit: str = ""
+
+    def row(self) -> str:
+        """One line of the table."""
+        interval = f"{self.low:.3f} to {self.high:.3f}"
+        return f"| {self.what} | {self.median:.3f} | {interval} | {self.limit} | {self.base_ms:.1f} |"
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+HEADER = ["| what | median | 95 % interval | limit | base, ms |", "|---|--:|---|---|--:|"]
+
+
+def ratio(what: str, ours: Call, base: Call, pairs: int, limit: str = "", grad: bool = False) -> Ratio:
+    """Time both calls in alternating pairs, after three of each that do not count."""
+    found, bases = [], []
+    with torch.set_grad_enabled(grad):
+        for _ in range(3):
+            ours(), base()
+        for pair in range(pairs):
+            order = (ours, base) if pair % 2 == 0 else (base, ours)
+            first, second = (clock(call) for call in order)
+            mine, theirs = (first, second) if pair % 2 == 0 else (second, first)
+            found.append(mine / theirs)
+            bases.append(theirs)
+    draws = np.random.default_rng(0).choice(np.array(found), (2000, len(found)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return Ratio(
+        what, float(np.median(found)), float(low), float(high), 1000 * float(np.median(bases)), pairs, limit
+    )  # fmt: skip
+
+
+def clock(call: Call) -> float:
+    """Seconds of one call."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
