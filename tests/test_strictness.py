@@ -26,6 +26,8 @@ IMPORT_NAMES = {
     "ruff": ["ruff"],
     "mypy": ["mypy", "mypyc"],
     "types-PyYAML": [],
+    "transformers": "transformers",
+    "peft": "peft",
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
 
