@@ -12,7 +12,7 @@ from lightning_mm.adapters.folded import Folded
 from lightning_mm.adapters.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.lora import LoRA, LoRABank
 from lightning_mm.adapters.norm_tuning import NormTuning, NormTuningBank
-from lightning_mm.adapters.saving import fingerprint
+from lightning_mm.adapters.saving import fingerprint, list_adapters
 from lightning_mm.adapters.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.together import Together, TogetherBank
 
@@ -20,5 +20,5 @@ __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
     "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LoRA", "LoRABank", "NoBatchNormError", "NormTuning",
     "NormTuningBank", "OneHot", "Pairwise", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank",
-    "adapt", "build_adapter", "fingerprint", "load", "refit_batch_norm",
+    "adapt", "build_adapter", "fingerprint", "list_adapters", "load", "refit_batch_norm",
 ]  # fmt: skip

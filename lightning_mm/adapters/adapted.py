@@ -59,9 +59,14 @@ class Adapted(nn.Module):
         """A plain copy of the base for one combination: adapter in its weights, absent inputs filled, no hooks."""
         return fold_network(self.base, self.adapter, combination)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base, only its fingerprint."""
-        save_adapter(self.adapter, self.base, folder)
+    def save(self, folder: str | Path, name: str | None = None) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base, only its fingerprint.
+
+        Args:
+            folder: Made if it is not there.
+            name: Of one of several adapters in the folder, whose files then lie in ``folder/name``.
+        """
+        save_adapter(self.adapter, self.base, folder, name)
 
     def remove(self) -> nn.Module:
         """Take the hooks off and give the base back, bit for bit."""
@@ -145,6 +150,14 @@ def adapt(
     return Adapted(network, adapter)
 
 
-def load(folder: str | Path, network: nn.Module) -> Adapted:
-    """Attach a saved adapter to the network it was trained on; errors name what does not fit (see ``load_adapter``)."""
-    return Adapted(network, load_adapter(folder, network))
+def load(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapted:
+    """Attach a saved adapter to the network it was trained on; errors name what does not fit (see ``load_adapter``).
+
+    To change from one adapter to another: ``network = adapted.remove(); adapted = load(folder, network, "other")``.
+
+    Args:
+        folder: As given to :meth:`Adapted.save`.
+        network: The base.
+        name: As given to :meth:`Adapted.save`; :func:`list_adapters` tells which there are.
+    """
+    return Adapted(network, load_adapter(folder, network, name))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,8 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NAME = re.compile(r"\w[\w.+-]*")
+"""Names of adapters in one folder."""
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -92,32 +95,77 @@ def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wher
         raise LightningMMError(f"{where} does not fit the adapter: {'; '.join(problems)}")
 
 
-def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path) -> None:
-    """Write both files beside their places and rename them, so that a folder never holds half an adapter."""
+def list_adapters(folder: str | Path) -> list[str]:
+    """Names of the adapters that were saved by name in a folder, sorted; one saved without a name is not among them.
+
+    Raises:
+        DataNotFoundError: If there is no such folder.
+    """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise DataNotFoundError(f"no saved adapters in {folder}: it is no folder; `save(folder, name)` makes it")
+    return sorted(one.name for one in folder.iterdir() if NAME.fullmatch(one.name) and _is_adapter(one))
+
+
+def place_of(folder: str | Path, name: str | None) -> Path:
+    """Where an adapter lies: the folder itself, or the one of its name inside.
+
+    Raises:
+        LightningMMError: If the name is not one that a folder may have everywhere.
+    """
+    if name is None:
+        return Path(folder)
+    if not NAME.fullmatch(name) or name in (WEIGHTS, CONFIG):
+        raise LightningMMError(
+            f"the name of an adapter must be letters, digits, '_', '+', '-' and '.', the first no '+', '-' or '.', "
+            f"and not be {WEIGHTS} or {CONFIG}, got {name!r}; write one such as 'lora' or 'rgb+depth'"
+        )
+    return Path(folder) / name
+
+
+def _is_adapter(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (WEIGHTS, CONFIG))
+
+
+def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name: str | None = None) -> None:
+    """Write both files beside their places and rename them, so that a folder never holds half an adapter.
+
+    Args:
+        adapter: What is saved.
+        network: Its base, for the fingerprint.
+        folder: Made if it is not there.
+        name: Of one of several adapters in the folder; it gets a folder of its own inside.
+
+    Raises:
+        LightningMMError: If the name cannot be one of a folder.
+    """
+    folder = place_of(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
         save_file(weights, Path(beside) / WEIGHTS)
         (Path(beside) / CONFIG).write_text(config + "\n", encoding="utf-8")
-        for name in (WEIGHTS, CONFIG):
-            os.replace(Path(beside) / name, folder / name)
+        for file in (WEIGHTS, CONFIG):
+            os.replace(Path(beside) / file, folder / file)
 
 
-def load_adapter(folder: str | Path, network: nn.Module) -> Adapter:
+def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
     """Read a saved adapter for a network, without attaching it.
 
+    Args:
+        folder: As given to ``save``.
+        network: The base.
+        name: As given to ``save``.
+
     Raises:
-        DataNotFoundError: If a file is not there.
-        LightningMMError: If a file is damaged, the network is another one, or keys do not fit; the message says which.
+        DataNotFoundError: If a file is not there, or no adapter of that name.
+        LightningMMError: If the folder holds adapters by name and none is given, a file is damaged, the network is
+            another one, or keys do not fit; the message says which.
     """
-    folder = Path(folder)
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
-            raise DataNotFoundError(
-                f"no saved adapter in {folder}: {name} is not there; `save` writes {WEIGHTS} and {CONFIG}"
-            )
+    root, folder = Path(folder), place_of(folder, name)
+    if not _is_adapter(folder):
+        _explain_absence(root, folder, name)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
@@ -134,3 +182,15 @@ def load_adapter(folder: str | Path, network: nn.Module) -> Adapter:
     check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
     adapter.load_state_dict(weights)
     return adapter
+
+
+def _explain_absence(root: Path, folder: Path, name: str | None) -> NoReturn:
+    """Say why a folder holds no adapter, and which ones are there."""
+    others = list_adapters(root) if root.is_dir() else []
+    if name is None and others:
+        raise LightningMMError(f"{root} holds adapters by name: {others}; say which, e.g. name={others[0]!r}")
+    absent = next(file for file in (WEIGHTS, CONFIG) if not (folder / file).is_file())
+    known = f"; adapters of these names are there: {others}" if others else ""
+    raise DataNotFoundError(
+        f"no saved adapter in {folder}: {absent} is not there; `save` writes {WEIGHTS} and {CONFIG}{known}"
+    )

@@ -23,7 +23,7 @@ from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
-from lightning_mm.tasks.teacher import distillation_loss, teacher_outputs
+from lightning_mm.tasks.teacher import Schedule, Teacher, distillation_loss
 
 Stage = Literal["train", "val", "test"]
 
@@ -44,8 +44,17 @@ class BaseTask(LightningModule):
             the heads' losses is added in training, see :class:`~lightning_mm.tasks.auxiliary.AuxiliaryHeads`. It
             belongs to the training of a base: idle once there is an ``adapter``, as the heads are then frozen.
         teacher_weight: Above zero, this times the distance from what the base says of all that was observed is added
-            when an ``adapter`` is trained; one more forward per step.
+            when an ``adapter`` is trained; one more forward per step at most.
         teacher_temperature: Softens the logits of both, see :func:`~lightning_mm.tasks.teacher.distillation_loss`.
+        teacher_layers: Names of layers of the network, or patterns (``encoders.*.norm``), whose features are to stay
+            near the teacher's, see :func:`~lightning_mm.tasks.features.feature_distance`.
+        teacher_feature_weight: Above zero, this times the distance between those features is added.
+        teacher_schedule: How both weights change over the fit's steps: ``constant``, falling to zero (``linear``,
+            ``cosine``), or rising over the first tenth (``warmup``).
+        teacher_cache_mb: Megabytes of memory for the teacher's answers, kept per sample where the data module has no
+            ``augment``, so that epochs after the first need no forward of it. The same up to rounding, as a sample may
+            be rounded differently in another batch; with 0 every step asks the teacher, and a resumed fit is the
+            uninterrupted one to the bit.
 
     Raises:
         LightningMMError: If network and modalities do not agree, ``base_ckpt`` does not fit the network, or a weight
@@ -71,6 +80,10 @@ class BaseTask(LightningModule):
         auxiliary_weight: float = 0.0,
         teacher_weight: float = 0.0,
         teacher_temperature: float = 2.0,
+        teacher_layers: list[str] | None = None,
+        teacher_feature_weight: float = 0.0,
+        teacher_schedule: Schedule = "constant",
+        teacher_cache_mb: float = 512.0,
     ) -> None:
         super().__init__()
         if not (auxiliary_weight >= 0 and teacher_weight >= 0 and teacher_temperature > 0):
@@ -100,7 +113,10 @@ class BaseTask(LightningModule):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
-        self.teacher_weight, self.teacher_temperature = teacher_weight, teacher_temperature
+        self.teacher_temperature = teacher_temperature
+        self.teacher = Teacher(
+            model, teacher_weight, teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb
+        )
 
     # What a task defines
 
@@ -194,23 +210,32 @@ class BaseTask(LightningModule):
         # An adapter freezes all else, the heads too.
         heads = self.auxiliary if adapter is None else None
         # Before the student: in the backward pass the adapter must still be where the student left it.
-        taught = teacher_outputs(self, batch) if self.teacher_weight > 0 and adapter is not None else None
-        with nullcontext() if heads is None else heads.listening():
+        lesson = self.teacher.lesson(self, batch) if self.teacher.wanted and adapter is not None else None
+        with nullcontext() if heads is None else heads.listening(), self.teacher.listening(self.model) as taps:
             outputs, loss = self._shared_step(batch, "train")
             if heads is not None:
                 auxiliary = heads(batch["available"], batch["target"], self.loss)
                 self._log_loss("train/auxiliary_loss", auxiliary, batch)
                 loss = loss + self.auxiliary_weight * auxiliary
-        if self.teacher_weight > 0:
-            if taught is None:
+        if self.teacher.wanted:
+            if lesson is None:
                 raise LightningMMError(
                     "teacher_weight needs an adapter: the base is the teacher; add a FrozenBackboneAdapter to the "
-                    "callbacks, or set teacher_weight to 0"
+                    "callbacks, or set teacher_weight and teacher_feature_weight to 0"
                 )
-            distillation = self.distillation(outputs, taught)
-            self._log_loss("train/teacher_loss", distillation, batch)
-            loss = loss + self.teacher_weight * distillation
+            factor = self.teacher.factor(self)
+            if self.teacher.schedule != "constant":
+                self._log_loss("train/teacher_factor", loss.new_tensor(factor), batch)
+            for name, (weight, distance) in self.teacher.distances(lesson, outputs, taps, self.distillation).items():
+                self._log_loss(f"train/{name}", distance, batch)
+                loss = loss + factor * weight * distance
         return loss
+
+    def on_train_start(self) -> None:
+        self.teacher.open_cache(self)
+
+    def on_train_end(self) -> None:
+        self.teacher.close_cache()
 
     def on_validation_epoch_start(self) -> None:
         # At the start: validate() runs in inference mode, fit's validation does not, and states made in the one

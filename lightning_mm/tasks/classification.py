@@ -20,6 +20,7 @@ from lightning_mm.missing import Fill
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.classification_figures import ClassOneAUROC, class_one_probability, classification_figures
+from lightning_mm.tasks.teacher import Schedule
 
 
 class ClassificationTask(BaseTask):
@@ -63,6 +64,10 @@ class ClassificationTask(BaseTask):
         auxiliary_weight: float = 0.0,
         teacher_weight: float = 0.0,
         teacher_temperature: float = 2.0,
+        teacher_layers: list[str] | None = None,
+        teacher_feature_weight: float = 0.0,
+        teacher_schedule: Schedule = "constant",
+        teacher_cache_mb: float = 512.0,
     ) -> None:
         names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
         if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
@@ -84,6 +89,7 @@ class ClassificationTask(BaseTask):
         super().__init__(
             model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
             auxiliary_weight, teacher_weight, teacher_temperature,
+            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
         )  # fmt: skip
         self.metric_directions = dict.fromkeys(["accuracy", "macro_f1"] + ["auroc"] * (num_classes == 2), "max")
         # Outside the state dict, so that a base checkpoint fits whatever the loss.

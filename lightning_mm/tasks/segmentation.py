@@ -20,6 +20,7 @@ from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
 from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
+from lightning_mm.tasks.teacher import Schedule
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 
@@ -67,6 +68,10 @@ class SemanticSegmentationTask(BaseTask):
         auxiliary_weight: float = 0.0,
         teacher_weight: float = 0.0,
         teacher_temperature: float = 2.0,
+        teacher_layers: list[str] | None = None,
+        teacher_feature_weight: float = 0.0,
+        teacher_schedule: Schedule = "constant",
+        teacher_cache_mb: float = 512.0,
     ) -> None:
         names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
         if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
@@ -86,6 +91,7 @@ class SemanticSegmentationTask(BaseTask):
         super().__init__(
             model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
             auxiliary_weight, teacher_weight, teacher_temperature,
+            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
         )  # fmt: skip
         self.primary_metric = "iou" if num_classes == 2 else "miou"
         figures = ["miou", "pixel_accuracy", *(f"iou_{name}" for name in names), *(["iou"] if num_classes == 2 else [])]

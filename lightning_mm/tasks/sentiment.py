@@ -28,7 +28,7 @@ from lightning_mm.tasks.sentiment_figures import (
     binary_figures,
     sentiment_figures,
 )
-from lightning_mm.tasks.teacher import distillation_loss
+from lightning_mm.tasks.teacher import Schedule, distillation_loss
 
 Labels = Literal["regression", "binary"]
 LossName = Literal["l1", "mse", "bce"]
@@ -73,6 +73,10 @@ class SentimentTask(BaseTask):
         auxiliary_weight: float = 0.0,
         teacher_weight: float = 0.0,
         teacher_temperature: float = 2.0,
+        teacher_layers: list[str] | None = None,
+        teacher_feature_weight: float = 0.0,
+        teacher_schedule: Schedule = "constant",
+        teacher_cache_mb: float = 512.0,
     ) -> None:
         if labels not in LOSSES:
             raise LightningMMError(f"labels must be one of {list(LOSSES)}, got {labels!r}")
@@ -83,6 +87,7 @@ class SentimentTask(BaseTask):
         super().__init__(
             model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
             auxiliary_weight, teacher_weight, teacher_temperature,
+            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
         )  # fmt: skip
         self.primary_metric = "acc2" if self.binary else "mae"
         if self.binary:
