@@ -12,13 +12,16 @@ from lightning_mm.adapters.folded import Folded
 from lightning_mm.adapters.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.lora import LoRA, LoRABank
 from lightning_mm.adapters.norm_tuning import NormTuning, NormTuningBank
+from lightning_mm.adapters.placement import keep_layers, place
 from lightning_mm.adapters.saving import fingerprint, list_adapters
+from lightning_mm.adapters.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
 from lightning_mm.adapters.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.together import Together, TogetherBank
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
-    "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LoRA", "LoRABank", "NoBatchNormError", "NormTuning",
-    "NormTuningBank", "OneHot", "Pairwise", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank",
-    "adapt", "build_adapter", "fingerprint", "list_adapters", "load", "refit_batch_norm",
+    "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
+    "NoBatchNormError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "SSFBank", "ScaleOnly", "Shared",
+    "ShiftOnly", "Together", "TogetherBank", "adapt", "build_adapter", "fingerprint", "keep_layers",
+    "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
 ]  # fmt: skip

@@ -144,6 +144,7 @@ class Adapter(nn.Module):
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
         self.encoders, self.grouped = dict(encoders), grouped
+        self.candidates: tuple[Site, ...] | None = None  # all sites that it was built for, once some were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
         self.enabled = True
         self.available: Tensor | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,18 +32,12 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Called(args, kwargs)
 
-    step: Callable[..., Any] = getattr(module, STEPS[stage])
     modes = {part: part.training for part in module.modules()}
     module.eval()  # what stands before the network must not update its statistics
     handle = network.register_forward_pre_hook(stop, with_kwargs=True)
-    # logging needs a loop that runs, and there is none yet
-    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
-    module.log = module.log_dict = _ignore  # type: ignore[method-assign]
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            takes = inspect.signature(step).parameters.values()
-            extra = sum(one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY) for one in takes) - 1
-            step(batch, *[0] * min(extra, 2))
+            run_step(module, batch, stage)
     except _Called as called:
         args, kwargs = called.args
         return args, kwargs
@@ -58,20 +53,52 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         handle.remove()
         for part, training in modes.items():
             part.training = training
-        del module.log, module.log_dict
-        vars(module).update(own)
     raise LightningMMError(
         f"{type(module).__name__}.{STEPS[stage]} did not call the network; "
         "name the attribute that it calls with `network`"
     )
 
 
+def run_step(module: LightningModule, batch: Any, stage: str) -> Any:
+    """What the stage's step returns for a batch, outside of any loop and without its logging."""
+    step: Callable[..., Any] = getattr(module, STEPS[stage])
+    takes = inspect.signature(step).parameters.values()
+    extra = sum(one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY) for one in takes) - 1
+    with _silent(module):
+        return step(batch, *[0] * min(extra, 2))
+
+
+@contextmanager
+def _silent(module: LightningModule) -> Iterator[None]:
+    """Logging needs a loop that runs, and there is none yet."""
+    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
+    module.log = module.log_dict = _ignore  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.log, module.log_dict
+        vars(module).update(own)
+
+
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``log`` and ``log_dict`` while a call is captured."""
+    """Stands in for ``log`` and ``log_dict`` while a step runs outside of its loop."""
 
 
 def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:
-    """One batch of the stage's loader as its step sees it, wherever the loader comes from."""
+    """One batch of the stage's loader as its step sees it, on the CPU, where the network still is."""
+    batch = next(batches_of(trainer, module, stage, torch.device("cpu")), None)
+    if batch is None:
+        raise LightningMMError(
+            f"the {stage} loader is empty; FrozenBackboneAdapter needs one batch to see how the network is called"
+        )
+    return batch
+
+
+def batches_of(trainer: Trainer, module: LightningModule, stage: str, device: torch.device) -> Iterator[Any]:
+    """The batches of the stage's loader as its step sees them, wherever the loader comes from.
+
+    Loaders with a random generator of their own get its state back when the iteration ends.
+    """
     # Lightning has no public way to the loader before the loop sets it up; the optimizer needs the adapter before that.
     source = {
         "fit": trainer.fit_loop._data_source,
@@ -84,12 +111,22 @@ def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:
         combined = loader
     else:  # as the loops do: all at once in fit, one after the other elsewhere
         combined = CombinedLoader(loader, "max_size_cycle" if stage == "fit" else "sequential")
-    batch = next(iter(combined), None)
-    if isinstance(combined, CombinedLoader) and batch is not None:
-        batch = batch[0]  # (batch, its index, the loader's index)
-    if batch is None:
-        raise LightningMMError(
-            f"the {stage} loader is empty; FrozenBackboneAdapter needs one batch to see how the network is called"
-        )
-    # what the module's own transfer hooks make of it; on the CPU, where the network still is
-    return module._apply_batch_transfer_handler(batch, device=torch.device("cpu"), dataloader_idx=0)
+    flat = combined.flattened if isinstance(combined, CombinedLoader) else [combined]
+    generators = {id(one): one for each in flat for one in _generators(each)}.values()
+    states = [generator.get_state() for generator in generators]
+    try:
+        for item in combined:
+            batch = item[0] if isinstance(combined, CombinedLoader) else item  # (batch, its index, the loader's index)
+            # what the module's own transfer hooks make of it
+            yield module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
+    finally:
+        for generator, state in zip(generators, states):
+            generator.set_state(state)
+
+
+def _generators(loader: Any) -> Iterator[torch.Generator]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for part in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            yield generator

@@ -13,16 +13,28 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.placement import keep_layers
 from lightning_mm.adapters.saving import adapter_config, check_fingerprint, check_keys, fingerprint
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY
 
 
 class AdapterOnlyCheckpoint:
-    """Stands before a module's checkpoint hooks; an object, so that it survives deepcopy and pickle."""
+    """Stands before a module's checkpoint hooks; an object, so that it survives deepcopy and pickle.
 
-    def __init__(self, module: LightningModule, network_name: str, network: nn.Module, adapter: Adapter) -> None:
+    With a ``placement`` (its settings) the checkpoint also says which layers were chosen, and loading takes these.
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        network_name: str,
+        network: nn.Module,
+        adapter: Adapter,
+        placement: dict[str, Any] | None = None,
+    ) -> None:
         self.prefix, self.network, self.adapter = f"{network_name}.", network, adapter
+        self.placement = placement
         self.base_fingerprint = fingerprint(network)
         adapter_config(adapter, self.base_fingerprint)  # settings that cannot be saved are told now, not after an epoch
         self.own_save, self.own_load = module.on_save_checkpoint, module.on_load_checkpoint
@@ -35,7 +47,7 @@ class AdapterOnlyCheckpoint:
     def save(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(self.prefix)}
-        checkpoint[ADAPTER_KEY] = adapter_config(self.adapter, self.base_fingerprint)
+        checkpoint[ADAPTER_KEY] = self._config()
         self.own_save(checkpoint)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -47,6 +59,10 @@ class AdapterOnlyCheckpoint:
                 "and the adapter's own one as ckpt_path"
             )
         check_fingerprint(config["base_fingerprint"], self.network)
+        if config.get("placement") != self.placement:
+            raise _differing(["placement"], config, {"placement": self.placement})
+        if self.placement is not None:
+            keep_layers(self.adapter, self.network, [site["name"] for site in config["sites"]])
         found = {
             key.removeprefix("adapter."): value
             for key, value in checkpoint["state_dict"].items()
@@ -59,15 +75,22 @@ class AdapterOnlyCheckpoint:
         self.own_load(checkpoint)
 
     def _check_settings(self, config: dict[str, Any]) -> None:
-        mine = adapter_config(self.adapter, self.base_fingerprint)
+        mine = self._config()
         not_learned = ("version", "encoders", "grouped")
         differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:
-            key = differing[0]
-            raise LightningMMError(
-                f"the checkpoint's adapter has other settings than the config asks for, in {', '.join(differing)}; "
-                f"{key} is {_short(config.get(key))} there and {_short(mine[key])} here"
-            )
+            raise _differing(differing, config, mine)
+
+    def _config(self) -> dict[str, Any]:
+        config = adapter_config(self.adapter, self.base_fingerprint)
+        return config if self.placement is None else {**config, "placement": dict(self.placement)}
+
+
+def _differing(keys: list[str], there: dict[str, Any], here: dict[str, Any]) -> LightningMMError:
+    return LightningMMError(
+        f"the checkpoint's adapter has other settings than the config asks for, in {', '.join(keys)}; "
+        f"{keys[0]} is {_short(there.get(keys[0]))} there and {_short(here[keys[0]])} here"
+    )
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapt
 from lightning_mm.adapters.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
+from lightning_mm.callbacks.placement import Placement
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities
@@ -45,6 +46,10 @@ class FrozenBackboneAdapter(Callback):
         encoders: Modality to the module that encodes it and nothing else, see ``adapt``; default: found out.
         grouped: Whether the network runs once per combination in a batch, see ``adapt``.
         weight_decay: Of the adapter's parameters, 0 whatever the optimizer's own value is.
+        placement: Which of these layers are adapted, chosen at the start of a fit under a budget of parameters per
+            combination, e.g. ``{"budget": "0.25 %", "strategy": "gain", "batches": 4, "seed": 0}``, see
+            :class:`~lightning_mm.callbacks.placement.Placement`; default: all. The choice is written to
+            ``placement.md`` and ``placement.json`` in ``default_root_dir``; a checkpoint brings its own.
 
     Raises:
         LightningMMError: At the start of a run, if one of these does not fit the module; the message says which.
@@ -66,6 +71,7 @@ class FrozenBackboneAdapter(Callback):
         weight_decay: float = 0.0,
         encoders: dict[str, str] | None = None,
         grouped: bool = False,
+        placement: dict[str, Any] | None = None,
     ) -> None:
         self.kind, self.basis = adapter or SSF(), basis or OneHot()
         self.network, self.available = network, available
@@ -73,12 +79,19 @@ class FrozenBackboneAdapter(Callback):
         self.targets, self.exclude = targets, exclude or []
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
         self.encoders, self.grouped = encoders, grouped
+        self.placement = None if placement is None else Placement(placement)
         self._module: LightningModule | None = None
         self._in_call = False  # whether the module itself hands `available` to its network
 
     # attaching ------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._prepare(trainer, pl_module, stage)
+        if self.placement is not None and stage == "fit":
+            mask = None if self._in_call else self._mask
+            self.placement.choose(trainer, pl_module, self._network(pl_module), self.available, mask)
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._module is pl_module:
             return
         # a frozen base is in eval mode on purpose
@@ -126,7 +139,8 @@ class FrozenBackboneAdapter(Callback):
         pl_module.requires_grad_(False)  # what stands around the network too: the full combination must stay as it is
         adapter.attach(network)
         pl_module.add_module("adapter", adapter)
-        AdapterOnlyCheckpoint(pl_module, self.network, network, adapter).install(pl_module)
+        placement = None if self.placement is None else self.placement.settings
+        AdapterOnlyCheckpoint(pl_module, self.network, network, adapter, placement).install(pl_module)
         self._module = pl_module
         total = sum(parameter.numel() for parameter in network.parameters())
         added = adapter.parameters_per_combination()
@@ -192,6 +206,8 @@ class FrozenBackboneAdapter(Callback):
                 f"no optimizer of {type(pl_module).__name__} holds the adapter's parameters; "
                 "build it in configure_optimizers from self.parameters()"
             )
+        if self.placement is not None:
+            self.placement.report(trainer, pl_module, self._network(pl_module))
 
     # availability of the current batch ------------------------------------------------------------------------------
 

@@ -1,0 +1,105 @@
+"""Run parts of a module outside of its loops and leave no trace of it."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Undo = Callable[[], None]
+
+
+@contextmanager
+def unchanged(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Give a module, its metrics and the global random state back as they were, whatever is done inside.
+
+    What is undone: buffers, modes, hooks, and the attributes of all modules with the lists, dicts, sets and tensors in
+    them (a metric keeps its counts there). Parameters are not copied: nothing inside may step an optimizer.
+
+    Args:
+        module: With all modules in it.
+        device: Whose random state is kept, beside that of the CPU.
+        seed: Of python, numpy and torch inside, so that what is seen there does not depend on what was drawn before.
+    """
+    seen: set[int] = set()
+    undo = [_keep_attributes(part, seen) for part in module.modules()]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for back in undo:
+            back()
+
+
+def _keep_attributes(part: nn.Module, seen: set[int]) -> Undo:
+    attributes, inside = dict(vars(part)), [_keep(value, seen) for value in vars(part).values()]
+
+    def back() -> None:
+        vars(part).clear()
+        vars(part).update(attributes)
+        for one in inside:
+            one()
+
+    return back
+
+
+def _keep(value: Any, seen: set[int]) -> Undo:
+    """How to bring one value back to what it holds now; the object itself stays."""
+    if id(value) in seen:
+        return _nothing
+    if isinstance(value, (Tensor, list, deque, MutableMapping)):
+        seen.add(id(value))
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        held, copied = value, value.detach().clone()
+
+        def overwrite() -> None:
+            with torch.no_grad():
+                if not torch.equal(held, copied):
+                    held.copy_(copied)
+
+        return overwrite
+    if isinstance(value, (list, deque)):
+        items, inside = list(value), [_keep(item, seen) for item in value]
+
+        def refill() -> None:
+            value.clear()
+            value.extend(items)
+            for one in inside:
+                one()
+
+        return refill
+    if isinstance(value, MutableMapping):
+        pairs, inside = dict(value), [_keep(item, seen) for item in value.values()]
+
+        def remap() -> None:
+            value.clear()
+            value.update(pairs)
+            for one in inside:
+                one()
+
+        return remap
+    if isinstance(value, set):
+        members = set(value)
+
+        def again() -> None:
+            value.clear()
+            value.update(members)
+
+        return again
+    return _nothing
+
+
+def _nothing() -> None:
+    """There is nothing in it that could change."""
