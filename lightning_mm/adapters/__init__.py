@@ -13,6 +13,7 @@ from lightning_mm.adapters.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.lora import LoRA, LoRABank
 from lightning_mm.adapters.norm_tuning import NormTuning, NormTuningBank
 from lightning_mm.adapters.placement import keep_layers, place
+from lightning_mm.adapters.prompts import PromptBank, PromptTokens
 from lightning_mm.adapters.saving import fingerprint, list_adapters
 from lightning_mm.adapters.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
 from lightning_mm.adapters.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
@@ -21,7 +22,8 @@ from lightning_mm.adapters.together import Together, TogetherBank
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
     "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
-    "NoBatchNormError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "SSFBank", "ScaleOnly", "Shared",
+    "NoBatchNormError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PromptBank", "PromptTokens",
+    "SSFBank", "ScaleOnly", "Shared",
     "ShiftOnly", "Together", "TogetherBank", "adapt", "build_adapter", "fingerprint", "keep_layers",
     "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows
-from lightning_mm.adapters.banks import Bank, Kind
+from lightning_mm.adapters.banks import Bank, Kind, first_argument
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
@@ -59,8 +59,7 @@ class EntryHook:
             return None
         refuse_recomputation(self.site)
         bank = cast(Bank, adapter.banks[self.key])
-        changed = bank.enter(first_argument(self.site, args, kwargs), adapter.route, adapter.basis, self.site)
-        return ((changed, *args[1:]), kwargs) if args else ((), {**kwargs, "input": changed})
+        return bank.enter_call(module, (args, kwargs), adapter.route, adapter.basis, self.site)
 
 
 def refuse_recomputation(site: Site) -> None:
@@ -70,18 +69,6 @@ def refuse_recomputation(site: Site) -> None:
             f"layer {site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
             "adapters; switch it off in the network, whose activations need little memory when it is frozen"
         )
-
-
-def first_argument(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a layer was given."""
-    if args:
-        return args[0]
-    if "input" not in kwargs:
-        raise LightningMMError(
-            f"layer {site.name!r} was called without a first argument or `input`, which its adapter reads; "
-            "leave it out with `exclude`"
-        )
-    return kwargs["input"]
 
 
 class NetworkHook:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.inputs import Call
 from lightning_mm.adapters.layout import Site
 from lightning_mm.errors import LightningMMError
 
@@ -37,6 +38,14 @@ class Bank(nn.Module):
         """Modulate the first argument of the layer's call."""
         raise NotImplementedError
 
+    def enter_call(
+        self, module: nn.Module, call: Call, route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Call:
+        """The call of the layer, changed; by default its first argument by :meth:`enter`."""
+        args, kwargs = call
+        changed = self.enter(first_argument(site, args, kwargs), route, basis, site)
+        return ((changed, *args[1:]), kwargs) if args else ((), {**kwargs, "input": changed})
+
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
     ) -> Float[Tensor, " *output"]:
@@ -52,6 +61,22 @@ class Bank(nn.Module):
         raise NotImplementedError
 
 
+def first_argument(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was given.
+
+    Raises:
+        LightningMMError: If it was called without a positional argument or one called ``input``.
+    """
+    if args:
+        return args[0]
+    if "input" not in kwargs:
+        raise LightningMMError(
+            f"layer {site.name!r} was called without a first argument or `input`, which its adapter reads; "
+            "leave it out with `exclude`"
+        )
+    return kwargs["input"]
+
+
 class Kind:
     """Which layers are adapted, and how; its attributes are its settings, named like its ``__init__`` arguments."""
 
@@ -62,7 +87,8 @@ class Kind:
 
         Returns:
             For each of them what :meth:`bank` has to know, in plain types (``site.details``); and for those of its
-            types that it cannot adapt the reason why not.
+            types that it cannot adapt the reason why not. An entry ``channel_axis`` says where the channels lie in the
+            output of a module that is no layer of torch.
         """
         return {name: {} for name, module in network.named_modules() if isinstance(module, self.targets)}, {}
 

@@ -70,6 +70,10 @@ class Basis(nn.Module):
         """The rows that each sample uses, ``Bool[B, K]``."""
         return self.route(available)
 
+    def uses(self, route: Shaped[Tensor, " batch *route"]) -> Bool[Tensor, " batch"]:
+        """Which samples use a row at all, ``Bool[B]``."""
+        return route.any(dim=1)
+
 
 class Additive(Basis):
     """One row per absent modality, added up: M rows, not 2^M - 2, and combinations never seen in training work."""
@@ -185,3 +189,6 @@ class OneHot(Basis):
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)
+
+    def uses(self, route: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        return route < len(self._names)

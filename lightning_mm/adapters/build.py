@@ -64,7 +64,9 @@ def build_adapter(
     if available is not None:  # all of it, whoever is absent in this call: every layer must be seen at work
         example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
     details, reasons, explicit = _choose(network, kind, targets, exclude)
-    found, unroutable = probe(network, {name: network.get_submodule(name) for name in details}, example, size, grouped)
+    channels = {name: about["channel_axis"] for name, about in details.items() if "channel_axis" in about}
+    modules = {name: network.get_submodule(name) for name in details}
+    found, unroutable = probe(network, modules, example, size, grouped, channels)
     sites = [replace(site, details=details[name]) for name, site in found.items()]
     reasons |= unroutable
     _report(reasons, explicit)

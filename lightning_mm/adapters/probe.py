@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,7 +32,12 @@ def main_output(output: Any) -> Any:
 
 
 def probe(
-    network: nn.Module, modules: Mapping[str, nn.Module], example: Call, size: int, grouped: bool = False
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    size: int,
+    grouped: bool = False,
+    channels: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, Site], dict[str, str]]:
     """Run the example and describe the outputs of ``modules``.
 
@@ -40,6 +46,7 @@ def probe(
         modules: Name to submodule of the network.
         example: ``(args, kwargs)`` of a typical call, batch first.
         size: Its number of samples, at least one.
+        channels: The channel axes of modules of which it is known, from the front or (negative) from the back.
         grouped: Whether the network will see one combination at a time: where samples lie then does not matter.
 
     Returns:
@@ -49,7 +56,7 @@ def probe(
         three = _shapes(network, modules, resized(example, 3, size))
         axes: dict[str, dict[int, tuple[int, int]]] = {}
         unfoldable: set[str] = set()
-        two = _shapes(network, modules, resized(example, 2, size), axes, unfoldable)
+        two = _shapes(network, modules, resized(example, 2, size), axes, unfoldable, channels)
         reasons: dict[str, str] = {}
         layouts: dict[str, list[Layout]] = {}
         for name in modules:
@@ -139,6 +146,7 @@ def _shapes(
     example: Call,
     axes: dict[str, dict[int, tuple[int, int]]] | None = None,
     unfoldable: set[str] | None = None,
+    channels: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, list[tuple[int, ...]]]:
     unfoldable = set() if unfoldable is None else unfoldable
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
@@ -147,6 +155,9 @@ def _shapes(
         shape = tuple(output.shape) if isinstance(output, Tensor) and not output.is_nested else ()
         shapes[name].append(shape)
         if axes is not None and shape and len(shape) not in axes.setdefault(name, {}):
+            if name in channels:
+                axes[name][len(shape)] = (channels[name] % len(shape), shape[channels[name]])
+                return
             axis = _channel_axis(module, args, kwargs, output)
             if axis is not None:
                 axes[name][len(shape)] = (axis, shape[axis])

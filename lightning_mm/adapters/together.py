@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.inputs import Call
 from lightning_mm.adapters.layout import Site
 from lightning_mm.errors import LightningMMError
 
@@ -36,12 +37,12 @@ class TogetherBank(Bank):
         yield from [bank for bank in banks if bank.needs_input]
         yield from [bank for bank in banks if not bank.needs_input]
 
-    def enter(
-        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *input"]:
+    def enter_call(
+        self, module: nn.Module, call: Call, route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Call:
         for bank in self.in_order():
-            given = bank.enter(given, route, basis, site) if bank.changes_input else given
-        return given
+            call = bank.enter_call(module, call, route, basis, site) if bank.changes_input else call
+        return call
 
     def forward(
         self,
@@ -50,7 +51,7 @@ class TogetherBank(Bank):
         basis: Basis,
         site: Site,
         *given: Any,
-    ) -> Float[Tensor, " *output"]:
+    ) -> Float[Tensor, " *changed"]:
         """``given`` is the layer and its input if one of the banks needs them."""
         for bank in self.in_order():
             output = bank(output, route, basis, site, *given if bank.needs_input else ())
@@ -84,11 +85,14 @@ class Together(Kind):
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         chosen, refused = zip(*(kind.choose(network) for kind in self.kinds))
-        details = {
+        details: dict[str, dict[str, Any]] = {
             name: {"kinds": [found.get(name) for found in chosen]}
             for name, _ in network.named_modules()
             if any(name in found for found in chosen)
         }
+        for about in details.values():
+            axes = [own["channel_axis"] for own in about["kinds"] if own and "channel_axis" in own]
+            about |= {"channel_axis": axes[0]} if axes else {}
         reasons = {name: reason for found in refused for name, reason in found.items() if name not in details}
         return details, reasons
 

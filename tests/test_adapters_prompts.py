@@ -1,0 +1,215 @@
+"""Prompt tokens: what a block sees, masks, samples that lack nothing, and mistakes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_mm import Modalities
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, OneHot, PromptTokens, Together, adapt, load
+from lightning_mm.errors import LightningMMError
+from lightning_mm.testing import assert_missing_invariant
+from tests.adapter_networks import randomise
+
+NAMES = Modalities(["a", "b"])
+MASKS = NAMES.masks(["a", "b", "a+b", "b", "a+b"])
+
+
+@pytest.fixture(autouse=True)
+def attention_has_one_path() -> Iterator[None]:
+    """The fast path of attention, taken where nothing needs a gradient, differs in the last bits."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+class Blocks(nn.Module):
+    """Two transformer blocks over tokens of two modalities, with padding and a mask of their own."""
+
+    def __init__(self, batch_first: bool = True, causal: bool = False) -> None:
+        super().__init__()
+        self.batch_first, self.causal = batch_first, causal
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 12, batch_first=batch_first, dropout=0.1) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        tokens = torch.cat([a, b], 1)
+        padding = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+        padding[:, -1] = True
+        mask = torch.triu(torch.ones(7, 7, dtype=torch.bool), 1) if self.causal else None
+        x = tokens if self.batch_first else tokens.transpose(0, 1)
+        for layer in self.layers:
+            x = layer(x, mask, src_key_padding_mask=padding)
+        return self.head(x.mean(1 if self.batch_first else 0))
+
+
+def inputs(batch: int = 5) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "a": torch.randn(batch, 4, 8, generator=generator),
+        "b": torch.randn(batch, 3, 8, generator=generator),
+    }
+
+
+def network(batch_first: bool = True, causal: bool = False) -> Blocks:
+    torch.manual_seed(0)
+    return Blocks(batch_first, causal).eval()
+
+
+def make(basis: Basis, batch_first: bool = True, causal: bool = False, length: int = 2) -> Adapted:
+    adapted = adapt(network(batch_first, causal), NAMES, PromptTokens(length), basis=basis, example=((), inputs(2)))
+    randomise(adapted, scale=1.0)
+    return adapted
+
+
+def by_hand(adapted: Adapted, row: int, combination: str) -> Tensor:
+    """The same sample with its tokens put before and taken away by this loop, without hooks, on the base alone."""
+    base = copy.deepcopy(adapted)
+    banks, basis = base.adapter.banks, base.adapter.basis
+    plain = base.remove()
+    present = NAMES.parse(combination)
+    x = torch.cat([inputs()[name][row : row + 1] * (name in present) for name in NAMES], 1)
+    uses = [
+        basis.names.index(name)
+        for name in basis.names
+        if basis.weights(NAMES.masks([combination]))[0, basis.names.index(name)]
+    ]
+    for place, layer in enumerate(plain.layers):
+        own = sum(banks[f"layers/{place}"].tokens[use] for use in uses) if uses else torch.zeros(0, 8)
+        count = len(own)
+        padding = torch.zeros(1, count + 7, dtype=torch.bool)
+        padding[:, -1] = True
+        x = layer(torch.cat([own[None], x], 1), src_key_padding_mask=padding)[:, count:]
+    return plain.head(x.mean(1))
+
+
+@pytest.mark.parametrize("basis", [OneHot, Additive])
+def test_blocks_see_the_tokens_of_each_sample(basis: type[Basis]) -> None:
+    adapted = make(basis())
+    with torch.no_grad():
+        together = adapted(**inputs(), available=MASKS)
+        for row, combination in enumerate(["a", "b", "a+b", "b", "a+b"]):
+            expected = by_hand(adapted, row, combination)
+            torch.testing.assert_close(together[row : row + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_first", "causal"), [(True, False), (False, False), (True, True), (False, True)])
+def test_mixed_batch_equals_one_row_at_a_time_and_complete_samples_are_the_base(
+    batch_first: bool, causal: bool
+) -> None:
+    adapted = make(OneHot(), batch_first, causal)
+    with torch.no_grad():
+        base = network(batch_first, causal)(**inputs())
+        together = adapted(**inputs(), available=MASKS)
+        torch.testing.assert_close(together[[2, 4]], base[[2, 4]], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(together[0], base[0], atol=1e-2)
+        for row in range(5):
+            one = {name: value[row : row + 1] for name, value in inputs().items()}
+            alone = adapted(**one, available=MASKS[row : row + 1])
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_poison_copies_and_saving(tmp_path: Path) -> None:
+    adapted = make(OneHot())
+    masks = NAMES.masks(["b", "a+b", "b"])
+    adapted(**inputs(3), available=masks).square().sum().backward()
+    for parameter in adapted.adapter.banks.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.flatten(1).ne(0).any(1).tolist() == [False, True]
+    assert_missing_invariant(_Dict(adapted), NAMES, inputs())
+    expected = adapted(**inputs(), available=MASKS)
+    for twin in (copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
+        assert torch.equal(twin(**inputs(), available=MASKS), expected)
+    adapted.save(tmp_path)
+    base = adapted.remove()
+    assert torch.equal(load(tmp_path, base)(**inputs(), available=MASKS), expected)
+    with torch.no_grad():
+        adapted = make(OneHot())
+        for parameter in adapted.adapter.banks.parameters():
+            parameter[0] = torch.nan
+        broken = adapted(**inputs(), available=MASKS)
+    assert broken.isnan().any(1).tolist() == [True, False, False, False, False]
+
+
+class _Dict(nn.Module):
+    def __init__(self, adapted: Adapted) -> None:
+        super().__init__()
+        self.adapted = adapted
+
+    def forward(self, inputs: dict[str, Tensor], available: Tensor) -> Tensor:
+        return self.adapted(**inputs, available=available)
+
+
+def test_together_with_scale_and_shift() -> None:
+    kind = Together([SSF(), PromptTokens(2)])
+    with pytest.warns(UserWarning, match="left out of the adapter"):
+        adapted = adapt(network(), NAMES, kind, basis=Additive(), example=((), inputs(2)))
+    randomise(adapted, scale=0.3)
+    with torch.no_grad():
+        together = adapted(**inputs(), available=MASKS)
+        torch.testing.assert_close(together[2], network()(**inputs())[2], rtol=1e-4, atol=1e-5)
+        one = {name: value[:1] for name, value in inputs().items()}
+        torch.testing.assert_close(together[:1], adapted(**one, available=MASKS[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.compiled
+def test_one_graph_for_all_combinations() -> None:
+    adapted = make(OneHot())
+    compiled = torch.compile(adapted, fullgraph=True, backend="eager")
+    for masks in (MASKS, MASKS.flip(0)):
+        expected = adapted(**inputs(), available=masks)
+        torch.testing.assert_close(compiled(**inputs(), available=masks), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_moves_towards_the_target() -> None:
+    adapted = make(OneHot())
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = (adapted(**inputs(), available=MASKS)[[0, 1, 3]] - 0.5).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+class Shorter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.halve = Half()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.halve(a).mean(1) + b.mean(1)
+
+
+class Half(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, ::2]
+
+
+def test_mistakes_are_answered_with_the_way_out() -> None:
+    call = ((), inputs(2))
+    with pytest.raises(LightningMMError, match="length of at least 1, got 0"):
+        PromptTokens(0)
+    with pytest.raises(LightningMMError, match="knows no transformer block in Shorter; name its blocks"):
+        adapt(Shorter(), NAMES, PromptTokens(), example=call)
+    with pytest.raises(LightningMMError, match=r"layers=\['encoder'\].*no module of Blocks is called that"):
+        adapt(network(), NAMES, PromptTokens(layers=["encoder"]), example=call)
+    with pytest.raises(LightningMMError, match="'head' cannot be given prompt tokens: it puts out 2 axes"):
+        adapt(network(), NAMES, PromptTokens(layers=["head"]), example=call)
+    with pytest.raises(LightningMMError, match=r"'halve' was given 4 tokens and 3 prompt tokens and put out 4"):
+        adapt(Shorter(), NAMES, PromptTokens(3, ["halve"]), example=call)(
+            **inputs(2), available=NAMES.masks(["a", "b"])
+        )
+    with pytest.raises(LightningMMError, match=r"layer 'layers.0' cannot be folded: prompt tokens"):
+        make(OneHot()).fold("a")
