@@ -161,9 +161,92 @@ def test_encoders_that_need_the_batch_are_left_alone_and_named_when_asked_for() 
     for name, reason in {
         "b": "depends on the other samples",
         "c": "it runs 2 times",
-        "d": "depends on other modalities",
+        "d": "depends on more than its modality",
     }.items():
         with pytest.raises(LightningMMError, match=rf"encoder 'encoders.{name}' of modality '{name}'.*{reason}"):
             adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={name: f"encoders.{name}"})
     with pytest.raises(LightningMMError, match=r"expected a modality out of .* and the name of its encoder"):
         adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={"a": "backbone"})
+
+
+class Plus(nn.Module):
+    """What an encoder is given besides its modality must be noticed, whatever it is."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: nn.Linear(4, 4) for name in "ab"})
+        self.head, self.what = nn.Linear(4, 2), what
+
+    def forward(self, a: Tensor, b: Tensor, age: Tensor, available: Tensor | None = None) -> Tensor:
+        extra: Any = {"b": b, "age": age, "available": None if available is None else available.sum(1, keepdim=True)}
+        return self.head(self.encoders["a"](a + extra[self.what]) + self.encoders["b"](b))
+
+
+@pytest.mark.parametrize("what", ["b", "age", "available"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_encoder_that_reads_something_else_is_left_alone_whatever_the_example(what: str, size: int) -> None:
+    torch.manual_seed(0)
+    names = Modalities(["a", "b"])
+    call = (torch.randn(size, 4), torch.randn(size, 4), torch.randn(size, 1))
+    adapted = adapt(Plus(what), names, SSF(), example=(call, {}))
+    assert adapted.adapter.encoders == {"b": "encoders.b"}
+    batch = (torch.randn(4, 4), torch.randn(4, 4), torch.randn(4, 1))
+    masks = names.masks(["b", "b", "a", "b"])
+    with torch.no_grad():
+        together = adapted(*batch, available=masks)
+        for row in range(4):
+            alone = adapted(*(value[row : row + 1] for value in batch), available=masks[row : row + 1])
+            torch.testing.assert_close(together[row : row + 1], alone)
+
+
+class Output(dict):  # type: ignore[type-arg]
+    """A mapping whose entries are attributes too, as transformers has them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Output:
+        return Output(features=self.layer(x))
+
+
+class Reads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders, self.head = nn.ModuleDict({name: Named() for name in "ab"}), nn.Linear(4, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(self.encoders["a"](a).features + self.encoders["b"](b).features)
+
+
+def test_outputs_keep_their_type_and_traces_take_all_rows() -> None:
+    torch.manual_seed(0)
+    names = Modalities(["a", "b"])
+    call = (torch.randn(4, 4), torch.randn(4, 4))
+    adapted = adapt(Reads(), names, SSF(), example=(call, {}))
+    randomise(adapted)
+    assert set(adapted.adapter.encoders) == {"a", "b"}
+    masks = names.masks(["b", "b", "a", "a+b"])
+    plain = adapt(copy.deepcopy(adapted).remove(), names, SSF(), example=(call, {}), encoders={})
+    plain.adapter.load_state_dict(adapted.adapter.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(*call, available=masks), plain(*call, available=masks))
+        alone = plain(*call, available=names.mask("a").expand(4, -1))
+        torch.testing.assert_close(adapted.fold("a")(*call), alone)
+        with adapted.adapter.every_row():
+            count = Counts()
+            handle = adapted.base.encoders["a"].register_forward_pre_hook(count)
+            adapted(*call, available=masks)
+            assert count.sizes == [4]
+            handle.remove()
+
+
+def test_encoders_without_a_fill_are_a_contradiction() -> None:
+    call = (torch.randn(4, 4), torch.randn(4, 4))
+    with pytest.raises(LightningMMError, match="`encoders` needs a fill"):
+        adapt(Reads(), ["a", "b"], SSF(), example=(call, {}), fill=None, encoders={"a": "encoders.a"})

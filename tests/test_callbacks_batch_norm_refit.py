@@ -338,3 +338,40 @@ def test_fit_and_sweep_of_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     figures = {(row["method"], row["combination"]): row["value"] for row in rows}
     assert figures["adapted", "rgb+depth"] == figures["zero_fill", "rgb+depth"]
     assert figures["adapted", "depth"] != figures["zero_fill", "depth"]
+
+
+def test_half_precision_keeps_what_large_scales_need() -> None:
+    torch.manual_seed(0)
+    norm = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = norm
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.net(a + b)
+
+    network = Two().eval()
+    trained_statistics(network)
+    with torch.no_grad():
+        norm[1].running_var.fill_(1.0)
+    batch = (1 + 0.01 * torch.randn(8, 3, 6, 6), torch.randn(8, 3, 6, 6))
+    names = Modalities(["a", "b"])
+    adapted = adapt(network, names, BatchNormSSF(), basis=OneHot(), example=(batch, {}))
+    refit_batch_norm(adapted.adapter, adapted.base, [(batch, {})])
+    only_a = names.mask("a").expand(8, -1)
+    bank = next(iter(adapted.adapter.banks.values()))
+    assert bank.scale[0].max().item() > 10  # features of `a` alone hardly vary
+    with torch.no_grad():
+        exact = adapted(*batch, available=only_a)
+        with torch.autocast("cpu", torch.bfloat16):
+            half, folded = adapted(*batch, available=only_a), adapted.fold("a")(*batch)
+            base = network(*batch)
+            full = adapted(*batch, available=torch.ones_like(only_a))
+    assert half.dtype == base.dtype == torch.bfloat16
+    assert torch.equal(full, base)
+    spread = float(exact.std())
+    assert (
+        float((half.float() - exact).abs().mean()) < 1.5 * float((folded.float() - exact).abs().mean()) + 0.02 * spread
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.inputs import Call, InputPath
+from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AbsentRows:
         """Hand the encoder the rows that differ."""
         adapter, self.back = self.adapter, None
         codes = adapter.codes
-        if codes is None or torch.compiler.is_compiling():  # which rows differ depends on the data
+        if codes is None or tracing():  # which rows differ depends on the data
             return None
         keep, back = distinct_rows(codes, self.column, apart=adapter.route is not None)
         if len(keep) == len(codes):
@@ -52,6 +52,11 @@ class AbsentRows:
             return None
         self.adapter.route, self.route = self.route, None
         return take_rows(output, back, int(back.max()) + 1)
+
+
+def tracing() -> bool:
+    """Whether a graph is being recorded, by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def distinct_rows(codes: Sequence[int], column: int, apart: bool) -> tuple[list[int], list[int]]:
@@ -90,10 +95,11 @@ def _mapped(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(nest, Tensor):
         return change(nest)
     if isinstance(nest, Mapping):
-        return {key: _mapped(value, change) for key, value in nest.items()}
+        items = {key: _mapped(value, change) for key, value in nest.items()}
+        return items if type(nest) is dict else type(nest)(**items)
     if isinstance(nest, (list, tuple)):
-        items = [_mapped(value, change) for value in nest]
-        return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
+        values = [_mapped(value, change) for value in nest]
+        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
     return nest
 
 
@@ -162,38 +168,69 @@ def find_encoders(
 def _trial(
     network: nn.Module, encoder: nn.Module, modality: str, paths: Mapping[str, InputPath], example: Call, size: int
 ) -> str | None:
-    """Why an encoder needs the whole batch or other modalities, or None; the network is in eval mode."""
+    """Why an encoder needs the whole batch or more than its modality, or None; the network is in eval mode."""
     seen: list[tuple[Call, Any]] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.append(((args, kwargs), output))
 
+    own = paths[modality].get(example)
+    if own is None:
+        return "the example has no input of its modality"
+    available = parameter_path(network, "available")
+    own = _disturbed(own, seed=0)  # samples of an example may be copies of one another
     handle = encoder.register_forward_hook(note, with_kwargs=True)
     try:
-        network(*example[0], **example[1])
-        for name, path in paths.items():
-            if name != modality and path.get(example) is not None:
-                example = path.put(example, _reversed(path.get(example), size))
-        network(*example[0], **example[1])
+        for seed in (1, 2):
+            call: Call = _disturbed(example, seed)
+            call = paths[modality].put(call, own)
+            mask = available.get(call) if available else None
+            if available and isinstance(mask, Tensor):
+                mask[:, list(paths).index(modality)] = True
+                call = available.put(call, mask)
+            network(*call[0], **call[1])
+    except Exception as error:  # of a network that takes no other values, e.g. ids that must come in order
+        return f"the network does not run on changed inputs ({type(error).__name__}: {error})"
     finally:
         handle.remove()
     if len(seen) != 2:
-        return f"it runs {len(seen) // 2} times in one call of the network, not once"
+        return f"it runs {len(seen) / 2:g} times in one call of the network, not once"
     ((args, kwargs), output), (other, _) = seen
     if not _same((args, kwargs), other):
-        return "what it is given depends on other modalities"
-    leaves = _leaves((args, kwargs))
-    if not leaves or any(not leaf.ndim or leaf.shape[0] != size for leaf in (*leaves, *_leaves(output))):
-        return "what it is given and puts out is not batch first"
+        return "what it is given depends on more than its modality"
+    given, put_out = _leaves((args, kwargs)), _leaves(output)
+    if not given or not put_out or any(not leaf.ndim or leaf.shape[0] != size for leaf in (*given, *put_out)):
+        return "what it is given and puts out are not tensors, batch first"
     rows = torch.arange(size - 1, 0, -1)  # all but the first, in another order
     part = take_rows((args, kwargs), rows, size)
-    if not _same(encoder(*part[0], **part[1]), take_rows(output, rows, size)):
+    try:
+        alone = encoder(*part[0], **part[1])
+    except Exception as error:
+        return f"it does not run on its own ({type(error).__name__}: {error})"
+    if not _same(alone, take_rows(output, rows, size)):
         return "its output for a sample depends on the other samples"
     return None
 
 
-def _reversed(nest: Any, size: int) -> Any:
-    return take_rows(nest, torch.arange(size - 1, -1, -1), size)
+def _disturbed(nest: Any, seed: int) -> Any:
+    """Other values in every tensor: noise for numbers, other places for whole ones, other flags (not all False)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(leaf: Tensor) -> Tensor:
+        if leaf.is_floating_point():
+            noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+            return leaf + (0.1 + leaf.abs()) * noise
+        if not leaf.ndim:
+            return leaf
+        if leaf.dtype == torch.bool:
+            flags = torch.rand(leaf.shape, generator=generator) < 0.5
+            flags[..., 0] |= ~flags.any(-1)
+            return flags.to(leaf.device)
+        for axis in range(leaf.ndim):
+            leaf = leaf.index_select(axis, torch.randperm(leaf.shape[axis], generator=generator).to(leaf.device))
+        return leaf
+
+    return _mapped(nest, change)
 
 
 def _leaves(nest: Any) -> list[Tensor]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_mm.adapters.absent_rows import AbsentRows
+from lightning_mm.adapters.absent_rows import AbsentRows, tracing
 from lightning_mm.adapters.banks import Bank, Kind, first_argument
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.grouped import GroupedForward
@@ -138,6 +138,7 @@ class Adapter(nn.Module):
         self.route: Tensor | None = None
         self.mask: Tensor | None = None
         self.codes: list[int] | None = None
+        self.merges = True
         self.expects_mask = False
         self._handles: list[RemovableHandle] = []
         self._training: list[bool] = []
@@ -166,6 +167,7 @@ class Adapter(nn.Module):
             raise LightningMMError("this adapter is attached to a network already; remove it first")
         if any(isinstance(hook, NetworkHook) for hook in network._forward_pre_hooks.values()):
             raise LightningMMError(f"{type(network).__name__} has an adapter already; remove that one first")
+        grouped = GroupedForward(self, network) if self.grouped else None  # refuses before anything is changed
         reference = next((p for p in network.parameters()), None)
         if reference is not None:
             self.to(reference.device)
@@ -187,8 +189,8 @@ class Adapter(nn.Module):
             self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site), with_kwargs=True))
         for name, absent in rows.items():
             self._handles.append(modules[name].register_forward_hook(absent.leave, with_kwargs=True))
-        if self.grouped:
-            network.forward = GroupedForward(self, network)
+        if grouped is not None:
+            network.forward = grouped
 
     def detach(self) -> None:
         """Take the hooks off and give the base its ``requires_grad`` and its modes back."""
@@ -216,6 +218,15 @@ class Adapter(nn.Module):
             yield
         finally:
             self.enabled = before
+
+    @contextmanager
+    def every_row(self) -> Iterator[None]:
+        """Let encoders run on all samples, for those who look at what their layers put out."""
+        before, self.merges = self.merges, False
+        try:
+            yield
+        finally:
+            self.merges = before
 
     @contextmanager
     def using(self, available: Tensor | None) -> Iterator[None]:
@@ -266,7 +277,7 @@ class Adapter(nn.Module):
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
         self.codes = None
-        if self.encoders and not torch.compiler.is_compiling():
+        if self.encoders and self.merges and not tracing():
             codes = self.modalities.code(available).tolist()
             self.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
 

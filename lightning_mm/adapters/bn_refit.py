@@ -3,7 +3,8 @@
 A BatchNorm with statistics (mean, var), weight g and bias b puts out ``y``; with those of a combination (mean_c, var_c)
 it puts out ``y * s + t`` where ``s = sqrt(var + eps) / sqrt(var_c + eps)`` and
 ``t = b * (1 - s) + g * (mean - mean_c) / sqrt(var_c + eps)``. That is one SSF row on its output, so that routing in
-mixed batches, saving and folding are those of any adapter.
+mixed batches, saving and folding are those of any adapter. It is computed from the input of the BatchNorm in float32:
+where features hardly vary, s is large, and y in half precision has lost what matters.
 
 Shapes: B samples, M modalities, K rows of the basis, C channels.
 """
@@ -15,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.banks import Kind
-from lightning_mm.adapters.bases import OneHot
+from lightning_mm.adapters.bases import Basis, OneHot
 from lightning_mm.adapters.inputs import Call, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
 from lightning_mm.adapters.probe import _tensors
@@ -37,13 +39,50 @@ class NoBatchNormError(LightningMMError):
     """The network has no BatchNorm with running statistics, so there is nothing to re-estimate."""
 
 
+class BatchNormSSFBank(SSFBank):
+    """A scale and a shift after a BatchNorm that act on what it was given, together with its own.
+
+    Statistics of features that hardly vary make both large; applied to an output in half precision, their difference
+    would be lost.
+    """
+
+    needs_input = True
+
+    def forward(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        layer: nn.Module | None = None,
+        given: Float[Tensor, " *output"] | None = None,
+    ) -> Float[Tensor, " *output"]:
+        assert isinstance(layer, BatchNorm)
+        if given is None or layer.running_mean is None or layer.running_var is None:
+            return super().forward(output, route, basis, site)
+        scale, shift = self.coefficients(route, basis)
+        assert scale is not None
+        assert shift is not None
+        layout = site.layout(output)
+        with torch.autocast(output.device.type, enabled=False):
+            own = (layer.running_var.float() + layer.eps).rsqrt()
+            own = own if layer.weight is None else own * layer.weight.float()
+            offset = -layer.running_mean.float() * own
+            offset = offset if layer.bias is None else offset + layer.bias.float()
+            factor, term = layout.place(own * scale, output), layout.place(offset * scale + shift, output)
+            changed = torch.addcmul(term, given.float(), factor).to(output.dtype)
+            # samples that lack nothing keep the very output of the layer
+            used = layout.place(basis.uses(route).unsqueeze(1).expand(-1, site.channels), output)
+            return torch.where(used, changed, output)
+
+
 class BatchNormSSF(Kind):
     """SSF after BatchNorm layers only, the form that re-estimated statistics take; filled by ``refit_batch_norm``."""
 
     targets = BatchNorms
 
-    def bank(self, site: Site, rows: int) -> SSFBank:
-        return SSFBank(rows, site.channels)
+    def bank(self, site: Site, rows: int) -> BatchNormSSFBank:
+        return BatchNormSSFBank(rows, site.channels)
 
 
 def batch_norm_names(network: nn.Module) -> list[str]:

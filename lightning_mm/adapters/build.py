@@ -82,6 +82,11 @@ def build_adapter(
             f"its layers; take it out of {type(kind).__name__}, or give it some"
         )
     _warn_of_batch_statistics(network)
+    if encoders and fill is None:
+        raise LightningMMError(
+            "`encoders` needs a fill: without one, samples that lack a modality differ in what stands there; "
+            "give a fill, or leave `encoders` out"
+        )
     with quiet(network):
         found_encoders = find_encoders(
             network, modalities, encoders if fill else {}, paths, resized(example, 3, size), 3

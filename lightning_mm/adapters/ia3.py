@@ -8,6 +8,7 @@ Shapes: B samples, K rows of the basis, C channels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -88,6 +89,8 @@ class IA3(Kind):
         reasons: dict[str, str] = {}
         for name, module in linear.items():
             entering = _fits(name, INPUTS if self.inputs is None else self.inputs)
+            if self.inputs is None and name.endswith("attention.output.dense"):
+                entering = False  # behind attention, no feed-forward block
             if not entering and not _fits(name, OUTPUTS if self.outputs is None else self.outputs):
                 continue
             if entering and known_type(module) is None:
@@ -99,6 +102,14 @@ class IA3(Kind):
                 f"IA3 knows no projection to keys or values and no feed-forward block in {type(network).__name__}; "
                 f"name its layers in `outputs` and `inputs`, out of {list(linear)[:5]}"
             )
+        for setting, group, scaled in (("outputs", self.outputs, False), ("inputs", self.inputs, True)):
+            if group is None and not any(bool(about["inputs"]) == scaled for about in details.values()):
+                what = "second layer of a feed-forward block" if scaled else "projection to keys or values"
+                warnings.warn(
+                    f"IA3 finds no {what} in {type(network).__name__} (fused projections and nn.MultiheadAttention "
+                    f"have none of their own), and scales the others alone; name such layers in `{setting}`",
+                    stacklevel=5,
+                )
         return details, reasons
 
     def bank(self, site: Site, rows: int) -> Bank:

@@ -80,7 +80,7 @@ class LoRABank(Bank):
             hidden = basis.gather(route, self.down.mT).flatten(1, 2).to(output.dtype)  # [B, num, R]
             ids = layout.by_sample(given, len(route))
             rows = ids.flatten(1).unsqueeze(2).expand(-1, -1, hidden.shape[2])
-            hidden = hidden.gather(1, rows).view(*ids.shape, -1)
+            hidden = _without_padding(layer, ids, hidden.gather(1, rows).view(*ids.shape, -1))
         else:
             down = basis.gather(route, self.down.to(output.dtype)).flatten(1, 2)  # [B, R, *in]
             x = layout.by_sample(given, len(route))  # [B, T, ...]
@@ -105,7 +105,7 @@ class LoRABank(Bank):
         up = torch.where(finite.unsqueeze(1), up, 0.0)
         down = torch.where(finite.view(-1, *[1] * (down.ndim - 1)), down, 0.0)
         if isinstance(layer, nn.Embedding):
-            hidden = F.embedding(given, down.mT)
+            hidden = _without_padding(layer, given, F.embedding(given, down.mT))
         elif isinstance(layer, _ConvNd):
             hidden = _convolve(layer, given, down)
         else:
@@ -135,7 +135,17 @@ class LoRABank(Bank):
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         down, up = self.factors(route, basis)
         change = up[0].mT @ down[0].flatten(1)
-        fold_weight_change(module, change.mT if isinstance(module, nn.Embedding) else change.view(-1, *down.shape[2:]))
+        if isinstance(module, nn.Embedding):
+            if module.padding_idx is not None:
+                change[:, module.padding_idx] = 0
+            fold_weight_change(module, change.mT)
+        else:
+            fold_weight_change(module, change.view(-1, *down.shape[2:]))
+
+
+def _without_padding(layer: nn.Embedding, ids: Tensor, hidden: Tensor) -> Tensor:
+    """Zero where a token is padding, which an embedding never trains."""
+    return hidden if layer.padding_idx is None else hidden.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0.0)
 
 
 _CONVOLUTIONS: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the axes of a batch

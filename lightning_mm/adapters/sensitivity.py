@@ -70,12 +70,26 @@ def sensitivity(
         The layers in the order in which they first fired; those that did not fire come last.
 
     Raises:
-        LightningMMError: If no sample of the batches lacks anything, or a loss is no finite scalar that depends on the
-            adapter.
+        LightningMMError: If the adapter is a grouped one, no sample of the batches lacks anything, or a loss is no
+            finite scalar that depends on the adapter.
 
     Reference:
         Sung, Nair, Raffel, "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
     """
+    if adapter.grouped:
+        raise LightningMMError(
+            "sensitivity compares outputs of layers sample by sample; build the adapter without grouped"
+        )
+    with adapter.every_row():  # the same samples with and without what is missing
+        return _looked(adapter, network, batches, loss)
+
+
+def _looked(
+    adapter: Adapter,
+    network: nn.Module,
+    batches: Iterable[Sequence[Any]],
+    loss: Callable[[Any, Tensor], Tensor],
+) -> list[LayerSensitivity]:
     banks = {site.name: list(adapter.banks[bank_key(site.name)].parameters()) for site in adapter.sites}
     gains = dict.fromkeys(banks, 0.0)
     disturbances = _Disturbances(adapter, network)

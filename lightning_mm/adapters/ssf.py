@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lightning_mm.adapters.absent_rows import tracing
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.folding import fold_scale_shift
@@ -60,7 +61,7 @@ class SSFBank(Bank):
             return output + shift
         if shift is None:
             return output * scale
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not tracing():
             modulated: Tensor = _Modulate.apply(output, scale, shift)
             return modulated
         return torch.addcmul(shift, output, scale)

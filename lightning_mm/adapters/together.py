@@ -8,6 +8,7 @@ Shapes: K rows of the basis.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -94,6 +95,12 @@ class Together(Kind):
             axes = [own["channel_axis"] for own in about["kinds"] if own and "channel_axis" in own]
             about |= {"channel_axis": axes[0]} if axes else {}
         reasons = {name: reason for found in refused for name, reason in found.items() if name not in details}
+        pairs = [(type(kind).__name__, found) for kind, found in zip(self.kinds, refused)]
+        partly = [f"{name} by {kind} ({found[name]})" for kind, found in pairs for name in found if name in details]
+        if partly:
+            warnings.warn(
+                f"{len(partly)} layers are left out of a part of the adapter: {'; '.join(partly)}", stacklevel=5
+            )
         return details, reasons
 
     def idle(self, sites: Sequence[Site]) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -209,6 +209,12 @@ class BaseTask(LightningModule):
         adapter = getattr(self, "adapter", None)
         # An adapter freezes all else, the heads too.
         heads = self.auxiliary if adapter is None else None
+        with ExitStack() as stack:
+            if adapter is not None and self.teacher.feature_weight > 0:
+                stack.enter_context(adapter.every_row())  # features are compared sample by sample
+            return self._training_loss(batch, adapter, heads)
+
+    def _training_loss(self, batch: dict[str, Any], adapter: Any, heads: AuxiliaryHeads | None) -> Tensor:
         # Before the student: in the backward pass the adapter must still be where the student left it.
         lesson = self.teacher.lesson(self, batch) if self.teacher.wanted and adapter is not None else None
         with nullcontext() if heads is None else heads.listening(), self.teacher.listening(self.model) as taps:
