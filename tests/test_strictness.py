@@ -33,7 +33,15 @@ IMPORT_NAMES = {
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
 
 
-COMPILES = ("torch.compile(", "torch.export.", "torch.jit.", "torch.onnx.", "check_compiles(", "export_adapted(", "export_network(")
+COMPILES = (
+    "torch.compile(",
+    "torch.export.",
+    "torch.jit.",
+    "torch.onnx.",
+    "check_compiles(",
+    "export_adapted(",
+    "export_network(",
+)
 """What traces the checks of types, in a test or in a helper that it calls."""
 
 

@@ -24,7 +24,8 @@ def placed(folder: Path) -> Iterator[Path]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise LightningMMError(f"cannot export to {folder}: {error.filename} is a file") from error
+            taken = next((one for one in (folder, *folder.parents) if one.is_file()), folder)
+            raise LightningMMError(f"cannot export to {folder}: a folder is needed at {taken}, a file") from error
         with tempfile.TemporaryDirectory(dir=folder, prefix=".exporting-") as name:
             beside = Path(name)
             yield beside

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
@@ -52,7 +53,7 @@ class Runtime:
             raise LightningMMError(f"the export in {folder} has no {backend} programs, only {have}; export them too")
         self._opened: dict[str, Opened] = {}
 
-    def __call__(self, inputs: Mapping[str, Nest | None], available: Tensor | None = None) -> Nest:
+    def __call__(self, inputs: Mapping[str, Nest | None], available: Tensor | NDArray[np.bool_] | None = None) -> Nest:
         """Outputs for one batch, in the form of the network's.
 
         Args:

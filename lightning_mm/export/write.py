@@ -120,6 +120,8 @@ def write_export(
     names = [] if isinstance(formats, str) else list(dict.fromkeys(formats))
     if not names:
         raise LightningMMError(f"formats must be a non-empty list such as ['torch', 'onnx'], got {formats!r}")
+    if not tolerance >= 0:
+        raise LightningMMError(f"tolerance must be 0 or more, got {tolerance}")
     packages = [package for name in names for package in format_of(name).to_write]
     versions = require(packages, f"exporting {' and '.join(names)}")
     if adapter is not None:
