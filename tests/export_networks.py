@@ -111,10 +111,10 @@ def segmenter() -> nn.Module:
     return network
 
 
-def segmenter_inputs(batch: int, seed: int = 0) -> dict[str, Any]:
+def segmenter_inputs(batch: int, seed: int = 0, height: int = 16) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(batch, size, 16, 16, generator=generator) for name, size in {"rgb": 3, "depth": 1}.items()
+        name: torch.randn(batch, size, height, 16, generator=generator) for name, size in {"rgb": 3, "depth": 1}.items()
     }
 
 

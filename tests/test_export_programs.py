@@ -91,9 +91,12 @@ def test_networks_of_the_package(tmp_path: Path) -> None:
     longer = transformer_inputs(5, seed=1, words=4, frames=9)
     check_runs(adapted, tmp_path / "transformer", longer, ["audio"])
 
-    adapted = with_ssf(segmenter(), segmenter_inputs(2))
-    export_adapted(adapted, ((segmenter_inputs(2),), {}), tmp_path / "segmenter", combinations=["depth"], mixed=False)
-    check_runs(adapted, tmp_path / "segmenter", segmenter_inputs(3, seed=1), ["depth"], mixed=False)
+    adapted, call = with_ssf(segmenter(), segmenter_inputs(2)), ((segmenter_inputs(2),), {})
+    dynamic = {name: {2: "height", 3: "width"} for name in ("rgb", "depth")}
+    export_adapted(adapted, call, tmp_path / "segmenter", combinations=["depth"], mixed=False, dynamic=dynamic)
+    check_runs(adapted, tmp_path / "segmenter", segmenter_inputs(3, seed=1, height=24), ["depth"], mixed=False)
+    with pytest.raises(LightningMMError, match=r"depth.pt2 is not for inputs of these sizes: .* % 8 == 0"):
+        Runtime(tmp_path / "segmenter")({"depth": torch.zeros(2, 1, 20, 16)})
 
 
 @pytest.mark.compiled

@@ -65,7 +65,8 @@ class Exporting:
         modalities = self.source.modalities
         tensors = self.inputs.draw(sizes, torch.Generator().manual_seed(self.seed + 1))
         tensors[AVAILABLE] = modalities.masks()[torch.arange(TRACED) % (2 ** len(modalities) - 1)]
-        dims = {called: torch.export.Dim(called) for called in sizes}
+        # a named one may be any size; the others may have to be, say, multiples of eight, which the trace finds out
+        dims: dict[str, Any] = dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) | {BATCH: torch.export.Dim(BATCH)}
         axes: dict[str, dict[int, Any]] = {
             leaf.name: {axis: dims[size] for axis, size in enumerate(leaf.shape) if isinstance(size, str)}
             for leaf in self.inputs.leaves
@@ -116,7 +117,8 @@ class Exporting:
 
     def _failed(self, what: str, name: str, error: Exception) -> LightningMMError:
         text = str(error)
-        reason = next((line.strip() for line in text.splitlines() if line.strip()), "no message")[:500]
+        lines = [line.strip().split(" For more information")[0] for line in text.splitlines() if line.strip()]
+        reason = " ".join(lines[:2])[:500] or "no message"
         hint = "what it computes must not branch on the values of tensors"
         if "specialized" in text:
             hint = "it makes a constant of a size that may change: write x.shape[0] for len(x), and no int() of a size"

@@ -66,8 +66,11 @@ def _open_torch(path: Path, inputs: Sequence[str]) -> Opened:
     module = torch.export.load(path).module()
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad():
-            outputs = module(*tensors)
+        try:
+            with torch.no_grad():
+                outputs = module(*tensors)
+        except AssertionError as error:
+            raise LightningMMError(f"{path.name} is not for inputs of these sizes: {error}") from error
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     return run

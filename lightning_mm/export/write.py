@@ -109,7 +109,8 @@ def write_export(
         formats: ``"torch"``, ``"onnx"`` or both.
         mixed: Whether there is a program for all combinations, ``any``, too.
         dynamic: Axes whose size may change beside the batch's, with a name of each size:
-            ``{"text.values": {1: "steps"}}``. All others are as in the example.
+            ``{"text.values": {1: "steps"}}``. All others are as in the example. Where the network wants, say, a
+            multiple of eight, a torch program refuses other sizes and ONNX does not.
         tolerance: How far a program may be from the eager network, on outputs of magnitude one or less; for larger
             ones in units of the largest.
         seed: Of the data of the checks.
