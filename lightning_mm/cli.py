@@ -23,6 +23,7 @@ VERBS = {
     "test": "evaluate on the test split",
     "predict": "write predictions",
     "sweep": "evaluate every combination of available modalities in one pass",
+    "export": "write the network of every combination as torch.export and ONNX programs",
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",

@@ -1,4 +1,4 @@
-"""The verbs that run a trainer: LightningCLI with ``fit validate test predict sweep``."""
+"""The verbs that run a trainer: LightningCLI with ``fit validate test predict sweep export``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHECKPOINT_WORDS = ("best", "last", "hpc")
 
 
 def run_lightning(args: list[str]) -> dict[str, Any]:
-    """Run one of the verbs ``fit validate test predict sweep mean_input``; ``args`` starts with the verb.
+    """Run one of the verbs ``fit validate test predict sweep export mean_input``; ``args`` starts with the verb.
 
     Returns:
         Where the verb is ``fit``: the ``seconds`` and ``cpu_seconds`` that training took, those of worker processes of
@@ -86,7 +86,7 @@ def is_no_tip(record: logging.LogRecord) -> bool:
 
 
 class SweepingTrainer(Trainer):
-    """A trainer with one more verb."""
+    """A trainer with more verbs."""
 
     def sweep(
         self,
@@ -163,6 +163,39 @@ class SweepingTrainer(Trainer):
             print("written: " + ", ".join(map(str, written.values())))
         return result
 
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        out: str,
+        ckpt_path: str | None = None,
+        combinations: list[str] | None = None,
+        formats: list[Literal["torch", "onnx"]] | None = None,
+        mixed: bool = True,
+        dynamic: dict[str, dict[int, str]] | None = None,
+        tolerance: float = 1e-4,
+        split: Literal["test", "val"] = "test",
+    ) -> None:
+        """Write the network of every combination, its adapter folded in, as torch.export and ONNX programs.
+
+        Args:
+            model: The task.
+            datamodule: The data; one batch of it shows the shapes.
+            out: The folder, which lightning_mm.export.Runtime reads.
+            ckpt_path: The weights; those of an adapter if the config has a FrozenBackboneAdapter.
+            combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
+            formats: [torch], [onnx] or both, the default.
+            mixed: Whether there is a program for all combinations too, any, which takes available.
+            dynamic: Axes beside the batch's whose size may change, e.g. {text.values: {1: steps}}.
+            tolerance: How far a program may be from the network, on outputs of magnitude one or less.
+            split: The split that the batch is of.
+        """
+        from lightning_mm.cli_export import export_task
+
+        batch = _first_batch(datamodule, split)
+        options = {"combinations": combinations, "mixed": mixed, "dynamic": dynamic, "tolerance": tolerance}
+        export_task(self, model, datamodule, batch, out, ckpt_path, formats=formats or ["torch", "onnx"], **options)
+
     def mean_input(self, model: LightningModule, datamodule: LightningDataModule, out: str, limit: int = 5000) -> None:
         """Write the mean training sample of every modality, for the fill MeanInput.
 
@@ -204,8 +237,8 @@ class CommandLine(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        verbs = {"sweep": {"model", "datamodule", "config"}, "mean_input": {"model", "datamodule"}}
-        return {**LightningCLI.subcommands(), **verbs}
+        given = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "sweep": {*given, "config"}, "export": given, "mean_input": given}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.modalities", "model.init_args.modalities")

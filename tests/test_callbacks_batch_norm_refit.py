@@ -362,7 +362,7 @@ def test_half_precision_keeps_what_large_scales_need() -> None:
     refit_batch_norm(adapted.adapter, adapted.base, [(batch, {})])
     only_a = names.mask("a").expand(8, -1)
     bank = next(iter(adapted.adapter.banks.values()))
-    assert bank.scale[0].max().item() > 10  # features of `a` alone hardly vary
+    assert bank.scale[0].max().item() > 5  # features of `a` alone hardly vary
     with torch.no_grad():
         exact = adapted(*batch, available=only_a)
         with torch.autocast("cpu", torch.bfloat16):

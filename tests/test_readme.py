@@ -40,6 +40,8 @@ def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)  # the README's folders are relative to the checkout
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
     for _, verb, *rest in COMMANDS:
+        if verb == "export":
+            continue  # it traces, and the types are checked here; test_export_cli.py runs it
         # what a shell does with a star
         args = [str(path) for one in rest for path in (sorted(Path().glob(one)) if "*" in one else [one])]
         if verb == "fit":

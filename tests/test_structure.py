@@ -22,18 +22,19 @@ RANKS = {
     "missing": 2,
     "models": 3,
     "adapters": 4,
-    "data": 5,
-    "tasks": 6,
-    "callbacks": 7,
-    "tracking": 8,
-    "sweep": 9,
-    "compare": 10,
-    "cluster": 11,
-    "cli": 12,
+    "export": 5,
+    "data": 6,
+    "tasks": 7,
+    "callbacks": 8,
+    "tracking": 9,
+    "sweep": 10,
+    "compare": 11,
+    "cluster": 12,
+    "cli": 13,
 }
 CLI = ("cli", "demo", "__main__")
 """Files at the top that together are the command line."""
-NO_LIGHTNING = ("errors", "version", "modalities", "missing", "models", "adapters")
+NO_LIGHTNING = ("errors", "version", "modalities", "missing", "models", "adapters", "export")
 LONGEST_FILE = 400
 
 

@@ -155,14 +155,15 @@ class SequenceFusionTransformer(nn.Module):
                 embedded, counts = torch.where(present[:, :, None], embedded, 0.0), counts & present
             tokens.append(embedded)
             valid.append(counts)
-        sizes = {name: len(embedded) for name, embedded in zip(self.modalities, tokens)}
-        if len(set(sizes.values())) > 1:
+        batch = tokens[0].shape[0]  # len() would fix it in exports
+        sizes = {name: embedded.shape[0] for name, embedded in zip(self.modalities, tokens)}
+        if any(size != batch for size in sizes.values()):
             raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
-        check_available(available, self.modalities, len(tokens[0]))
-        answer = self.answer.expand(len(tokens[0]), 1, -1)
+        check_available(available, self.modalities, batch)
+        answer = self.answer.expand(batch, 1, -1)
         # The token of the answer is always valid, so no row of attention is over nothing, whatever is absent.
         sequence = torch.cat([answer, *tokens], dim=1)
-        counted = torch.cat([valid[0].new_ones(len(answer), 1), *valid], dim=1)
+        counted = torch.cat([valid[0].new_ones(batch, 1), *valid], dim=1)
         for block in self.fusion:
             sequence = block(sequence, counted)
         outputs: Tensor = self.head(self.norm(sequence[:, 0]))

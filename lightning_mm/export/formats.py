@@ -1,0 +1,115 @@
+"""Writing and opening the two forms of a program: ``torch.export`` (``.pt2``) and ONNX (``.onnx``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_mm.errors import LightningMMError
+
+Opened = Callable[[Sequence[Tensor]], list[Tensor]]
+"""A program that can be run: tensors in the order of its inputs -> tensors in the order of its outputs."""
+
+INSTALL = "pip install 'lightning-mm[export]'"
+LARGEST_FILE = 1_900_000_000
+"""Bytes of weights above which those of ONNX lie in a file beside: protobuf ends at two gigabytes."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How programs of one form are written and opened.
+
+    Args:
+        suffix: Of its files.
+        to_write: Packages that writing and checking need beside torch.
+        to_run: Packages that running needs beside torch.
+        write: Called with program, path and the names of inputs and outputs; gives the files written.
+        open: Called with a path and the names of the inputs.
+    """
+
+    suffix: str
+    to_write: tuple[str, ...]
+    to_run: tuple[str, ...]
+    write: Callable[[torch.export.ExportedProgram, Path, Sequence[str], Sequence[str]], list[Path]]
+    open: Callable[[Path, Sequence[str]], Opened]
+
+
+def require(packages: Iterable[str], what: str) -> dict[str, str]:
+    """Versions of packages.
+
+    Raises:
+        LightningMMError: If one is not installed; the message says how to.
+    """
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = str(import_module(package).__version__)
+        except ImportError as error:
+            raise LightningMMError(f"{what} needs {package}, which cannot be imported ({error}): {INSTALL}") from error
+    return versions
+
+
+def _write_torch(
+    program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
+) -> list[Path]:
+    torch.export.save(program, path)
+    return [path]
+
+
+def _open_torch(path: Path, inputs: Sequence[str]) -> Opened:
+    module = torch.export.load(path).module()
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        try:
+            with torch.no_grad():
+                outputs = module(*tensors)
+        except AssertionError as error:
+            raise LightningMMError(f"{path.name} is not for inputs of these sizes: {error}") from error
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+    return run
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
+) -> list[Path]:
+    weights = [*program.state_dict.values(), *program.constants.values()]
+    beside = sum(one.nbytes for one in weights if isinstance(one, Tensor)) > LARGEST_FILE
+    made: Any = torch.onnx.export(
+        program, (), dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
+    )
+    made.save(str(path), external_data=beside)
+    return [path, path.with_name(f"{path.name}.data")] if beside else [path]
+
+
+def _open_onnx(path: Path, inputs: Sequence[str]) -> Opened:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    needed = {one.name for one in session.get_inputs()}
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        given = {name: tensor for name, tensor in zip(inputs, tensors) if name in needed}
+        arrays = {name: tensor.detach().contiguous().numpy() for name, tensor in given.items()}
+        return [torch.from_numpy(array) for array in session.run(None, arrays)]
+
+    return run
+
+
+FORMATS = {
+    "torch": Format(".pt2", (), (), _write_torch, _open_torch),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), _write_onnx, _open_onnx),
+}
+
+
+def format_of(name: str) -> Format:
+    """The format of this name; an unknown one is a LightningMMError."""
+    if name not in FORMATS:
+        raise LightningMMError(f"expected one of the formats {list(FORMATS)}, got {name!r}")
+    return FORMATS[name]

@@ -1,0 +1,138 @@
+"""The inputs of exported programs, as an example of a call shows them.
+
+Shapes: B samples, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
+from lightning_mm.errors import LightningMMError
+from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, Path, completed, mapped, tensors_of
+from lightning_mm.missing.fills import Nest
+
+Dynamic = Mapping[str, Mapping[int, str]]
+"""Name of a tensor to its axes whose size may change, each with a name; axes of one name have one size."""
+
+
+class CallInputs:
+    """The tensors of all modalities by name, and how a call of the network is made of them.
+
+    Args:
+        network: Whose call it is.
+        paths: Where each modality's input lies in a call.
+        example: ``(args, kwargs)`` of a typical call with an input for every modality.
+        dynamic: Axes whose size may change beside the batch's, e.g. ``{"text.values": {1: "steps"}}``.
+
+    Raises:
+        LightningMMError: If a modality has no input, another argument is a tensor, a tensor is not batch first, or an
+            axis in ``dynamic`` is not there.
+    """
+
+    def __init__(
+        self, network: nn.Module, paths: Mapping[str, InputPath], example: Call, dynamic: Dynamic | None = None
+    ) -> None:
+        self.paths = dict(paths)
+        self.leaves: list[Leaf] = []
+        self.examples: dict[str, Tensor] = {}
+        self.sizes: dict[str, int] = {}
+        self._nests: dict[str, Nest] = {}
+        template: Call = (tuple(example[0]), dict(example[1]))
+        axes = {name: dict(of_name) for name, of_name in (dynamic or {}).items()}
+        for name, path in self.paths.items():
+            value = path.get(template)
+            if not tensors_of(value):
+                raise LightningMMError(
+                    f"the example has no tensor for modality {name!r}; a program is traced with an input of every "
+                    "modality, so give `example` a call with all of them"
+                )
+            self._nests[name] = mapped(value, partial(self._note, axes, name))
+            template = path.put(template, None)
+        if axes:
+            raise LightningMMError(
+                f"`dynamic` names {next(iter(axes))!r}, which is no input; the inputs are {list(self.examples)}"
+            )
+        available = parameter_path(network, AVAILABLE)
+        self._template = available.put(template, None) if available is not None else template
+        self._refuse_strays(network)
+
+    def _note(self, axes: dict[str, dict[int, str]], modality: str, keys: Path, value: Any) -> Any:
+        """A leaf in the place of a tensor; constants stay."""
+        if not isinstance(value, Tensor):
+            return value
+        name = Leaf(modality, keys, (), value.dtype).name
+        value = value.detach().cpu()
+        batch = self.sizes.setdefault(BATCH, len(value) if value.ndim else 0)
+        if name in self.examples or name == AVAILABLE:
+            raise LightningMMError(f"two inputs are called {name!r}; rename the modality or the key")
+        if not value.ndim or not batch or len(value) != batch:
+            raise LightningMMError(
+                f"input {name!r} of the example has shape {tuple(value.shape)}; expected {batch or 'one or more'} "
+                "samples on the first axis, as for all inputs"
+            )
+        shape: list[int | str] = [BATCH, *value.shape[1:]]
+        for axis, called in axes.pop(name, {}).items():
+            if not 1 <= axis < value.ndim or not called.isidentifier() or called == BATCH:
+                raise LightningMMError(
+                    f"`dynamic` of {name!r}: expected an axis from 1 to {value.ndim - 1} and an identifier other than "
+                    f"{BATCH!r} that names its size, got {axis} and {called!r}"
+                )
+            if self.sizes.setdefault(called, value.shape[axis]) != value.shape[axis]:
+                raise LightningMMError(
+                    f"`dynamic`: axis {axis} of {name!r} has {value.shape[axis]} entries in the example, another axis "
+                    f"called {called!r} has {self.sizes[called]}; give them different names"
+                )
+            shape[axis] = called
+        leaf = Leaf(modality, keys, tuple(shape), value.dtype)
+        self.leaves.append(leaf)
+        self.examples[name] = value
+        return leaf
+
+    def _refuse_strays(self, network: nn.Module) -> None:
+        args, kwargs = self._template
+        strays = [".".join(map(str, keys)) for keys, _ in tensors_of({**dict(enumerate(args)), **kwargs})]
+        if strays:
+            raise LightningMMError(
+                f"argument {strays[0]!r} of {type(network).__name__} is a tensor of no modality; an exported program "
+                "takes the inputs of the modalities only: keep the tensor in the network (a buffer), or make it a "
+                "modality that is always available"
+            )
+
+    def of(self, modalities: Sequence[str]) -> list[Leaf]:
+        """The tensors of some modalities."""
+        return [leaf for leaf in self.leaves if leaf.modality in modalities]
+
+    def call(self, tensors: Mapping[str, Tensor]) -> Call:
+        """A call of the network with these tensors; plain arguments are those of the example."""
+
+        def pick(keys: Path, leaf: Any) -> Any:
+            return tensors[leaf.name] if isinstance(leaf, Leaf) else leaf
+
+        call = self._template
+        for name, path in self.paths.items():
+            call = path.put(call, mapped(self._nests[name], pick))
+        return call
+
+    def complete(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Placeholders for the tensors that are not given; sizes are those of what is given, else the example's."""
+        return completed(self.leaves, given, self.sizes)
+
+    def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Random tensors whose entries occur in the example (ids and lengths stay valid), else normal ones."""
+        drawn = {}
+        for leaf in self.leaves:
+            entries = self.examples[leaf.name].flatten()
+            shape = leaf.sized({**self.sizes, **sizes})
+            if leaf.dtype.is_floating_point:
+                entries = entries[entries.isfinite()]
+                if not entries.numel() or (entries == entries[0]).all():
+                    drawn[leaf.name] = torch.randn(shape, generator=generator).to(leaf.dtype)
+                    continue
+            drawn[leaf.name] = entries[torch.randint(len(entries), shape, generator=generator)]
+        return drawn

@@ -1,0 +1,161 @@
+"""Nested inputs and outputs as flat lists of named tensors: ``motion`` is ``motion.values`` and ``motion.length``.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.fills import LENGTH, Nest
+
+BATCH = "batch"
+"""The name of the batch axis in shapes."""
+AVAILABLE = "available"
+"""The name of the input ``Bool[B, M]`` of the program for all combinations."""
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of the input of a modality.
+
+    Args:
+        modality: Whose input it is part of.
+        path: The keys that lead to it; empty where the input is a plain tensor.
+        shape: Sizes; a name stands for a size that may change from call to call, first of all ``"batch"``.
+        dtype: Its dtype.
+    """
+
+    modality: str
+    path: Path
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return ".".join([self.modality, *map(str, self.path)])
+
+    @property
+    def inner(self) -> str:
+        """Where it lies inside its input, as fills are told."""
+        return ".".join(map(str, self.path))
+
+    @property
+    def is_length(self) -> bool:
+        """Whether it holds the lengths of padded sequences."""
+        return bool(self.path) and self.path[-1] == LENGTH and not self.dtype.is_floating_point
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Its shape where named axes have these sizes."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
+    def blank(self, sizes: Mapping[str, int]) -> Tensor:
+        """A placeholder of that shape: zeros, and lengths of one step, since a sequence of none cannot be packed."""
+        make = torch.ones if self.is_length else torch.zeros
+        return make(self.sized(sizes), dtype=self.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "path": list(self.path), "shape": list(self.shape), "dtype": name_of(self.dtype)}
+
+    @classmethod
+    def from_dict(cls, modality: str, state: Mapping[str, Any]) -> Leaf:
+        return cls(modality, tuple(state["path"]), tuple(state["shape"]), dtype_of(state["dtype"]))
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """``"float32"`` -> ``torch.float32``."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise KeyError(name)
+    return found
+
+
+def mapped(value: Nest, change: Callable[[Path, Any], Any], path: Path = ()) -> Nest:
+    """The same nest with everything that is no dict, list or tuple replaced by ``change(path, it)``."""
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [mapped(item, change, (*path, i)) for i, item in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return change(path, value)
+
+
+def tensors_of(value: Nest) -> list[tuple[Path, Tensor]]:
+    """The tensors of a nest in their order, each with the keys that lead to it."""
+    found: list[tuple[Path, Tensor]] = []
+    mapped(value, lambda path, leaf: found.append((path, leaf)) if isinstance(leaf, Tensor) else None)
+    return found
+
+
+def completed(leaves: Sequence[Leaf], given: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """All tensors by name, placeholders for those not given; named axes as in what is given, else as in ``sizes``."""
+    sizes = dict(sizes)
+    for leaf in leaves:
+        if leaf.name in given:
+            shape = given[leaf.name].shape
+            sizes |= {called: shape[axis] for axis, called in enumerate(leaf.shape) if isinstance(called, str)}
+    return {leaf.name: given[leaf.name] if leaf.name in given else leaf.blank(sizes) for leaf in leaves}
+
+
+# outputs ------------------------------------------------------------------------------------------------------------
+
+
+def form_of(outputs: Nest) -> Any:
+    """The form of outputs in plain types: None, ``{"tensor": name}``, and dicts, lists and tuples of such.
+
+    Raises:
+        LightningMMError: If they hold anything but tensors and None.
+    """
+
+    def form(value: Nest, name: str) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, Tensor):
+            return {"tensor": name}
+        if isinstance(value, Mapping):
+            return {"dict": {str(key): form(item, f"{name}.{key}") for key, item in value.items()}}
+        if isinstance(value, (list, tuple)):
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {kind: [form(item, f"{name}.{i}") for i, item in enumerate(value)]}
+        raise LightningMMError(
+            f"the outputs of the network hold a {type(value).__name__} at {name!r}; an exported program puts out "
+            "tensors, and dicts, lists and tuples of them"
+        )
+
+    return form(outputs, "output")
+
+
+def names_in(form: Any) -> list[str]:
+    """Names of the tensors of a form, in the order of :func:`tensors_of`."""
+    if form is None:
+        return []
+    ((kind, inner),) = form.items()
+    if kind == "tensor":
+        return [inner]
+    return [name for item in (inner.values() if kind == "dict" else inner) for name in names_in(item)]
+
+
+def formed(form: Any, tensors: Mapping[str, Tensor]) -> Nest:
+    """The outputs of a form, a named tuple as a plain one."""
+    if form is None:
+        return None
+    ((kind, inner),) = form.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {key: formed(item, tensors) for key, item in inner.items()}
+    items = [formed(item, tensors) for item in inner]
+    return items if kind == "list" else tuple(items)

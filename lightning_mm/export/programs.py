@@ -1,0 +1,151 @@
+"""What is exported: modules that take named tensors in a fixed order and put out tensors.
+
+Shapes: B samples, M modalities.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Bool, Shaped
+from torch import Tensor, nn
+
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.folded import Folded, fold_network
+from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
+from lightning_mm.errors import LightningMMError
+from lightning_mm.export.inputs import CallInputs
+from lightning_mm.export.leaves import tensors_of
+from lightning_mm.missing import Fill
+from lightning_mm.modalities import Modalities
+
+
+class Source(nn.Module):
+    """A copy of the network on the CPU, with its adapter or without: eager outputs, and folds.
+
+    Args:
+        network: The network; with an adapter, the base that it is attached to.
+        modalities: Names in order.
+        paths: Where each modality's input lies in a call.
+        fill: What stands for absent inputs of a network without an adapter; an adapter has its own.
+        adapter: The adapter.
+    """
+
+    adapter: Adapter | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        modalities: Modalities,
+        paths: Mapping[str, InputPath],
+        fill: Fill | None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        super().__init__()
+        # together, so that the hooks of the one lead to the copy of the other
+        self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
+        self.own_fill = own if self.adapter is None else None
+        self.modalities, self.paths = modalities, dict(paths)
+        self.available_path = parameter_path(network, "available")
+        self.cpu().eval().requires_grad_(False)
+
+    @property
+    def fill(self) -> Fill | None:
+        return self.own_fill if self.adapter is None else self.adapter.fill
+
+    @contextmanager
+    def filled_by(self, fill: Fill | None) -> Iterator[None]:
+        """Use another fill for a while."""
+        before, owner, name = self.fill, self.adapter or self, "own_fill" if self.adapter is None else "fill"
+        setattr(owner, name, fill)
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)
+
+    def forward(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Any:
+        """Outputs for any combinations in one batch."""
+        if self.adapter is not None:
+            with self.adapter.using(available):
+                return self.network(*call[0], **call[1])
+        for column, (name, path) in enumerate(self.paths.items()):
+            if self.own_fill is not None:
+                call = path.put(call, self.own_fill(name, path.get(call), available[:, column]))
+        if self.available_path is not None:
+            call = self.available_path.put(call, available)
+        return self.network(*call[0], **call[1])
+
+    def fold(self, combination: str) -> Folded:
+        """The plain network of one combination.
+
+        Raises:
+            LightningMMError: If the adapter cannot be folded.
+        """
+        if self.adapter is not None:
+            return fold_network(self.network, self.adapter, combination)
+        return Folded(self.network, combination, self.modalities.mask(combination), self.own_fill, self.paths)
+
+
+class FixedRows(Fill):
+    """The rows of another fill for inputs of one shape, as tensors: a program can hold no generator and no file.
+
+    Raises:
+        LightningMMError: If a row has a size of its own on an axis whose size may change.
+    """
+
+    def __init__(self, fill: Fill, inputs: CallInputs) -> None:
+        super().__init__()
+        self._buffer_of: dict[tuple[str, str], str] = {}
+        for number, leaf in enumerate(inputs.leaves):
+            if leaf.is_length:
+                continue  # that of an absent sequence is one, whatever the fill
+            row = fill.row(leaf.modality, inputs.examples[leaf.name], leaf.inner).detach().cpu().clone()
+            for axis, size in enumerate(leaf.shape[1:], start=1):
+                own = axis - len(leaf.shape) + row.ndim
+                if isinstance(size, str) and own >= 0 and row.shape[own] != 1:
+                    raise LightningMMError(
+                        f"`dynamic`: axis {axis} of {leaf.name!r} cannot change its size, as the fill "
+                        f"{type(fill).__name__} has {row.shape[own]} entries there for an absent sample"
+                    )
+            self._buffer_of[leaf.modality, leaf.inner] = f"row_{number}"
+            self.register_buffer(f"row_{number}", row)
+
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
+        row: Tensor = getattr(self, self._buffer_of[name, path])
+        return row
+
+
+class CombinationProgram(nn.Module):
+    """One combination: takes the tensors of its modalities, makes the absent ones inside."""
+
+    def __init__(self, folded: Folded, inputs: CallInputs, modalities: tuple[str, ...]) -> None:
+        super().__init__()
+        self.folded, self.inputs = folded, inputs
+        if folded.fill is not None:
+            folded.fill = FixedRows(folded.fill, inputs)
+        self.names = [leaf.name for leaf in inputs.of(modalities)]
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        call = self.inputs.call(self.inputs.complete(dict(zip(self.names, tensors))))
+        return flat(self.folded(*call[0], **call[1]))
+
+
+class MixedProgram(nn.Module):
+    """All combinations: takes the tensors of all modalities and ``available``; rows may differ."""
+
+    def __init__(self, source: Source, inputs: CallInputs) -> None:
+        super().__init__()
+        self.source, self.inputs = source, inputs
+        self.names = [leaf.name for leaf in inputs.leaves]
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        *given, available = tensors
+        return flat(self.source(self.inputs.call(dict(zip(self.names, given))), available))
+
+
+def flat(outputs: Any) -> Tensor | tuple[Tensor, ...]:
+    """A tensor as it is, the tensors of a nest in a tuple."""
+    return outputs if isinstance(outputs, Tensor) else tuple(tensor for _, tensor in tensors_of(outputs))
