@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm import Modalities
-from lightning_mm.adapters import SSF, Adapted, Additive, Basis, LoRA, OneHot, adapt
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, LoRA, OneHot, adapt, sensitivity
 from lightning_mm.adapters.absent_rows import distinct_rows
+from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models import ImageEncoder, LateFusionClassifier, SequenceEncoder, VectorEncoder
+from lightning_mm.tasks import ClassificationTask
 from lightning_mm.testing import assert_missing_invariant
 from tests.adapter_networks import randomise, trained_statistics
 
@@ -250,3 +253,43 @@ def test_encoders_without_a_fill_are_a_contradiction() -> None:
     call = (torch.randn(4, 4), torch.randn(4, 4))
     with pytest.raises(LightningMMError, match="`encoders` needs a fill"):
         adapt(Reads(), ["a", "b"], SSF(), example=(call, {}), fill=None, encoders={"a": "encoders.a"})
+
+
+def test_layers_in_encoders_are_compared_sample_by_sample() -> None:
+    """With all samples in an encoder, what ``sensitivity`` sees does not depend on how encoders save time."""
+    batch, merged, apart = inputs(), make(OneHot()), make(OneHot(), {})
+    found = []
+    for adapted in (merged, apart):
+        with torch.no_grad():
+            for parameter in adapted.adapter.banks.parameters():
+                parameter.zero_()
+
+        def loss(given: Any, available: Tensor, adapted: Adapted = adapted) -> Tensor:
+            return (adapted(given, available=available) - 1).square().mean()
+
+        found.append({one.name: one for one in sensitivity(adapted.adapter, adapted.base, [(batch, MASKS)], loss)})
+    assert any(name.startswith("encoders.") for name in found[0])
+    for name, one in found[0].items():
+        assert math.isfinite(one.disturbance), name
+        assert one.disturbance == pytest.approx(found[1][name].disturbance, rel=1e-4), name
+        assert one.gain == pytest.approx(found[1][name].gain, rel=1e-3, abs=1e-9), name
+    grouped = make(OneHot(), grouped=True)
+    with pytest.raises(LightningMMError, match="without grouped"):
+        sensitivity(grouped.adapter, grouped.base, [(batch, MASKS)], loss)
+
+
+def test_features_of_encoders_are_those_of_all_samples() -> None:
+    losses = []
+    for encoders in (None, {}):
+        torch.manual_seed(0)
+        task = ClassificationTask(
+            network(), list(NAMES), 4, teacher_layers=["encoders.*.norm", "trunk*"], teacher_feature_weight=0.5
+        )
+        batch = {"inputs": inputs(), "available": MASKS, "observed": torch.ones_like(MASKS), "index": torch.arange(8)}
+        batch["target"] = torch.arange(8) % 4
+        adapter = FrozenBackboneAdapter(SSF(), encoders=encoders).attach(task, batch, "fit")
+        randomise(adapter, scale=0.1)
+        task.log = lambda *args, **settings: None  # type: ignore[method-assign]
+        losses.append(task.training_step(batch, 0).item())
+        assert bool(adapter.encoders) == (encoders is None)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

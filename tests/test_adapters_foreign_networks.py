@@ -223,8 +223,8 @@ def test_a_correct_result_or_a_clear_error(name: str, kind: str) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         adapted = adapt(network, NAMES, KINDS[kind](), basis=Additive(), example=(call, {}))
+        unreached = unreached_layers(adapted)
     told = [str(one.message) for one in said if "left out of the adapter" in str(one.message)]
-    unreached = unreached_layers(adapted)
     assert all(any(layer in text for text in told) for layer in unreached), f"silently left out: {unreached}"
     with torch.no_grad():
         torch.testing.assert_close(adapted(*call, available=MASKS), baseline, rtol=1e-5, atol=1e-5)
@@ -243,6 +243,16 @@ def test_a_correct_result_or_a_clear_error(name: str, kind: str) -> None:
             torch.testing.assert_close(folded[[1, 3]], together[[1, 3]], rtol=1e-3, atol=1e-4)
     removed = adapted.remove()
     assert all(torch.equal(value, before[key]) for key, value in removed.state_dict().items())
+
+
+def test_ia3_says_what_it_does_not_find() -> None:
+    network, call = make("torchvision ViT-B/16")
+    with pytest.warns(UserWarning, match="IA3 finds no projection to keys or values in Both"):
+        adapted = adapt(network, NAMES, IA3(), example=(call, {}))
+    assert all(site.details["inputs"] for site in adapted.adapter.sites)
+    bert_network, call = make("BertModel")
+    sites = adapt(bert_network, NAMES, IA3(), example=(call, {})).adapter.sites
+    assert not [site.name for site in sites if site.name.endswith("attention.output.dense")]
 
 
 def unreached_layers(adapted: Adapted) -> list[str]:
