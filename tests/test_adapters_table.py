@@ -33,7 +33,7 @@ FOLDABLE = [pair for pair in PAIRS if pair not in NOT_FOLDABLE]
 MASKS = NAMES.masks()
 FULL = torch.ones_like(MASKS)
 every_pair = pytest.mark.parametrize(("kind", "layer"), PAIRS)
-pytestmark = pytest.mark.filterwarnings("ignore:.*left out of the adapter")
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out of")
 
 
 @pytest.fixture(autouse=True)

@@ -273,7 +273,7 @@ class Adapter(nn.Module):
 
     def set_available(self, available: Bool[Tensor, "batch modality"]) -> None:
         """Set what the hooks read in this forward: mask, route, and combinations where encoders need them."""
-        self.mask = available
+        self.mask = available if self.grouped else None
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
         self.codes = None
