@@ -78,19 +78,19 @@ class LoRABank(Bank):
         up = basis.gather(route, up).flatten(1, 2)  # [B, R, out]
         if isinstance(layer, nn.Embedding):
             hidden = basis.gather(route, self.down.mT).flatten(1, 2).to(output.dtype)  # [B, num, R]
-            ids = layout.by_sample(given, len(route))
+            ids = layout.by_sample(given, route.shape[0])
             rows = ids.flatten(1).unsqueeze(2).expand(-1, -1, hidden.shape[2])
             hidden = _without_padding(layer, ids, hidden.gather(1, rows).view(*ids.shape, -1))
         else:
             down = basis.gather(route, self.down.to(output.dtype)).flatten(1, 2)  # [B, R, *in]
-            x = layout.by_sample(given, len(route))  # [B, T, ...]
+            x = layout.by_sample(given, route.shape[0])  # [B, T, ...]
             if isinstance(layer, _ConvNd):
                 hidden = _convolve_each(layer, x, down)  # [B, T, R, *space]
                 change = up.mT.unsqueeze(1) @ hidden.flatten(3)
                 return output + layout.merged(change.unflatten(3, hidden.shape[3:]))
             hidden = x.flatten(1, -2) @ down.mT
             hidden = hidden.view(*x.shape[:-1], -1)
-        base = layout.by_sample(output, len(route))
+        base = layout.by_sample(output, route.shape[0])
         changed = torch.baddbmm(base.flatten(1, -2), hidden.flatten(1, -2), up)
         return layout.merged(changed.view(base.shape))
 
