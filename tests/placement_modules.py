@@ -10,25 +10,22 @@ import numpy as np
 import torch
 import torchmetrics
 from lightning.pytorch import LightningModule, Trainer
+from test_callbacks_adapter import MODALITIES
+from test_callbacks_adapter import Fusion as Branches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.adapters import SSF
 from lightning_mm.callbacks import FrozenBackboneAdapter
 
-MODALITIES = ["camera", "radar"]
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
-class Fusion(nn.Module):
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.camera = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
-        self.radar = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(width, 2)
+class Fusion(Branches):
+    """The same network with inputs that are called like the modalities."""
 
     def forward(self, camera: Tensor, radar: Tensor) -> Tensor:
-        return self.head(self.camera(camera) + self.radar(radar))
+        return super().forward(camera, radar)
 
 
 class Eager(LightningModule):

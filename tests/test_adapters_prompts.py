@@ -203,7 +203,9 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
         PromptTokens(0)
     with pytest.raises(LightningMMError, match="knows no transformer block in Shorter; name its blocks"):
         adapt(Shorter(), NAMES, PromptTokens(), example=call)
-    with pytest.raises(LightningMMError, match=r"layers=\['encoder'\].*no module of Blocks is called that"):
+    with pytest.raises(
+        LightningMMError, match=r"layers=\['encoder'\].*no layer of Blocks that is one of Module is called that"
+    ):
         adapt(network(), NAMES, PromptTokens(layers=["encoder"]), example=call)
     with pytest.raises(LightningMMError, match="'head' cannot be given prompt tokens: it puts out 2 axes"):
         adapt(network(), NAMES, PromptTokens(layers=["head"]), example=call)

@@ -1,11 +1,12 @@
 """Peak memory of training, each kind in a process of its own: the highest resident size above that before training.
 
+Linux only: the kernel's record of the peak is set back when training starts.
+
 python experiments/benchmarks/memory.py ssf|full     # prints megabytes
 """
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -35,14 +36,21 @@ def main() -> None:
     adapted, whole = pair_of(TokenTransformer, names, SSF(), OneHot(), tokens(2))
     with torch.no_grad():
         whole(**tokens(1))  # what the first call sets up does not count
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
+    before = resident("VmRSS")
     if sys.argv[1] == "ssf":
         run = step(adapted, partial(adapted, **batch, available=mixed))
     else:
         run = step(whole.requires_grad_(True), partial(whole, **batch))
     for _ in range(3):
         run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((resident("VmHWM") - before) / 1024)
+
+
+def resident(what: str) -> int:
+    """Kilobytes, now (``VmRSS``) or at most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 if __name__ == "__main__":

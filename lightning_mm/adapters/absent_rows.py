@@ -8,13 +8,13 @@ Shapes: B samples, N of them encoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
+from lightning_mm.adapters.inputs import Call, InputPath, map_tensors, parameter_path
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class AbsentRows:
     def __init__(self, adapter: Adapter, column: int) -> None:
         self.adapter, self.column = adapter, column
         self.back: Tensor | None = None
+        self.encoded = 0
         self.route: Tensor | None = None
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
@@ -38,6 +39,7 @@ class AbsentRows:
         keep, back = distinct_rows(codes, self.column, apart=adapter.route is not None)
         if len(keep) == len(codes):
             return None
+        self.encoded = len(keep)
         rows, self.back = (torch.tensor(places, device=adapter.device) for places in (keep, back))
         self.route = adapter.route
         if self.route is not None and len(self.route) == len(codes):
@@ -51,7 +53,7 @@ class AbsentRows:
         if back is None:
             return None
         self.adapter.route, self.route = self.route, None
-        return take_rows(output, back, int(back.max()) + 1)
+        return take_rows(output, back, self.encoded)
 
 
 def tracing() -> bool:
@@ -88,19 +90,7 @@ def take_rows(nest: Any, rows: Tensor, size: int) -> Any:
     def take(leaf: Tensor) -> Tensor:
         return leaf.index_select(0, rows.to(leaf.device)) if leaf.ndim and leaf.shape[0] == size else leaf
 
-    return _mapped(nest, take)
-
-
-def _mapped(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(nest, Tensor):
-        return change(nest)
-    if isinstance(nest, Mapping):
-        items = {key: _mapped(value, change) for key, value in nest.items()}
-        return items if type(nest) is dict else type(nest)(**items)
-    if isinstance(nest, (list, tuple)):
-        values = [_mapped(value, change) for value in nest]
-        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
-    return nest
+    return map_tensors(nest, take)
 
 
 class OneRowForward:
@@ -114,9 +104,9 @@ class OneRowForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         size = _leaves((args, kwargs))[0].shape[0]
-        first = _mapped((args, kwargs), lambda leaf: leaf[:1])
+        first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
         output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
-        return _mapped(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]))
+        return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]))
 
 
 def find_encoders(
@@ -230,7 +220,7 @@ def _disturbed(nest: Any, seed: int) -> Any:
             leaf = leaf.index_select(axis, torch.randperm(leaf.shape[axis], generator=generator).to(leaf.device))
         return leaf
 
-    return _mapped(nest, change)
+    return map_tensors(nest, change)
 
 
 def _leaves(nest: Any) -> list[Tensor]:

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.banks import Kind
 from lightning_mm.adapters.bases import Basis, OneHot
-from lightning_mm.adapters.inputs import Call, batch_size, parameter_path
+from lightning_mm.adapters.inputs import Call, batch_size, map_tensors, parameter_path
 from lightning_mm.adapters.layout import Site
-from lightning_mm.adapters.probe import _tensors
 from lightning_mm.adapters.ssf import SSFBank
 from lightning_mm.errors import LightningMMError
 
@@ -58,7 +57,8 @@ class BatchNormSSFBank(SSFBank):
         given: Float[Tensor, " *output"] | None = None,
     ) -> Float[Tensor, " *output"]:
         assert isinstance(layer, BatchNorm)
-        if given is None or layer.running_mean is None or layer.running_var is None:
+        assert given is not None
+        if layer.running_mean is None or layer.running_var is None:
             return super().forward(output, route, basis, site)
         scale, shift = self.coefficients(route, basis)
         assert scale is not None
@@ -262,4 +262,4 @@ def _select(call: Call, keep: Tensor) -> Call:
     def rows(tensor: Tensor) -> Tensor:
         return tensor[keep.to(tensor.device)] if tensor.ndim and len(tensor) == len(keep) else tensor
 
-    return _tensors(tuple(call[0]), rows), _tensors(dict(call[1]), rows)
+    return map_tensors(tuple(call[0]), rows), map_tensors(dict(call[1]), rows)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.absent_rows import take_rows
+from lightning_mm.adapters.inputs import mapping_like
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ def _merged(parts: Sequence[Any], back: Tensor, sizes: Sequence[int]) -> Any:
             )
         return torch.cat(list(parts)).index_select(0, back.to(first.device))
     if isinstance(first, Mapping):
-        merged = {key: _merged([part[key] for part in parts], back, sizes) for key in first}
-        return merged if type(first) is dict else type(first)(**merged)
+        return mapping_like(first, {key: _merged([part[key] for part in parts], back, sizes) for key in first})
     if isinstance(first, (list, tuple)):
         items = [_merged(column, back, sizes) for column in zip(*parts)]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +62,28 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
         return {**container, keys[0]: inner}
     items = [inner if i == keys[0] else item for i, item in enumerate(container)]
     return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+
+
+def map_tensors(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of dicts, lists and tuples with every tensor changed; other values pass through."""
+    if isinstance(nest, Tensor):
+        return change(nest)
+    if isinstance(nest, Mapping):
+        return mapping_like(nest, {key: map_tensors(value, change) for key, value in nest.items()})
+    if isinstance(nest, (list, tuple)):
+        values = [map_tensors(value, change) for value in nest]
+        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
+    return nest
+
+
+def mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Other values in a mapping of the same keys; one of a subclass of dict (``ModelOutput``) stays one."""
+    if type(mapping) is dict or not isinstance(mapping, dict):
+        return items
+    made = copy.copy(mapping)
+    for key, value in items.items():
+        made[key] = value
+    return made
 
 
 def forward_of(network: nn.Module) -> inspect.Signature:

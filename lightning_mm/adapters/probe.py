@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.folding import fold_scale_shift
-from lightning_mm.adapters.inputs import Call
+from lightning_mm.adapters.inputs import Call, map_tensors
 from lightning_mm.adapters.layers import CHANNELS_LAST, Convolution, known_type
 from lightning_mm.adapters.layout import Layout, Order, Site, changed_indices
 from lightning_mm.errors import LightningMMError
@@ -92,24 +92,13 @@ def quiet(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _tensors(item, change) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [_tensors(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
-
-
 def resized(example: Call, size: int, batch: int) -> Call:
     def resize(tensor: Tensor) -> Tensor:
         if tensor.ndim and tensor.shape[0] == batch:
             tensor = tensor[torch.arange(size, device=tensor.device) % batch]
         return torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
 
-    args, kwargs = _tensors(tuple(example[0]), resize), _tensors(dict(example[1]), resize)
+    args, kwargs = map_tensors(tuple(example[0]), resize), map_tensors(dict(example[1]), resize)
     return args, kwargs
 
 
@@ -124,7 +113,7 @@ def _change_first(example: Call, size: int) -> Call:
             changed[0] = tensor[0].roll(1)
         return changed
 
-    return _tensors(example[0], change), _tensors(example[1], change)
+    return map_tensors(example[0], change), map_tensors(example[1], change)
 
 
 @contextmanager

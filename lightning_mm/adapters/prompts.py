@@ -12,7 +12,6 @@ Shapes: B samples, T tokens of the input, L prompt tokens, K rows of the basis, 
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters.banks import Bank, Kind
+from lightning_mm.adapters.banks import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.inputs import Call
 from lightning_mm.adapters.layout import Site
@@ -101,17 +100,12 @@ class PromptTokens(Kind):
         self.length, self.layers = length, layers
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        every = dict(network.named_modules())
-        for pattern in self.layers or ():
-            if not any(fnmatchcase(name, pattern) for name in every):
-                raise LightningMMError(
-                    f"PromptTokens(layers=[{pattern!r}]): no module of {type(network).__name__} is called that; they "
-                    f"are named like {list(every)[1:6]}"
-                )
         if self.layers is None:
-            chosen = [name for name, module in every.items() if isinstance(module, nn.TransformerEncoderLayer)]
+            chosen = [
+                name for name, module in network.named_modules() if isinstance(module, nn.TransformerEncoderLayer)
+            ]
         else:
-            chosen = [name for name in every if any(fnmatchcase(name, pattern) for pattern in self.layers)]
+            chosen = list(chosen_by_pattern(self, network, self.layers))
         if not chosen:
             raise LightningMMError(
                 f"PromptTokens knows no transformer block in {type(network).__name__}; name its blocks in `layers`"

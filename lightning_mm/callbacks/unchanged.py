@@ -59,45 +59,29 @@ def _keep(value: Any, seen: set[int]) -> Undo:
     """How to bring one value back to what it holds now; the object itself stays."""
     if id(value) in seen:
         return _nothing
-    if isinstance(value, (Tensor, list, deque, MutableMapping)):
+    if isinstance(value, (Tensor, list, deque, MutableMapping, set)):
         seen.add(id(value))
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        held, copied = value, value.detach().clone()
+        tensor, copied = value, value.detach().clone()
 
         def overwrite() -> None:
             with torch.no_grad():
-                if not torch.equal(held, copied):
-                    held.copy_(copied)
+                if not torch.equal(tensor, copied):
+                    tensor.copy_(copied)
 
         return overwrite
-    if isinstance(value, (list, deque)):
-        items, inside = list(value), [_keep(item, seen) for item in value]
+    if isinstance(value, (list, deque, MutableMapping, set)):
+        held: Any = dict(value) if isinstance(value, MutableMapping) else list(value)
+        inside = [_keep(item, seen) for item in (held.values() if isinstance(held, dict) else held)]
+        put = value.extend if isinstance(value, (list, deque)) else value.update
 
         def refill() -> None:
             value.clear()
-            value.extend(items)
+            put(held)
             for one in inside:
                 one()
 
         return refill
-    if isinstance(value, MutableMapping):
-        pairs, inside = dict(value), [_keep(item, seen) for item in value.values()]
-
-        def remap() -> None:
-            value.clear()
-            value.update(pairs)
-            for one in inside:
-                one()
-
-        return remap
-    if isinstance(value, set):
-        members = set(value)
-
-        def again() -> None:
-            value.clear()
-            value.update(members)
-
-        return again
     return _nothing
 
 

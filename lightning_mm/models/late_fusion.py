@@ -94,12 +94,11 @@ class LateFusionClassifier(nn.Module):
             # The fusion masks the features; this keeps a NaN out of the encoders' gradients and batch statistics too.
             inputs = fill_inputs(self.zeros, self.modalities, inputs, present)
         features = [self._encode(name, encoder, inputs[name]) for name, encoder in self.encoders.items()]
-        sizes = {
-            name: feature.shape[0] for name, feature in zip(self.modalities, features)
-        }  # len() would fix it in exports
-        if any(size != features[0].shape[0] for size in sizes.values()):
+        batch = features[0].shape[0]  # len() would fix it in exports
+        sizes = {name: feature.shape[0] for name, feature in zip(self.modalities, features)}
+        if any(size != batch for size in sizes.values()):
             raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
-        check_available(available, self.modalities, features[0].shape[0])
+        check_available(available, self.modalities, batch)
         logits: Tensor = self.head(self.trunk(self.fusion(features, present)))
         return logits
 
