@@ -27,7 +27,7 @@ demo: $(INSTALLED) ## Train, adapt and sweep on generated data; prints one table
 	$(BIN)/lightning-mm demo
 
 test: $(INSTALLED) ## Run all tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(INSTALLED) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

@@ -62,7 +62,17 @@ def types_may_be_wrong(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def own_process(test: str, warnings: Sequence[str] | None) -> list[str]:
     """The command that runs one test, with the ``-W`` options of this run."""
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "slow or not slow"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--quiet",
+        "--numprocesses=0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "slow or not slow",
+    ]
     return [*command, *(part for option in warnings or () for part in ("-W", option)), test]
 
 

@@ -29,6 +29,8 @@ from lightning_mm.adapters import (
 from lightning_mm.errors import LightningMMError
 from tests.adapter_networks import randomise, trained_statistics
 
+pytestmark = pytest.mark.slow
+
 NAMES = Modalities(["a", "b"])
 MASKS = NAMES.masks(["a", "b", "a+b", "b"])
 KINDS: dict[str, Callable[[], Kind]] = {

@@ -32,6 +32,8 @@ PAIRS = [(kind, layer) for kind in KINDS for layer in LAYERS if layer in APPLICA
 FOLDABLE = [pair for pair in PAIRS if pair not in NOT_FOLDABLE]
 MASKS = NAMES.masks()
 FULL = torch.ones_like(MASKS)
+slow = pytest.mark.slow
+EVERY_BASIS = [OneHot, Additive, pytest.param(Pairwise, marks=slow), pytest.param(Shared, marks=slow)]
 every_pair = pytest.mark.parametrize(("kind", "layer"), PAIRS)
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out of")
 
@@ -126,7 +128,7 @@ def test_save_and_load(kind: str, layer: str, tmp_path: Path) -> None:
         load(tmp_path, other)
 
 
-@pytest.mark.parametrize("basis", [OneHot, Additive, Pairwise, Shared])
+@pytest.mark.parametrize("basis", EVERY_BASIS)
 @pytest.mark.parametrize(("kind", "layer"), FOLDABLE)
 def test_fold_equals_hooks_and_twice_is_once(kind: str, layer: str, basis: type[Basis]) -> None:
     adapted = adapted_case(kind, layer, basis())
@@ -147,7 +149,7 @@ def test_what_cannot_be_folded_says_so(kind: str, layer: str) -> None:
         adapted_case(kind, layer).fold("a")
 
 
-@pytest.mark.parametrize("basis", [OneHot, Additive, Pairwise, Shared])
+@pytest.mark.parametrize("basis", EVERY_BASIS)
 @every_pair
 def test_mixed_batch_equals_one_row_at_a_time(kind: str, layer: str, basis: type[Basis]) -> None:
     adapted = adapted_case(kind, layer, basis())

@@ -20,6 +20,8 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.export import Runtime
 from tests.export_networks import PAIR, eager, late, late_inputs, pair, pair_inputs
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ["torch", "onnx"]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
