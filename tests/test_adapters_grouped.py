@@ -173,3 +173,36 @@ def test_a_refusal_leaves_the_network_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
     del network.forward
     adapt(network, ["a", "b"], SSF(), example=(call, {}))
+
+
+class Weighted(nn.Module):
+    """A weight for each position, the same for all samples, beside inputs that are batch first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, a: Tensor, b: Tensor, options: dict[str, Tensor]) -> Tensor:
+        return (self.layer(a) + b) * options["weight"].sum()
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_what_is_not_batch_first_in_the_example_is_never_split(positional: bool, tmp_path: Path) -> None:
+    names = Modalities(["a", "b"])
+    weight = {"weight": torch.arange(3.0)}
+
+    def call(batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(batch, 4, generator=generator) for _ in range(2))
+        return ((a, b, weight), {}) if positional else ((a,), {"options": weight, "b": b})
+
+    adapted = adapt(Weighted(), names, SSF(), example=call(2), grouped=True)
+    randomise(adapted)
+    adapted.save(tmp_path)
+    args, kwargs = call(3)  # as many samples as there are weights
+    output = adapted(*args, **kwargs, available=names.masks())
+    adapted = load(tmp_path, adapted.remove())
+    assert torch.equal(adapted(*args, **kwargs, available=names.masks()), output)
+    plain = adapt(adapted.remove(), names, SSF(), example=call(2))
+    plain.adapter.load_state_dict(adapted.adapter.state_dict())
+    torch.testing.assert_close(output, plain(*args, **kwargs, available=names.masks()))

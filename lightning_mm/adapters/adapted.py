@@ -110,7 +110,8 @@ def adapt(
             then runs once for all samples of one combination that lack its modality, instead of once for each. Default:
             those of ``network.encoders`` that a trial on the example finds fit; ``{}`` for none.
         grouped: Whether the network runs once per combination in a batch instead of once for all. Layers whose batch
-            axis cannot be told can be adapted so; cannot be compiled.
+            axis cannot be told can be adapted so; cannot be compiled. Tensors that are not batch first in the example
+            (one whose first axis is not as long as that of the modalities) go to every run as they are.
 
     Raises:
         LightningMMError: If an input is not found, a pattern fits no layer, or a layer named in ``targets`` cannot be

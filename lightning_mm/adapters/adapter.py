@@ -113,6 +113,7 @@ class Adapter(nn.Module):
         paths: Where each modality's input lies in a call.
         encoders: Modality to its encoder, for those that may run on some samples alone.
         grouped: Whether the network runs once per combination.
+        for_all: In grouped mode, names of the tensors of a call that are not batch first, whatever their size.
     """
 
     def __init__(
@@ -125,12 +126,13 @@ class Adapter(nn.Module):
         paths: Mapping[str, InputPath],
         encoders: Mapping[str, str] = MappingProxyType({}),
         grouped: bool = False,
+        for_all: Sequence[str] = (),
     ) -> None:
         super().__init__()
         basis.bind(modalities)
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
-        self.encoders, self.grouped = dict(encoders), grouped
+        self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
         self.candidates: tuple[Site, ...] | None = None  # all sites that it was built for, once some were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
         self.enabled = True

@@ -15,6 +15,7 @@ from lightning_mm.adapters.absent_rows import find_encoders
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.banks import Kind
 from lightning_mm.adapters.bases import Basis, OneHot
+from lightning_mm.adapters.grouped import tensors_for_all
 from lightning_mm.adapters.inputs import Call, batch_size, locate_inputs, parameter_path
 from lightning_mm.adapters.probe import probe, quiet, resized
 from lightning_mm.errors import LightningMMError
@@ -93,7 +94,8 @@ def build_adapter(
         )
     # copies, since a basis is bound to its modalities and an object may be given to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
-    return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped)
+    for_all = tensors_for_all(network, example, size) if grouped else []
+    return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
 
 
 def _choose(

@@ -9,18 +9,35 @@ Shapes: B samples.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.absent_rows import take_rows
-from lightning_mm.adapters.inputs import mapping_like
+from lightning_mm.adapters.inputs import Call, map_named_tensors, mapping_like
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:
     from lightning_mm.adapters.adapter import Adapter
+
+
+def tensors_for_all(network: nn.Module, example: Call, size: int) -> list[str]:
+    """Names of the tensors of a call that are not batch first in the example (of ``size`` samples): for all samples."""
+    found: list[str] = []
+
+    def note(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != size:
+            found.append(name)
+        return tensor
+
+    bound = inspect.Signature(_parameters(network)).bind(*example[0], **example[1])
+    map_named_tensors(bound.arguments, note)
+    return found
+
+
+def _parameters(network: nn.Module) -> list[inspect.Parameter]:
+    return list(inspect.signature(type(network).forward).parameters.values())[1:]
 
 
 class GroupedForward:
@@ -33,8 +50,7 @@ class GroupedForward:
                 "of its class"
             )
         self.adapter, self.network = adapter, network
-        parameters = list(inspect.signature(type(network).forward).parameters.values())[1:]
-        self.__signature__ = inspect.Signature(parameters)
+        self.__signature__ = inspect.Signature(_parameters(network))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         adapter, forward = self.adapter, type(self.network).forward
@@ -49,13 +65,26 @@ class GroupedForward:
         outputs = []
         for rows in groups.values():
             index = torch.tensor(rows, device=available.device)
-            part = take_rows((args, kwargs), index, len(available)) if len(groups) > 1 else (args, kwargs)
+            part = self._part((args, kwargs), index, len(available)) if len(groups) > 1 else (args, kwargs)
             adapter.set_available(available[index])
             outputs.append(forward(self.network, *part[0], **part[1]))
         adapter.set_available(available)
         order = torch.tensor([row for rows in groups.values() for row in rows], device=available.device)
         sizes = [len(rows) for rows in groups.values()]
         return _merged(outputs, order.argsort(), sizes) if len(outputs) > 1 else outputs[0]
+
+    def _part(self, call: Call, rows: Tensor, size: int) -> Call:
+        """The call for some samples: their rows of all that is batch first."""
+        for_all: Collection[str] = self.adapter.for_all
+
+        def take(name: str, tensor: Tensor) -> Tensor:
+            if name in for_all or not tensor.ndim or tensor.shape[0] != size:
+                return tensor
+            return tensor.index_select(0, rows.to(tensor.device))
+
+        bound = self.__signature__.bind(*call[0], **call[1])
+        bound.arguments = map_named_tensors(bound.arguments, take)
+        return bound.args, bound.kwargs
 
 
 def _merged(parts: Sequence[Any], back: Tensor, sizes: Sequence[int]) -> Any:

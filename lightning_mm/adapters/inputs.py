@@ -66,12 +66,18 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
 
 def map_tensors(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same nest of dicts, lists and tuples with every tensor changed; other values pass through."""
+    return map_named_tensors(nest, lambda name, tensor: change(tensor))
+
+
+def map_named_tensors(nest: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
+    """As :func:`map_tensors`; ``change`` is also told where the tensor lies, such as ``batch.image.0``."""
     if isinstance(nest, Tensor):
-        return change(nest)
+        return change(name, nest)
+    prefix = f"{name}." if name else ""
     if isinstance(nest, Mapping):
-        return mapping_like(nest, {key: map_tensors(value, change) for key, value in nest.items()})
+        return mapping_like(nest, {k: map_named_tensors(v, change, f"{prefix}{k}") for k, v in nest.items()})
     if isinstance(nest, (list, tuple)):
-        values = [map_tensors(value, change) for value in nest]
+        values = [map_named_tensors(v, change, f"{prefix}{i}") for i, v in enumerate(nest)]
         return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
     return nest
 

@@ -54,6 +54,7 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
         "inputs": {name: path.to_dict() for name, path in adapter.paths.items()},
         "encoders": adapter.encoders,
         "grouped": adapter.grouped,
+        "for_all": adapter.for_all,
         "base_fingerprint": base_fingerprint,
     }
 
@@ -69,6 +70,7 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
         {name: InputPath.from_dict(path) for name, path in config["inputs"].items()},
         config.get("encoders", {}),
         config.get("grouped", False),
+        config.get("for_all", []),
     )
 
 

@@ -84,14 +84,16 @@ class _Modulate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         output, scale = ctx.saved_tensors
-        of_output = of_scale = of_shift = None
+        of_output = of_scale = of_shift = spare = None
         if ctx.needs_input_grad[1]:
             product = gradient * output
             of_scale = product.sum_to_size(scale.shape)
+            # its memory serves again once it is summed: fresh memory costs more than the multiplication
+            spare = product if scale.shape != product.shape else None
         if ctx.needs_input_grad[2]:
             of_shift = gradient.sum_to_size(ctx.shift_shape)
         if ctx.needs_input_grad[0]:
-            of_output = gradient * scale
+            of_output = gradient * scale if spare is None else torch.mul(gradient, scale, out=spare)
         return of_output, of_scale, of_shift
 
 

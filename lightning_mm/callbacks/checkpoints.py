@@ -76,7 +76,7 @@ class AdapterOnlyCheckpoint:
 
     def _check_settings(self, config: dict[str, Any]) -> None:
         mine = self._config()
-        not_learned = ("version", "encoders", "grouped")
+        not_learned = ("version", "encoders", "grouped", "for_all")
         differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:
             raise _differing(differing, config, mine)
