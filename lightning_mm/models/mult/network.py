@@ -33,7 +33,7 @@ TEXT = "text"
 
 
 class MulT(nn.Module):
-    """The multimodal transformer: crossmodal encoders, a memory for each modality, and a perceptron over the last steps.
+    """The multimodal transformer: crossmodal encoders, a memory for each modality, a perceptron over their last steps.
 
     In eval mode equal to the released code, whose weights :meth:`load_reference` takes. Absent modalities are zeros, or
     what the fill puts there: a step of zeros has no position. The network is not told what is absent.
@@ -109,7 +109,9 @@ class MulT(nn.Module):
         dropouts = self._attention_dropouts(attention_dropout)
         self.raw_dropout = nn.Dropout(embedding_dropout)
         # A 1x1 convolution of the reference, batch first.
-        self.projections = parts_of_modalities({name: nn.Linear(size, dim, bias=False) for name, size in widths.items()})
+        self.projections = parts_of_modalities(
+            {name: nn.Linear(size, dim, bias=False) for name, size in widths.items()}
+        )
         self.crossmodal = parts_of_modalities(
             {
                 target: nn.ModuleDict(
@@ -208,7 +210,5 @@ class MulT(nn.Module):
         if unknown:
             raise LightningMMError(f"attention_dropout has unknown {unknown}; expected some of {list(self.modalities)}")
         check_probability(**{f"attention_dropout of {name!r}": value for name, value in (given or {}).items()})
-        return {name: 0.0 for name in self.modalities} | (given if given is not None else self._reference_dropouts())
-
-    def _reference_dropouts(self) -> dict[str, float]:
-        return {TEXT: 0.1} if TEXT in self.modalities else {}
+        own = {name: 0.1 if name == TEXT else 0.0 for name in self.modalities}
+        return own if given is None else dict.fromkeys(self.modalities, 0.0) | given
