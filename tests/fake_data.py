@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import test_data_av_digits
+import test_data_cmu_mosi
 import test_data_mosi_features
 import test_data_ms_lesions
 import test_data_ombria
 import test_data_utd_mhad
+
+from lightning_mm.data import CmuMosei
 
 FOLDERS = {
     "ombria": "ombria",
@@ -17,6 +20,8 @@ FOLDERS = {
     "av_digits": "fsdd_mnist",
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
+    "cmu_mosi": "cmu_mosi",
+    "cmu_mosei": "cmu_mosei",
 }
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
@@ -28,6 +33,8 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "av_digits": lambda root: test_data_av_digits._write(root),
     "ms_lesions": lambda root: test_data_ms_lesions._write(root),
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
+    "cmu_mosi": lambda root: test_data_cmu_mosi._write(root),
+    "cmu_mosei": lambda root: test_data_cmu_mosi._write(root, kind=CmuMosei),
 }
 
 

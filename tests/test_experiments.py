@@ -20,7 +20,7 @@ EXPERIMENTS = REPOSITORY / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
-FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi")
+FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "cmu_mosi", "cmu_mosei")
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
@@ -31,6 +31,8 @@ SMALL = {
     "utd_mhad": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
+    "cmu_mosi": {},
+    "cmu_mosei": {},
 }
 """Settings that shrink the data of a family further."""
 

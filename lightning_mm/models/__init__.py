@@ -2,6 +2,7 @@
 
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 from lightning_mm.models.late_fusion import LateFusionClassifier
+from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "LateFusionClassifier",
     "MaxFusion",
     "MeanFusion",
+    "MulT",
     "MultiEncoderSegmenter",
     "SequenceEncoder",
     "SequenceFusionTransformer",

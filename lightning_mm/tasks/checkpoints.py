@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 SHOWN = 3
 """How many keys an error message names."""
+
+_REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|(whose module \S+ is blocked))")
+"""How torch tells of the class or function that a file asks for."""
 
 ADAPTER_KEY = "lightning_mm_adapter"
 """Entry of a checkpoint that holds an adapter and not its base."""
@@ -32,6 +36,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        refused = _REFUSED.search(str(error))
+        if refused:
+            raise LightningMMError(_refusal(path, refused[1], blocked=bool(refused[2]))) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LightningMMError(f"checkpoint {path} cannot be read as tensors and plain types: {reason}") from error
     if not isinstance(checkpoint, dict):
@@ -100,6 +107,19 @@ def check_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
             + "; ".join(f"{what} {_some(keys)}" for what, keys in findings if keys)
             + "; use the model settings of the run that wrote it"
         )
+
+
+def _refusal(path: str | Path, name: str, blocked: bool) -> str:
+    """Why a file that asks for a class or function is not read, and what to do."""
+    start = f"checkpoint {path} holds an object of {name} and not only tensors and plain types"
+    if blocked:
+        return f"{start}; no weights need it, and it could run any code: do not load this file anywhere"
+    return (
+        f"{start}, as torch.save(network) writes it; reading it would run its code, so it is refused. Where that code "
+        "is installed and trusted, save the weights alone (of a dict, its entry of weights) and give that file: "
+        f"python -c \"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu', "
+        "weights_only=False).state_dict(), 'weights.pt')\""
+    )
 
 
 def _some(keys: list[str]) -> str:

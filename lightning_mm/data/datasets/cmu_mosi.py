@@ -1,0 +1,288 @@
+"""CMU-MOSI and CMU-MOSEI: sentiment of spoken opinions, as features of text, audio and vision for every step.
+
+Shapes: N utterances, T steps, D features of a modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_mm.data.about import About
+from lightning_mm.data.datasets.folders import find_folder
+from lightning_mm.data.datasets.unpickle import read_pickle
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+Array = NDArray[Any]
+Layout = Literal["mult", "mmsa"]
+
+SPLITS = {"train": "train", "val": "valid", "test": "test"}
+"""Our split to the files' own."""
+MODALITIES = ("text", "audio", "vision")
+LABELS: dict[Layout, str] = {"mult": "labels", "mmsa": "regression_labels"}
+_MMSA_FILES = ("aligned_50.pkl", "unaligned_50.pkl")
+_SDK = (
+    "CMU Multimodal SDK (github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK); features as files: links in the pages of "
+    "github.com/yaohungt/Multimodal-Transformer (layout mult) and github.com/thuiar/MMSA (layout mmsa)"
+)
+_NOTES = (
+    "The two layouts hold other features (words as GloVe, 300, or BERT, 768) and their figures do not compare. "
+    "Accuracy and F1 of the sign have two conventions, has0 and non0: name yours. Published F1 of the code of MulT "
+    "weights classes by how often they are predicted. Features that are all zero are not counted as missing."
+)
+
+
+class CmuMosi(Dataset[dict[str, Any]]):
+    """Sentiment in [-3, 3] with three modalities: ``text``, ``audio`` and ``vision``.
+
+    Two layouts of files are read, whole and without running code that a pickle may hold. ``mult``, of the code of MulT:
+    ``mosi_data.pkl`` (aligned to words) or ``mosi_data_noalign.pkl``. ``mmsa``: ``aligned_50.pkl`` or
+    ``unaligned_50.pkl``. Features are given as they are stored, as the code of MulT trains on them; minus infinity in
+    audio becomes 0. Sequences of unaligned ``mmsa`` files carry the lengths that are stored (at least one step), text
+    that of the words that its ``text_bert`` counts, if there is one; all others are as long as the file pads them.
+
+    Args:
+        split: ``train``, ``val`` or ``test``, the official ones.
+        root: The folder that holds the file; ``$LIGHTNING_MM_DATA/cmu_mosi`` when not given.
+        layout: ``mult`` or ``mmsa``.
+        aligned: Whether steps of all modalities are those of the words.
+        allow_missing: Whether the file may lack the array of a modality, which is then None in all samples. Rows that
+            are all zero are never taken as missing: the features of a silent or faceless utterance may be.
+
+    Attributes:
+        ids: Name of every utterance, its number where the file has none.
+        channels: Modality to its features D.
+
+    Shape:
+        A sample is ``{"inputs": {"text": Float[T, D], ...}, "target": float}``; with lengths an input is
+        ``{"values": Float[length, D], "length": int}``.
+
+    Raises:
+        DataNotFoundError: If the folder or the file is not there.
+        LightningMMError: If an argument is out of range, or the file is damaged, holds code or something else.
+
+    Reference:
+        Zadeh et al.: MOSI, arXiv 1606.06259; files: MulT, arXiv 1906.00295; MMSA, arXiv 2203.12441.
+    """
+
+    folder: ClassVar[str] = "cmu_mosi"
+    files: ClassVar[dict[Layout, tuple[str, str]]] = {
+        "mult": ("mosi_data.pkl", "mosi_data_noalign.pkl"),
+        "mmsa": _MMSA_FILES,
+    }
+    """Layout to the names of the aligned and the unaligned file."""
+    widths: ClassVar[dict[Layout, dict[str, int]]] = {
+        "mult": {"text": 300, "audio": 5, "vision": 20},
+        "mmsa": {"text": 768, "audio": 5, "vision": 20},
+    }
+    about: ClassVar[About] = About(
+        name="cmu_mosi",
+        title="CMU-MOSI: sentiment in [-3, 3] of spoken opinions on films; text, audio and vision",
+        source=_SDK,
+        licence="none was found for the features; the videos are those of their authors on YouTube",
+        reference="Zadeh et al.: MOSI: Multimodal corpus of sentiment intensity, arXiv 1606.06259",
+        tree="mosi_data.pkl or mosi_data_noalign.pkl (layout mult)\naligned_50.pkl or unaligned_50.pkl (layout mmsa)",
+        counts={"train": 1284, "val": 229, "test": 686},
+        notes=_NOTES,
+        recalled=True,
+    )
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        layout: Layout = "mult",
+        aligned: bool = True,
+        allow_missing: bool = False,
+    ) -> None:
+        name = type(self).__name__
+        if split not in SPLITS:
+            raise LightningMMError(f"{name}: split must be one of {list(SPLITS)}, got {split!r}")
+        if layout not in self.files:
+            raise LightningMMError(f"{name}: layout must be one of {list(self.files)}, got {layout!r}")
+        self.split, self.layout, self.aligned, self.allow_missing = split, layout, aligned, allow_missing
+        self.channels = dict(self.widths[layout])
+        file = self.files[layout][0 if aligned else 1]
+        self.path = find_folder(name, self.folder, root, [file]) / file
+        part = self._part(read_pickle(self.path))
+        labels = _numbers(part, LABELS[layout], self._where)
+        self._labels = _labels(labels, f"{self._where}: {LABELS[layout]}")
+        self._values = {one: self._features(part, one) for one in MODALITIES if self._has(part, one)}
+        if not self._values:
+            raise DataNotFoundError(
+                f"{self._where} has none of {list(MODALITIES)}; copy the file again from the source"
+            )
+        steps = {one: values.shape[1] for one, values in self._values.items()}
+        if aligned and len(set(steps.values())) > 1:
+            raise LightningMMError(
+                f"{self._where}: aligned modalities differ in their steps, {steps}; set aligned=false"
+            )
+        self._lengths = {} if aligned or layout == "mult" else self._stored_lengths(part)
+        self.ids = _ids(part.get("id"), len(self._labels), f"{self._where}: id")
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"{type(self).__name__}: index {index} is outside of the {len(self)} utterances of split {self.split!r}"
+            )
+        inputs: dict[str, Any] = dict.fromkeys(MODALITIES)
+        for name, values in self._values.items():
+            if name in self._lengths:
+                length = self._lengths[name][index]
+                inputs[name] = {"values": values[index, :length].clone(), "length": length}
+            else:
+                inputs[name] = values[index].clone()
+        return {"inputs": inputs, "target": self._labels[index]}
+
+    @property
+    def _where(self) -> str:
+        return f"{type(self).__name__}: {self.path}, {SPLITS[self.split]}"
+
+    def _part(self, content: Any) -> Mapping[str, Any]:
+        """The split's own dict."""
+        name = SPLITS[self.split]
+        if not isinstance(content, Mapping) or not isinstance(content.get(name), Mapping):
+            came = list(content)[:8] if isinstance(content, Mapping) else f"a {type(content).__name__}"
+            raise LightningMMError(
+                f"{type(self).__name__}: {self.path}: expected a dict of the splits {list(SPLITS.values())}, each a "
+                f"dict, got {came}; copy the file again from the source"
+            )
+        part: Mapping[str, Any] = content[name]
+        if LABELS[self.layout] not in part:
+            raise LightningMMError(
+                f"{self._where} lacks {LABELS[self.layout]!r}, it has {list(part)[:12]}; set layout, or copy the file "
+                "again from the source"
+            )
+        return part
+
+    def _has(self, part: Mapping[str, Any], name: str) -> bool:
+        if name not in part and not self.allow_missing:
+            raise DataNotFoundError(
+                f"{self._where} has no {name!r}, it has {list(part)[:12]}; complete the file, or set allow_missing=true"
+            )
+        return name in part
+
+    def _features(self, part: Mapping[str, Any], name: str) -> Tensor:
+        """``Float[N, T, D]`` of one modality."""
+        found, width, count = _numbers(part, name, self._where), self.channels[name], len(self._labels)
+        if found.ndim != 3 or found.shape[0] != count or found.shape[2] != width or not found.shape[1]:
+            other = "mmsa" if self.layout == "mult" else "mult"
+            raise LightningMMError(
+                f"{self._where}: expected {name} of shape ({count}, steps, {width}) in layout {self.layout!r}, got "
+                f"{found.shape}; set layout to {other!r}, or take the file of this data set"
+            )
+        values = torch.from_numpy(found.astype(np.float32))  # a copy
+        if name == "audio":
+            values[values == -torch.inf] = 0.0  # logarithms of silence
+        wrong = (~values.isfinite()).flatten(1).any(1).nonzero().flatten()
+        if len(wrong):
+            raise LightningMMError(
+                f"{self._where}: {name} is not finite in {len(wrong)} utterances, first in number {int(wrong[0])}; "
+                "copy the file again from the source"
+            )
+        return values
+
+    def _stored_lengths(self, part: Mapping[str, Any]) -> dict[str, list[int]]:
+        """Modality to the length of each of its sequences, for those that the file tells."""
+        stored = {}
+        for name, values in self._values.items():
+            if name == "text":
+                tokens: Array = np.asarray(part["text_bert"]) if "text_bert" in part else np.empty(0)
+                if tokens.ndim != 3 or tokens.shape[1] != 3:  # ids, mask, segment of every token
+                    continue
+                found, key = tokens[:, 1].sum(1), "text_bert"
+            else:
+                key = f"{name}_lengths"
+                found = _numbers(part, key, self._where)
+            whole = (
+                found.shape == (len(values),) and np.isfinite(found).all() and (found == found.astype(np.int64)).all()
+            )
+            if not whole or ((found < 0) | (found > values.shape[1])).any():
+                raise LightningMMError(
+                    f"{self._where}: expected {len(values)} lengths of {name} from 0 to {values.shape[1]} in {key!r}, "
+                    f"got {found[:8].tolist()}; copy the file again from the source"
+                )
+            # One step of what is stored, where there is none: no sequence is empty.
+            stored[name] = found.astype(np.int64).clip(1).tolist()
+        return stored
+
+
+class CmuMosei(CmuMosi):
+    """The larger set of the same kind, see :class:`CmuMosi`; ``mult`` files are called ``mosei_senti_data*.pkl``.
+
+    Reference:
+        Zadeh et al.: CMU-MOSEI, ACL 2018; files: MulT, arXiv 1906.00295; MMSA, arXiv 2203.12441.
+    """
+
+    folder = "cmu_mosei"
+    files: ClassVar[dict[Layout, tuple[str, str]]] = {
+        "mult": ("mosei_senti_data.pkl", "mosei_senti_data_noalign.pkl"),
+        "mmsa": _MMSA_FILES,
+    }
+    widths: ClassVar[dict[Layout, dict[str, int]]] = {
+        "mult": {"text": 300, "audio": 74, "vision": 35},
+        "mmsa": {"text": 768, "audio": 74, "vision": 35},
+    }
+    about: ClassVar[About] = About(
+        name="cmu_mosei",
+        title="CMU-MOSEI: sentiment in [-3, 3] of spoken opinions on anything; text, audio and vision",
+        source=_SDK,
+        licence="none was found for the features; the videos are those of their authors on YouTube",
+        reference="Zadeh et al.: Multimodal language analysis in the wild: CMU-MOSEI dataset, ACL 2018",
+        tree="mosei_senti_data.pkl or mosei_senti_data_noalign.pkl (layout mult)\n"
+        "aligned_50.pkl or unaligned_50.pkl (layout mmsa)",
+        counts={"train": 16326, "val": 1871, "test": 4659},
+        notes=_NOTES,
+        recalled=True,
+    )
+
+
+def _numbers(part: Mapping[str, Any], key: str, where: str) -> Array:
+    """An array of numbers, from an array or a list."""
+    if key not in part:
+        raise LightningMMError(f"{where} lacks {key!r}, it has {list(part)[:12]}; copy the file again from the source")
+    try:
+        found = np.asarray(part[key])
+    except ValueError:  # a list of lists of different lengths
+        found = np.empty(0, dtype=object)
+    if found.dtype.kind not in "biuf":
+        raise LightningMMError(
+            f"{where}: expected {key} to hold numbers, got {found.dtype}; copy the file again from the source"
+        )
+    return found
+
+
+def _labels(found: Array, where: str) -> list[float]:
+    """One number per utterance, from ``(N,)`` or ``(N, 1, 1)``."""
+    if found.ndim == 0 or found.size != found.shape[0]:
+        raise LightningMMError(f"{where}: expected one number for each utterance, got shape {found.shape}")
+    values = found.reshape(-1).astype(np.float32)
+    wrong = values[~(np.abs(values) <= 3)]
+    if len(wrong):
+        raise LightningMMError(f"{where}: expected sentiments in [-3, 3], got {wrong[:8].tolist()}")
+    return [float(value) for value in values]
+
+
+def _ids(found: Any, count: int, where: str) -> tuple[str, ...]:
+    """Names of all utterances; those of several parts (video, start, end) are joined."""
+    if found is None:
+        return tuple(str(number) for number in range(count))
+    names = tuple("_".join(_text(part) for part in np.ravel(np.asarray(one, dtype=object))) for one in found)
+    if len(names) != count:
+        raise LightningMMError(
+            f"{where}: expected {count} names, got {len(names)}; copy the file again from the source"
+        )
+    return names
+
+
+def _text(part: Any) -> str:
+    return part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)

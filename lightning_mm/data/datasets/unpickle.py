@@ -1,0 +1,97 @@
+"""Reading pickles that hold arrays and plain containers, and nothing that could run code."""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+_PLAIN = ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a pickle of NumPy arrays, numbers, texts and plain containers; nothing else is ever called.
+
+    Files of Python 2 are read too, their strings as Latin-1, which keeps every byte.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataNotFoundError: If the file is not there.
+        PermissionError: If it may not be read.
+        LightningMMError: If it is damaged, or names a class or function beyond those, which the message tells.
+    """
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
+    except PermissionError:
+        raise
+    except _Refused as error:
+        raise LightningMMError(
+            f"{path} is no plain data: it asks for {error}, and unpickling that could run any code. Only NumPy arrays, "
+            "numbers, texts and plain containers are read; copy the file again from the source, or save its content "
+            "as such"
+        ) from error
+    except MemoryError as error:
+        raise LightningMMError(f"{path} needs more memory than there is, or is damaged") from error
+    # Any byte may be wrong, and with it any call that the file asks for.
+    except Exception as error:
+        raise LightningMMError(
+            f"{path} is damaged ({type(error).__name__}: {error}); copy it again from the source"
+        ) from error
+
+
+class _Refused(Exception):
+    """The name of what a pickle asked for and may not have."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Finds what an array and a plain container are made of, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ALLOWED.get((module, name))
+        if found is None:
+            raise _Refused(f"{module}.{name}")
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused(f"the persistent object {pid!r}")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How protocol 2 writes bytes; other encodings are codecs that do more than that."""
+    if encoding not in ("latin1", "latin-1"):
+        raise _Refused(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_NUMPY = {
+    ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
+    ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+}
+"""What NumPy's pickles call, asked of NumPy itself, since the modules are private and were renamed in NumPy 2."""
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{
+        (f"{core}.{module}", name): made
+        for core in ("numpy.core", "numpy._core")
+        for (module, name), made in _NUMPY.items()
+    },
+    **{(module, name): getattr(builtins, name) for module in ("builtins", "__builtin__") for name in _PLAIN},
+    ("__builtin__", "unicode"): str,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("_codecs", "encode"): _encode,
+}
+"""Module and name in a file, in the words of NumPy 1 and 2 and of Python 2 and 3, to what stands for it."""

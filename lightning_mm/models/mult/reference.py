@@ -1,0 +1,128 @@
+"""The names that the weights of :class:`MulT` have in the released code, and the way there and back.
+
+The released code holds the weights of query, key and value as one, and those of a projection as a convolution's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_mm.errors import LightningMMError
+
+LETTERS = {"text": "l", "audio": "a", "vision": "v"}
+_OUTSIDE = {"fusion_in": "proj1", "fusion_out": "proj2", "head": "out_layer"}
+_LAYER = {
+    "attention.out": "self_attn.out_proj",
+    "norm_attention": "layer_norms.0",
+    "norm_expansion": "layer_norms.1",
+    "expand": "fc1",
+    "contract": "fc2",
+}
+_FUSED = ("attention.query", "attention.key", "attention.value")
+_BUFFERS = {"version": 2.0, "embed_positions._float_tensor": 0.0}
+"""Buffers of every encoder of the released code, which change no output, and what they may hold."""
+_SHOWN = 3
+
+
+def from_reference(
+    given: Mapping[str, object], own: Mapping[str, Tensor], modalities: Sequence[str]
+) -> dict[str, Tensor]:
+    """Weights of the released code under our names.
+
+    Args:
+        given: ``state_dict`` of the released code, see :meth:`MulT.load_reference`.
+        own: ``state_dict`` of the network that they are for; only its keys and shapes count.
+        modalities: Of that network.
+
+    Raises:
+        LightningMMError: If a key is missing, left over or of another shape.
+    """
+    expected = to_reference(own, modalities)
+    inner = given.get("state_dict", given)
+    if not isinstance(inner, Mapping):
+        raise LightningMMError(f"expected a state_dict of MulT under 'state_dict', got {type(inner).__name__}")
+    state = {_bare(key): value for key, value in inner.items() if not _is_buffer(key)}
+    wanted = [key for key in expected if not _is_buffer(key)]
+    no_tensors = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    reshaped = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != expected[key].shape
+    ]
+    findings = {
+        "lacks": [key for key in wanted if key not in state],
+        "has unknown": [key for key in state if key not in expected],
+        "has other things than tensors in": no_tensors,
+        "has other shapes:": reshaped,
+    }
+    found = [f"{what} {_some(keys)}" for what, keys in findings.items() if keys]
+    if found:
+        raise LightningMMError(
+            f"these weights are of another network than this MulT: the state_dict {'; '.join(found)}; expected the "
+            "state_dict of MULTModel of github.com/yaohungt/Multimodal-Transformer with all three modalities; set "
+            "widths, num_outputs, dim and levels as it was trained"
+        )
+    converted = {}
+    for name, like in own.items():
+        key, third = reference_key(name)
+        tensor = tensors[key] if third is None else tensors[key].chunk(3)[third]
+        converted[name] = tensor.reshape(like.shape)
+    return converted
+
+
+def to_reference(own: Mapping[str, Tensor], modalities: Sequence[str]) -> dict[str, Tensor]:
+    """Our weights under the names of the released code; the arguments are as for :func:`from_reference`."""
+    if set(modalities) != set(LETTERS):
+        raise LightningMMError(
+            f"the released code of MulT has the modalities {list(LETTERS)}, this network has {list(modalities)}"
+        )
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in own.items():
+        key, _ = reference_key(name)  # query, key and value follow one another in our state_dict
+        parts.setdefault(key, []).append(tensor.unsqueeze(2) if name.startswith("projections.") else tensor)
+    state = {key: torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone() for key, tensors in parts.items()}
+    for prefix in dict.fromkeys(key.split(".")[0] for key in state if key.startswith("trans_")):
+        state |= {f"{prefix}.{buffer}": torch.tensor([value]) for buffer, value in _BUFFERS.items()}
+    return state
+
+
+def reference_key(name: str) -> tuple[str, int | None]:
+    """The key of the released code for one of ours, and which third of its rows is meant, None for all.
+
+    Example:
+        >>> reference_key("crossmodal.text.audio.layers.0.attention.key.bias")
+        ('trans_l_with_a.layers.0.self_attn.in_proj_bias', 1)
+    """
+    part, *inside = name.split(".")
+    if part in _OUTSIDE:
+        return ".".join([_OUTSIDE[part], *inside]), None
+    if part == "projections":
+        return f"proj_{LETTERS[inside[0]]}.weight", None
+    if part == "memories":
+        prefix, inside = f"trans_{LETTERS[inside[0]]}_mem", inside[1:]
+    else:
+        prefix, inside = f"trans_{LETTERS[inside[0]]}_with_{LETTERS[inside[1]]}", inside[2:]
+    if inside[0] == "norm":
+        return f"{prefix}.layer_norm.{inside[1]}", None
+    _, level, *layer, entry = inside
+    if ".".join(layer) in _FUSED:
+        return f"{prefix}.layers.{level}.self_attn.in_proj_{entry}", _FUSED.index(".".join(layer))
+    return f"{prefix}.layers.{level}.{_LAYER['.'.join(layer)]}.{entry}", None
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("module.")  # of nn.DataParallel
+
+
+def _is_buffer(key: str) -> bool:
+    prefix, _, rest = _bare(key).partition(".")
+    return prefix.startswith("trans_") and rest in _BUFFERS
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
