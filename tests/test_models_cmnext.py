@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_mm import Modalities
 from lightning_mm.adapters import SSF, Adapted, BitFit, OneHot, adapt
@@ -94,8 +94,7 @@ def test_every_parameter_has_a_use_and_layers_are_called() -> None:
             module.register_forward_hook(lambda *_, name=name: fired.add(name))
     network(images(3)).square().sum().backward()
     assert fired == {name for name, module in network.named_modules() if isinstance(module, Adaptable)}
-    # The norms of what is scored and not handed on, at the last scale, work through the maximum alone.
-    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert not [n for n, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
 
 
 def test_nothing_is_random_in_eval_and_drop_path_is_at_work_in_training() -> None:
@@ -152,7 +151,9 @@ def test_counts_of_the_paper(
 ) -> None:
     network = on_meta(variant, modalities, classes)
     assert sum(parameter.numel() for parameter in network.parameters()) == total
-    layers = [m for name, m in network.named_modules() if isinstance(m, Adaptable) and not fnmatchcase(name, CHANNEL_MIX)]
+    layers = [
+        m for name, m in network.named_modules() if isinstance(m, Adaptable) and not fnmatchcase(name, CHANNEL_MIX)
+    ]
     channels = sum(layer.weight.shape[0] for layer in layers)
     biases = sum(layer.bias.numel() for layer in layers if layer.bias is not None)
     assert round(2 * channels / 1e6, 4) == ssf
@@ -223,7 +224,7 @@ def test_weights_that_do_not_fit_are_named_and_change_nothing(other: CMNeXt, cha
 def test_weights_of_another_number_of_modalities_and_none_at_all() -> None:
     with pytest.raises(LightningMMError, match=r"has unknown backbone\.extra_downsample_layers\.0\.norm\.ln_1\.weight"):
         build().load_reference(build(3).to_reference())
-    with pytest.raises(LightningMMError, match="expected a state_dict of tensors, bare or as .* got a dict of epoch"):
+    with pytest.raises(LightningMMError, match=r"expected a state_dict of tensors, bare or as .* got a dict of epoch"):
         build().load_reference({"epoch": 3})
 
 
@@ -299,13 +300,3 @@ def test_one_graph() -> None:
         expected = network(batch)
         torch.testing.assert_close(compiled(batch), expected)
         torch.testing.assert_close(exported(batch), expected)
-
-
-def test_a_step_of_training_moves_all_of_it() -> None:
-    network = build().train()
-    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    nn.functional.cross_entropy(network(images(size=(32, 32))), torch.zeros(2, 32, 32, dtype=torch.long)).backward()
-    optimizer.step()
-    still = [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])]
-    assert len(still) < 0.2 * len(before), still

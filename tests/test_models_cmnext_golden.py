@@ -92,8 +92,7 @@ def test_weights_go_there_and_back(golden_root: Path, name: str) -> None:
     assert all(torch.equal(back[key], value) for key, value in golden.weights.items())
 
 
-def test_the_reshape_of_the_reference_matters(golden_root: Path) -> None:
-    """With one other modality nothing is reshaped; with three, the switch is what makes the numbers equal."""
+def test_with_one_other_modality_nothing_is_reshaped(golden_root: Path) -> None:
     golden = Golden(golden_root, B0)
     full = "+".join(golden.names)
     golden.network.reference_reshape = False

@@ -35,10 +35,7 @@ def test_against_a_slow_loop(epochs: int, warmup: int, per_epoch: int) -> None:
     for epoch in range(epochs):
         for step in range(per_epoch):
             now = epoch + step / per_epoch
-            if now < warmup:
-                factor = 0.1 + 0.9 * now / warmup
-            else:
-                factor = (1 - (now - warmup) / (epochs - warmup)) ** 0.9
+            factor = 0.1 + 0.9 * now / warmup if now < warmup else (1 - (now - warmup) / (epochs - warmup)) ** 0.9
             expected.append([6e-5 * factor, 3e-4 * factor])
     schedule = WarmupPolynomial(optimizer(), epochs, warmup, steps_per_epoch=per_epoch)
     found = rates(schedule, epochs * per_epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -72,5 +73,5 @@ class WarmupPolynomial(LRScheduler):
         left = self.max_steps - step
         return float(max(left, 0) / (self.max_steps - self.warmup_steps)) ** self.power
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         return [rate * self.factor(self.last_epoch) for rate in self.base_lrs]
