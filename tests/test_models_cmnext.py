@@ -58,7 +58,7 @@ def adapted(modalities: int) -> Adapted:
     return one
 
 
-@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("modalities", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_mixed_batch_equals_one_row_at_a_time_and_folds(modalities: int) -> None:
     names, one = NAMES[modalities], adapted(modalities)
     layers = {name for name, module in one.base.named_modules() if isinstance(module, Adaptable)}

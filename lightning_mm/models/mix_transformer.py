@@ -72,7 +72,7 @@ class DropPath(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Overlapping patches by a strided convolution, normalised: ``[B, C, H, W]`` -> ``[B, N, D]``, and its height."""
+    """Overlapping patches by a strided convolution, normalised: ``[B, C, H, W]`` -> ``[B, N, D]``, height, width."""
 
     def __init__(self, in_channels: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
