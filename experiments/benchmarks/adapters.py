@@ -8,8 +8,6 @@ Absolute times are of one machine only; ratios are medians with a 95 % bootstrap
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +29,7 @@ from networks import (
     tokens,
     two_encoders,
 )
-from timing import HEADER, Ratio, ratio
+from timing import Ratio, ratio, write
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, adapt
 from lightning_mm.modalities import Modalities
@@ -51,17 +49,7 @@ def main() -> None:
         for row in PARTS[part](options.pairs):
             print(row.row(), flush=True)
             rows.append(row)
-    machine = {
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = {"rows": [row.to_dict() for row in rows], **machine}
-    (options.out / "adapters.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    said = f"{options.pairs} alternating pairs on {machine['machine']}, torch {machine['torch']}."
-    lines = [*HEADER, *(row.row() for row in rows), "", said]
-    (options.out / "adapters.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(rows, options.out, "adapters", options.pairs)
 
 
 def transformer(pairs: int) -> Iterator[Ratio]:

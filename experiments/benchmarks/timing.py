@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,3 +67,18 @@ def clock(call: Call) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def write(rows: Sequence[Ratio], folder: Path, name: str, pairs: int) -> None:
+    """The rows as ``name.json`` and as a table in ``name.md``, with what they were measured on."""
+    machine = {
+        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"rows": [row.to_dict() for row in rows], **machine}
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    said = f"{pairs} alternating pairs on {machine['machine']}, torch {machine['torch']}."
+    lines = [*HEADER, *(row.row() for row in rows), "", said]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

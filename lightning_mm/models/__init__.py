@@ -1,5 +1,6 @@
 """Networks: pure torch, know no Lightning and no adapters."""
 
+from lightning_mm.models.cmnext import CMNeXt
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
@@ -9,6 +10,7 @@ from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, S
 
 __all__ = [
     "AttentionFusion",
+    "CMNeXt",
     "ConcatFusion",
     "Fusion",
     "ImageEncoder",

@@ -2,7 +2,8 @@
 
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.classification import ClassificationTask
+from lightning_mm.tasks.schedules import WarmupPolynomial
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
 
-__all__ = ["BaseTask", "ClassificationTask", "SemanticSegmentationTask", "SentimentTask"]
+__all__ = ["BaseTask", "ClassificationTask", "SemanticSegmentationTask", "SentimentTask", "WarmupPolynomial"]

@@ -13,9 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-SHOWN = 3
-"""How many keys an error message names."""
+from lightning_mm.models.released_weights import misfit
 
 _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|(whose module \S+ is blocked))")
 """How torch tells of the class or function that a file asks for."""
@@ -49,10 +47,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -> None:
-    """Load a network from a Lightning checkpoint or a bare ``state_dict``, strictly.
+    """Load a network from a Lightning checkpoint, a bare ``state_dict`` or released weights, strictly.
 
     Args:
-        network: As it was built for the checkpoint; changed in place only if everything fits.
+        network: As it was built for the checkpoint; changed in place only if everything fits. One with a method
+            ``load_reference`` is given files in which no key is the network's own.
         path: The file.
         prefix: Where the network lies in the checkpoint of its LightningModule; other parts are left alone.
 
@@ -69,6 +68,13 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
     state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    load_reference = getattr(network, "load_reference", None)
+    if load_reference is not None and network.state_dict().keys().isdisjoint(state):
+        try:
+            load_reference(checkpoint)
+        except LightningMMError as error:
+            raise LightningMMError(f"base_ckpt {path}: {error}") from error
+        return
     check_state(network, state, f"base_ckpt {path}")
     network.load_state_dict(state)
 
@@ -90,22 +96,11 @@ def load_weights(module: LightningModule, path: str | Path) -> None:
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Raise one clear LightningMMError when a ``state_dict`` is of another network; the first few keys are named."""
-    expected = module.state_dict()
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
-    findings = [
-        ("lacks", [key for key in expected if key not in state]),
-        ("has unknown", [key for key in state if key not in expected]),
-        ("has other shapes:", reshaped),
-    ]
-    if any(keys for _, keys in findings):
+    found = misfit(module.state_dict(), state)
+    if found:
         raise LightningMMError(
-            f"{where} holds another network than this {type(module).__name__}: it "
-            + "; ".join(f"{what} {_some(keys)}" for what, keys in findings if keys)
-            + "; use the model settings of the run that wrote it"
+            f"{where} holds another network than this {type(module).__name__}: it {found}; "
+            "use the model settings of the run that wrote it"
         )
 
 
@@ -120,8 +115,3 @@ def _refusal(path: str | Path, name: str, blocked: bool) -> str:
         f"python -c \"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu', "
         "weights_only=False).state_dict(), 'weights.pt')\""
     )
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more

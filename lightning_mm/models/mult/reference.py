@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.models.released_weights import misfit, some
 
 LETTERS = {"text": "l", "audio": "a", "vision": "v"}
 _OUTSIDE = {"fusion_in": "proj1", "fusion_out": "proj2", "head": "out_layer"}
@@ -24,7 +25,6 @@ _LAYER = {
 _FUSED = ("attention.query", "attention.key", "attention.value")
 _BUFFERS = {"version": 2.0, "embed_positions._float_tensor": 0.0}
 """Buffers of every encoder of the released code, which change no output, and what they may hold."""
-_SHOWN = 3
 
 
 def from_reference(
@@ -48,21 +48,12 @@ def from_reference(
     wanted = [key for key in expected if not _is_buffer(key)]
     no_tensors = [key for key, value in state.items() if not isinstance(value, Tensor)]
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    reshaped = [
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != expected[key].shape
-    ]
-    findings = {
-        "lacks": [key for key in wanted if key not in state],
-        "has unknown": [key for key in state if key not in expected],
-        "has other things than tensors in": no_tensors,
-        "has other shapes:": reshaped,
-    }
-    found = [f"{what} {_some(keys)}" for what, keys in findings.items() if keys]
+    found = misfit({key: expected[key] for key in wanted}, tensors)
+    if no_tensors:
+        found = "; ".join([f"has other things than tensors in {some(no_tensors)}", *([found] if found else [])])
     if found:
         raise LightningMMError(
-            f"these weights are of another network than this MulT: the state_dict {'; '.join(found)}; expected the "
+            f"these weights are of another network than this MulT: the state_dict {found}; expected the "
             "state_dict of MULTModel of github.com/yaohungt/Multimodal-Transformer with all three modalities; set "
             "widths, num_outputs, dim and levels as it was trained"
         )
@@ -121,8 +112,3 @@ def _bare(key: str) -> str:
 def _is_buffer(key: str) -> bool:
     prefix, _, rest = _bare(key).partition(".")
     return prefix.startswith("trans_") and rest in _BUFFERS
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more

@@ -1,0 +1,156 @@
+"""What adaptation costs in networks of the literature: time and peak memory of a step, against training all of it.
+
+    python experiments/benchmarks/reference_networks.py [--pairs 5] [--only NETWORK ...] [--out FOLDER]
+
+Times are ratios of alternating pairs, the base's own milliseconds beside them. Peak memory is that of a process of its
+own per measurement, above what is resident before it (Linux only).
+
+Another network is one more entry of ``NETWORKS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adapters import pair_of, step
+from memory import resident
+from timing import Ratio, ratio, write
+
+from lightning_mm.adapters import SSF, Adapted, OneHot
+from lightning_mm.modalities import Modalities
+from lightning_mm.models import CMNeXt
+
+HERE = Path(__file__).resolve().parent
+RUNS = 2
+"""Steps of one measurement of memory: the second has the states of the optimizer."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network and the batch that it is measured on."""
+
+    make: Callable[[], nn.Module]
+    modalities: Modalities
+    batch: dict[str, tuple[int, ...]]
+    """Modality to the shape of its inputs, batch first."""
+    example: dict[str, tuple[int, ...]]
+    """The same, small: what the layers are probed with."""
+    exclude: tuple[str, ...] = ()
+    """Layers that are not adapted."""
+
+    def inputs(self) -> dict[str, Tensor]:
+        return noise(self.batch)
+
+    def available(self) -> Tensor:
+        """Every sample lacks something, as in adaptation: incomplete combinations in turn."""
+        size = next(iter(self.batch.values()))[0]
+        masks = self.modalities.masks(self.modalities.incomplete())
+        return masks[torch.arange(size) % len(masks)]
+
+    def build(self) -> tuple[Adapted, nn.Module]:
+        """The network with adapters, and a twin without."""
+        example, left_out = noise(self.example), list(self.exclude)
+        return pair_of(self.make, self.modalities, SSF(), OneHot(), example, positional=True, exclude=left_out)
+
+
+def noise(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def images(names: list[str], batch: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(names, (batch, 3, height, width))
+
+
+RGB_T = ["rgb", "thermal"]
+NETWORKS = {
+    "CMNeXt-B0, RGB + thermal, 2 x 480 x 640": Entry(
+        lambda: CMNeXt("B0", RGB_T, 9),
+        Modalities(RGB_T),
+        images(RGB_T, 2, 480, 640),
+        images(RGB_T, 2, 64, 64),
+        ("head*",),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "benchmarks")
+    parser.add_argument("--memory", nargs=2, metavar=("NETWORK", "WHAT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        name, what = options.memory
+        print(peak_here(NETWORKS[name], what))
+        return
+    rows: list[Ratio] = []
+    for name in options.only:
+        for row in measure(name, NETWORKS[name], options.pairs):
+            print(row.row(), flush=True)
+            rows.append(row)
+    write(rows, options.out, "reference_networks", options.pairs)
+
+
+def measure(name: str, entry: Entry, pairs: int) -> Iterator[Ratio]:
+    """Time, then memory, of a forward, a step of full training, and a step of adaptation in a mixed batch."""
+    adapted, plain = entry.build()
+    batch, mixed = entry.inputs(), entry.available()
+    forward = partial(plain, batch)
+    routed = partial(adapted, batch, available=mixed)
+    yield ratio(f"{name}: forward, SSF, mixed batch / base", routed, forward, pairs)
+    full, ssf = step(plain.requires_grad_(True), forward), step(adapted, routed)
+    yield ratio(f"{name}: SSF step, mixed batch / full training step", ssf, full, pairs, grad=True)
+    del adapted, plain, full, ssf, forward, routed
+    peaks = {what: peak(name, what) for what in STEPS}
+    for what, base in (("ssf_forward", "forward"), ("ssf", "full")):
+        share = peaks[what] / peaks[base]
+        label = f"{name}: peak memory, {STEPS[what]} / {STEPS[base]} ({peaks[what]:.0f} and {peaks[base]:.0f} MB)"
+        yield Ratio(label, share, share, share, 0.0, 1)
+
+
+STEPS = {
+    "forward": "forward",
+    "ssf_forward": "forward, SSF, mixed batch",
+    "full": "full training step",
+    "ssf": "SSF step, mixed batch",
+}
+
+
+def peak(name: str, what: str) -> float:
+    """Megabytes, of a process that does nothing else."""
+    command = [sys.executable, str(HERE / "reference_networks.py"), "--memory", name, what]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def peak_here(entry: Entry, what: str) -> float:
+    """Megabytes of this process at most, above those before the first step."""
+    adapted, plain = entry.build()
+    batch, mixed = entry.inputs(), entry.available()
+    routed, forward = partial(adapted, batch, available=mixed), partial(plain, batch)
+    with torch.no_grad():
+        plain(noise(entry.example))  # what the first call sets up does not count
+    run: Callable[[], object] = {"forward": forward, "ssf_forward": routed}.get(what) or (
+        step(adapted, routed) if what == "ssf" else step(plain.requires_grad_(True), forward)
+    )
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
+    before = resident("VmRSS")
+    with torch.set_grad_enabled(what in ("full", "ssf")):
+        for _ in range(RUNS):
+            run()
+    return (resident("VmHWM") - before) / 1024
+
+
+if __name__ == "__main__":
+    main()

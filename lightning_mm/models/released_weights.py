@@ -1,0 +1,113 @@
+"""Weights that others have released into networks of ours: strictly, with what does not fit told by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_mm.errors import LightningMMError
+
+SHOWN = 3
+"""How many keys an error message names."""
+
+WRAPPERS = ("model_state_dict", "state_dict")
+"""Entries of checkpoints under which a ``state_dict`` lies."""
+
+
+def unwrap(checkpoint: Mapping[str, Any], ignored: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a bare or wrapped ``state_dict``, without the ``module.`` of data parallel training.
+
+    Args:
+        checkpoint: As it was read.
+        ignored: Beginnings of keys that are left out.
+
+    Raises:
+        LightningMMError: If there is no tensor in it.
+    """
+    inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
+    state = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(ignored))}
+    if not state:
+        raise LightningMMError(
+            f"expected a state_dict of tensors, bare or as one of the entries {list(WRAPPERS)}, "
+            f"got a dict of {some(list(checkpoint)) or 'nothing'}"
+        )
+    return state
+
+
+def load_released(
+    network: nn.Module, state: Mapping[str, Tensor], keys: Mapping[str, str], what: str, hint: str
+) -> None:
+    """Load released weights under our names; nothing changes unless everything fits.
+
+    Args:
+        network: To load into.
+        state: The released weights, as :func:`unwrap` gives them.
+        keys: Our key to the released one; parts of the network that have none stay as they are.
+        what: The weights, for the error message.
+        hint: The way out, for the error message.
+
+    Raises:
+        LightningMMError: If a key is missing or left over or a shape differs; the message says which.
+    """
+    own = network.state_dict()
+    found = misfit({released: own[name] for name, released in keys.items()}, state)
+    if found:
+        raise LightningMMError(f"{what} do not fit this {type(network).__name__}: the state_dict {found}; {hint}")
+    network.load_state_dict({**own, **{name: state[released] for name, released in keys.items()}})
+
+
+def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What keeps a ``state_dict`` from fitting, by name, or an empty text.
+
+    Example:
+        >>> import torch
+        >>> misfit({"a": torch.zeros(2), "b": torch.zeros(1)}, {"a": torch.zeros(3), "c": torch.zeros(1)})
+        'lacks b; has unknown c; has other shapes: a (3,) instead of (2,)'
+    """
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    findings = [
+        ("lacks", [key for key in expected if key not in state]),
+        ("has unknown", [key for key in state if key not in expected]),
+        ("has other shapes:", reshaped),
+    ]
+    return "; ".join(f"{what} {some(keys)}" for what, keys in findings if keys)
+
+
+def some(keys: Sequence[str]) -> str:
+    """The first few of many."""
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
+
+
+def renamed(keys: Iterable[str], parts: Mapping[str, str]) -> dict[str, str]:
+    """Keys of ours to released ones, by the names of the modules and parameters that they begin with.
+
+    Args:
+        keys: Of our ``state_dict``.
+        parts: Our name of a module or parameter to the released one; the longest that fits counts.
+
+    Raises:
+        KeyError: If a key begins with none of them.
+
+    Example:
+        >>> renamed(["stem.norm.weight", "scale"], {"stem.norm": "bn1", "scale": "gamma"})
+        {'stem.norm.weight': 'bn1.weight', 'scale': 'gamma'}
+    """
+    found = {}
+    for key in keys:
+        part = key
+        while part not in parts:
+            part, _, last = part.rpartition(".")
+            if not last:
+                raise KeyError(key)
+        found[key] = parts[part] + key.removeprefix(part)
+    return found
