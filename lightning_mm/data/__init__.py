@@ -4,8 +4,11 @@ from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCro
 from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
+from lightning_mm.data.datasets.mcubes import MCubeS
+from lightning_mm.data.datasets.mfnet import MFNet
 from lightning_mm.data.datasets.mosi_features import MosiFeatures
 from lightning_mm.data.datasets.ms_lesions import MsLesions
+from lightning_mm.data.datasets.nyudv2 import NYUDv2
 from lightning_mm.data.datasets.ombria import Ombria
 from lightning_mm.data.datasets.scenes import Scenes
 from lightning_mm.data.datasets.utd_mhad import UtdMhad
@@ -18,9 +21,12 @@ __all__ = [
     "Compose",
     "Dihedral",
     "JitterSequences",
+    "MCubeS",
+    "MFNet",
     "ModalityDropoutDataModule",
     "MosiFeatures",
     "MsLesions",
+    "NYUDv2",
     "Ombria",
     "RandomCropResize",
     "Scenes",
