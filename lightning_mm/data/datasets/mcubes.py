@@ -62,7 +62,7 @@ class MCubeS(LabelledImages):
     about = About(
         name="mcubes",
         title="MCubeS: materials in street scenes, RGB, polarisation (AoLP, DoLP) and near infrared, 20 classes",
-        source="github.com/kyotovision-public/multimodal-material-segmentation (the authors), folder multimodal_dataset",
+        source="github.com/kyotovision-public/multimodal-material-segmentation (the authors): multimodal_dataset",
         licence="none found; ask the authors before passing it on",
         reference="Liang et al.: Multimodal Material Segmentation, CVPR 2022",
         tree="""mcubes/
