@@ -1,6 +1,7 @@
 """The data module, augmentations and the data sets."""
 
 from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
+from lightning_mm.data.augment_images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
 from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
@@ -18,8 +19,11 @@ __all__ = [
     "AVDigits",
     "Augmentation",
     "Collate",
+    "ColorJitter",
     "Compose",
     "Dihedral",
+    "GaussianBlur",
+    "HorizontalFlip",
     "JitterSequences",
     "MCubeS",
     "MFNet",
@@ -28,7 +32,9 @@ __all__ = [
     "MsLesions",
     "NYUDv2",
     "Ombria",
+    "RandomCrop",
     "RandomCropResize",
+    "RandomScaleCrop",
     "Scenes",
     "UtdMhad",
     "WarpSequences",
