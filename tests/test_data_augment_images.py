@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import REPOSITORY
+from jsonargparse import ArgumentParser
 
 from lightning_mm.data import (
     Augmentation,
@@ -199,3 +202,16 @@ def test_errors() -> None:
     for augment in (HorizontalFlip(), RandomCrop((4, 4)), RandomScaleCrop((4, 4)), GaussianBlur(["rgb"])):
         with pytest.raises(LightningMMError, match="one height and width"):
             augment({"inputs": {"a": torch.ones(1, 4, 4)}, "target": torch.ones(2, 2)}, _rng(0))
+
+
+@pytest.mark.parametrize(("family", "size"), [("mfnet", (480, 640)), ("nyudv2", (480, 640)), ("mcubes", (512, 512))])
+def test_the_augmentations_of_the_experiments(family: str, size: tuple[int, int]) -> None:
+    """As configs name them, on one sample of each set's modalities."""
+    data = yaml.safe_load((REPOSITORY / "experiments" / family / "base.yaml").read_text())["data"]
+    parser = ArgumentParser()
+    parser.add_argument("--augment", type=Augmentation)
+    augment = parser.instantiate_classes(parser.parse_object({"augment": data["augment"]})).augment
+    images = {name: torch.rand(3, 48, 70) for name in data["modalities"]}
+    out = augment({"inputs": images, "target": torch.zeros(48, 70, dtype=torch.long)}, _rng(0))
+    assert {tuple(value.shape) for value in out["inputs"].values()} == {(3, *size)}
+    assert out["target"].shape == size

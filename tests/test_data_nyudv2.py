@@ -13,7 +13,7 @@ from PIL import Image
 from lightning_mm.data import NYUDv2
 from lightning_mm.errors import LightningMMError
 
-TRAIN = [str(i) for i in range(1, 25)]
+TRAIN = [str(i) for i in range(40, 64)]
 TEST = ["0", "30", "31"]
 
 
