@@ -27,6 +27,7 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
+    "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
 
@@ -89,6 +90,10 @@ def _runner(verb: str) -> Callable[[list[str]], object]:
         from lightning_mm.demo import run_demo
 
         return lambda args: run_demo(args[1:])
+    if verb == "data":
+        from lightning_mm.cli_data import run_data
+
+        return lambda args: run_data(args[1:])
     if verb == "table":
         from lightning_mm.cli_table import run_table
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import test_data_av_digits
 import test_data_cmu_mosi
+import test_data_mcubes
+import test_data_mfnet
 import test_data_mosi_features
 import test_data_ms_lesions
+import test_data_nyudv2
 import test_data_ombria
 import test_data_utd_mhad
 
@@ -32,6 +35,9 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "utd_mhad": lambda root: test_data_utd_mhad._write(root, test_data_utd_mhad._arrays()),
     "av_digits": lambda root: test_data_av_digits._write(root),
     "ms_lesions": lambda root: test_data_ms_lesions._write(root),
+    "mfnet": lambda root: test_data_mfnet._write(root),
+    "nyudv2": lambda root: test_data_nyudv2._write(root),
+    "mcubes": lambda root: test_data_mcubes._write(root),
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
     "cmu_mosi": lambda root: test_data_cmu_mosi._write(root),
     "cmu_mosei": lambda root: test_data_cmu_mosi._write(root, kind=CmuMosei),

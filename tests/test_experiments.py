@@ -20,10 +20,29 @@ EXPERIMENTS = REPOSITORY / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
-FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "cmu_mosi", "cmu_mosei")
+FAMILIES = (
+    "scenes",
+    "ombria",
+    "utd_mhad",
+    "av_digits",
+    "ms_lesions",
+    "mosi",
+    "cmu_mosi",
+    "cmu_mosei",
+    "mfnet",
+    "nyudv2",
+    "mcubes",
+)
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
+_PICTURES = {"data.dataset.init_args.size": [32, 64], "data.augment.init_args.augmentations": [], "data.batch_size": 2}
+_CMNEXT = {**_PICTURES, "model.init_args.model.init_args.variant": "B0"}
+_SEGFORMER = {
+    **_PICTURES,
+    "model.init_args.model.init_args.encoder": "mit_b0",
+    "model.init_args.model.init_args.decoder_channels": [16],
+}
 SMALL = {
     "scenes": {"data.dataset.init_args.size": 32},
     "ombria": {"data.dataset.init_args.size": 32},
@@ -33,16 +52,24 @@ SMALL = {
     "mosi": {},
     "cmu_mosi": {},
     "cmu_mosei": {},
+    "mfnet": _CMNEXT,
+    "nyudv2": _CMNEXT,
+    "mcubes": {**_CMNEXT, "data.dataset.init_args.eval_crop": "null"},
 }
-"""Settings that shrink the data of a family further."""
+"""Settings that shrink the data or the network of a family further."""
+SMALL_FILES = {
+    "mfnet/dedicated.yaml": _SEGFORMER,
+    "nyudv2/dedicated.yaml": _SEGFORMER,
+}
+"""The same for an overlay with another network than its base."""
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(EXPERIMENTS))
 
 
-def small(family: str) -> dict[str, object]:
-    return {"data.batch_size": 4, "data.eval_batch_size": 32, **SMALL[family]}
+def small(family: str, file: str = "") -> dict[str, object]:
+    return {"data.batch_size": 4, "data.eval_batch_size": 32, **SMALL_FILES.get(file, SMALL[family])}
 
 
 def stacked(path: Path) -> list[str]:
@@ -120,7 +147,10 @@ def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> N
 def test_runs(path: Path, here: Path) -> None:
     family = path.parent.name
     write_data(family, here.parent / "data")
-    settings = [*QUIET, *(part for key, value in small(family).items() for part in (f"--{key}", str(value)))]
+    settings = [
+        *QUIET,
+        *(part for key, value in small(family, name_of(path)).items() for part in (f"--{key}", str(value))),
+    ]
     overlay = yaml.safe_load(path.read_text())
     base_ckpt = overlay.get("model", {}).get("init_args", {}).get("base_ckpt")
     if base_ckpt:

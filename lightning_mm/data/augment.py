@@ -56,14 +56,14 @@ class Dihedral(Augmentation):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         flip_rows, flip_columns, swap = (int(draw) for draw in rng.integers(0, 2, 3))
-        height, width = _size(sample)
+        height, width = common_size(sample)
         axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_columns)) if flip]
 
         def turn(image: Tensor) -> Tensor:
             image = torch.flip(image, axes)
             return image.transpose(-2, -1).contiguous() if swap and height == width else image
 
-        return _map(sample, turn, turn)
+        return map_images(sample, turn, turn)
 
 
 class RandomCropResize(Augmentation):
@@ -85,7 +85,7 @@ class RandomCropResize(Augmentation):
         self.size, self.scale = size, (float(scale[0]), float(scale[1]))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        height, width = _size(sample)
+        height, width = common_size(sample)
         side = max(1, round(min(height, width) * rng.uniform(*self.scale)))
         top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
 
@@ -102,10 +102,15 @@ class RandomCropResize(Augmentation):
             position = torch.div((2 * torch.arange(self.size) + 1) * side, 2 * self.size, rounding_mode="floor")
             return crop(target)[..., position, :][..., position]
 
-        return _map(sample, resize_image, resize_target)
+        return map_images(sample, resize_image, resize_target)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
+def common_size(sample: Sample) -> tuple[int, int]:
+    """Height and width of the inputs and the target of a sample.
+
+    Raises:
+        LightningMMError: If one of them is no image, or they differ.
+    """
     leaves = {name: value for name, value in sample["inputs"].items() if value is not None}
     leaves["target"] = sample["target"]
     sizes = {}
@@ -122,6 +127,7 @@ def _size(sample: Sample) -> tuple[int, int]:
     return sizes["target"]
 
 
-def _map(sample: Sample, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Sample:
+def map_images(sample: Sample, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Sample:
+    """A sample with all inputs and the target changed; an input that was not observed stays None."""
     inputs = {name: None if value is None else image(value) for name, value in sample["inputs"].items()}
     return {**sample, "inputs": inputs, "target": target(sample["target"])}

@@ -1,0 +1,135 @@
+"""MCubeS: materials in street scenes, seen in colour, polarisation and near infrared.
+
+Shapes: H x W = 1024 x 1032 pixels of the published set, or ``eval_crop``, or ``size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_mm.data.about import About
+from lightning_mm.data.datasets.images import read_array, read_image, read_labels
+from lightning_mm.data.datasets.labelled_images import LabelledImages, check_size
+from lightning_mm.errors import LightningMMError
+
+LEFT = 192
+"""Columns at the left that are dropped, as in all public recipes."""
+
+_LISTS = {split: f"list_folder/{split}.txt" for split in ("train", "val", "test")}
+
+
+class MCubeS(LabelledImages):
+    """Segmentation of materials with four modalities: ``image``, ``aolp``, ``dolp`` and ``nir``.
+
+    Angle (AoLP) and degree (DoLP) of linear polarisation, and near infrared. Files: ``<root>/polL_color/NAME.png``,
+    ``polL_aolp_sin/NAME.npy`` and ``polL_aolp_cos/NAME.npy``, ``polL_dolp/NAME.npy``, ``NIR_warped/NAME.png``,
+    ``GT/NAME.png`` and ``list_folder/{train,val,test}.txt``; a name is what stands before the first blank of a line.
+    Pictures have 8 or 16 bits. Files of the published set are 1024 x 1224; the left 192 columns are dropped.
+
+    Pictures were written with OpenCV, whose arrays are blue, green, red; the files hold red first, as every PNG, and
+    that is the order here, as in the public recipe, which turns OpenCV's arrays round.
+
+    Args:
+        split: ``train``, ``val`` or ``test``, as listed.
+        root: The folder; ``$LIGHTNING_MM_DATA/mcubes`` when not given.
+        size: Height and width after resizing, in pixels (area mean when smaller, bilinear when larger; nearest for
+            labels); as stored when not given.
+        eval_crop: Height and width of the centre that ``val`` and ``test`` are cropped to before resizing; published
+            figures are on ``[1024, 1024]``. Not cropped when not given.
+        val_fraction: Part of the training list that is kept for validation where ``val.txt`` is not there.
+        allow_missing: Whether a sample may lack the files of some modalities, which are then None.
+        cache: Whether decoded samples are kept in memory (21 to 25 bytes a pixel, 33 with ``size``), by each worker.
+
+    Shape:
+        A sample is ``{"inputs": {"image": X, "aolp": X, "dolp": X, "nir": X}, "target": Int64[H, W]}`` with X =
+        ``Float[3, H, W]``: colour normalised as ImageNet; AoLP as (sine, cosine, sine) and DoLP, three times the same,
+        as stored; near infrared in [0, 1], three times the same. The target holds positions in ``class_names`` and 255.
+
+    Raises:
+        DataNotFoundError: If the folder or a file is not there; all files are looked for at once.
+        LightningMMError: If an argument is out of range; when read, if a file is damaged, has another form or numbers
+            that are not finite, files differ in size or are smaller than the crop, or a label is out of range.
+
+    Reference:
+        Liang et al.: Multimodal Material Segmentation, CVPR 2022.
+    """
+
+    about = About(
+        name="mcubes",
+        title="MCubeS: materials in street scenes, RGB, polarisation (AoLP, DoLP) and near infrared, 20 classes",
+        source="github.com/kyotovision-public/multimodal-material-segmentation (the authors): multimodal_dataset",
+        licence="none found; ask the authors before passing it on",
+        reference="Liang et al.: Multimodal Material Segmentation, CVPR 2022",
+        tree="""mcubes/
+  list_folder/{train,val,test}.txt                      one name a line
+  polL_color/NAME.png                                   8- or 16-bit RGB
+  polL_aolp_sin/NAME.npy  polL_aolp_cos/NAME.npy        floats [1024, 1224]
+  polL_dolp/NAME.npy                                    floats [1024, 1224]
+  NIR_warped/NAME.png                                   8- or 16-bit gray
+  GT/NAME.png                                           8-bit: 0 to 19, and 255 where there is none
+(NIR_warped_mask/, SS/ and SSGT4MS/ are not read)""",
+        counts={"train": 302, "val": 96, "test": 102},
+        recalled=True,
+        notes="""\
+Split trap: the public CMNeXt recipe chooses the best epoch on test.txt, reports it there, and does not use val.txt.
+Here epochs are chosen on val, and test is reported.
+Published figures are on the centre of 1024 x 1024 (eval_crop) after the left 192 columns are dropped.
+DoLP is about -0.53 to 1.45, the sine of AoLP -2.66 to 2.40 and the cosine -0.57 to 1.64: they are not clipped.""",
+    )
+    class_names = (
+        *("asphalt", "concrete", "metal", "road_marking", "fabric", "glass", "plaster", "plastic", "rubber", "sand"),
+        *("gravel", "ceramic", "cobblestone", "brick", "grass", "wood", "leaf", "water", "human", "sky"),
+    )
+    channels: ClassVar[dict[str, int]] = {"image": 3, "aolp": 3, "dolp": 3, "nir": 3}
+    normalised = "image"
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        size: tuple[int, int] | None = None,
+        eval_crop: tuple[int, int] | None = None,
+        val_fraction: float = 0.1,
+        allow_missing: bool = False,
+        cache: bool = False,
+    ) -> None:
+        self.eval_crop = check_size("MCubeS", "eval_crop", eval_crop)
+        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
+
+    def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
+        return {
+            "image": (self.root / "polL_color" / f"{name}.png",),
+            "aolp": (self.root / "polL_aolp_sin" / f"{name}.npy", self.root / "polL_aolp_cos" / f"{name}.npy"),
+            "dolp": (self.root / "polL_dolp" / f"{name}.npy",),
+            "nir": (self.root / "NIR_warped" / f"{name}.png",),
+        }
+
+    def label_file(self, name: str) -> Path:
+        return self.root / "GT" / f"{name}.png"
+
+    def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
+        if modality == "image":
+            return read_image(files[0], (3,))
+        if modality == "nir":
+            return read_image(files[0], (1,))
+        layers = [read_array(path) for path in files]
+        if len({layer.shape for layer in layers}) != 1:
+            shapes = {str(path): layer.shape for path, layer in zip(files, layers)}
+            raise LightningMMError(f"MCubeS: sine and cosine of one angle differ in size (height, width): {shapes}")
+        return np.stack([*layers, layers[0]] if modality == "aolp" else layers, axis=-1)
+
+    def read_label(self, path: Path) -> NDArray[Any]:
+        return read_labels(path, len(self.class_names))
+
+    def cut(self, values: NDArray[Any]) -> NDArray[Any]:
+        values = values[:, LEFT:]
+        if self.eval_crop is None or self.split == "train":
+            return values
+        height, width = self.eval_crop
+        top, left = (values.shape[0] - height) // 2, (values.shape[1] - width) // 2
+        return values[top : top + height, left : left + width] if min(top, left) >= 0 else values[:0]
