@@ -5,6 +5,8 @@ from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
+from lightning_mm.models.video import MultiStreamVideoNetwork
+from lightning_mm.models.video_encoder import VideoEncoder
 
 __all__ = [
     "AttentionFusion",
@@ -15,8 +17,10 @@ __all__ = [
     "MaxFusion",
     "MeanFusion",
     "MultiEncoderSegmenter",
+    "MultiStreamVideoNetwork",
     "SequenceEncoder",
     "SequenceFusionTransformer",
     "SpectrogramEncoder",
     "VectorEncoder",
+    "VideoEncoder",
 ]
