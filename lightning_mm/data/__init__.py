@@ -1,11 +1,13 @@
 """The data module, augmentations and the data sets."""
 
 from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
+from lightning_mm.data.augment_clips import CropClips, FlipClips
 from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
 from lightning_mm.data.datasets.mosi_features import MosiFeatures
 from lightning_mm.data.datasets.ms_lesions import MsLesions
+from lightning_mm.data.datasets.ntu_rgbd import NtuRgbd
 from lightning_mm.data.datasets.ombria import Ombria
 from lightning_mm.data.datasets.scenes import Scenes
 from lightning_mm.data.datasets.utd_mhad import UtdMhad
@@ -16,11 +18,14 @@ __all__ = [
     "Augmentation",
     "Collate",
     "Compose",
+    "CropClips",
     "Dihedral",
+    "FlipClips",
     "JitterSequences",
     "ModalityDropoutDataModule",
     "MosiFeatures",
     "MsLesions",
+    "NtuRgbd",
     "Ombria",
     "RandomCropResize",
     "Scenes",

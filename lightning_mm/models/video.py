@@ -124,8 +124,8 @@ class MultiStreamVideoNetwork(nn.Module):
             shape = tuple(inputs[name].shape)
             if len(shape) != CLIP or shape[0] != batch or not inputs[name].is_floating_point():
                 raise LightningMMError(
-                    f"modality {name!r}: expected clips [{batch}, channels, frames, height, width] of floating point, as "
-                    f"many as of {self.modalities[0]!r}, got {inputs[name].dtype} {shape}"
+                    f"modality {name!r}: expected clips [{batch}, channels, frames, height, width] of floating point, "
+                    f"as many as of {self.modalities[0]!r}, got {inputs[name].dtype} {shape}"
                 )
         check_available(available, self.modalities, batch)
 

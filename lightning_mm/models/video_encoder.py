@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torchvision.models.video
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model, list_models, video  # type: ignore[import-untyped]  # ships no types
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models.inputs import check_floating
@@ -26,7 +25,7 @@ _AT_LEAST = {"s3d": (13, 209, 209)}
 
 def video_networks() -> list[str]:
     """Names of the video networks that torchvision has."""
-    return list_models(module=torchvision.models.video)
+    return list_models(module=video)
 
 
 class VideoEncoder(nn.Module):
