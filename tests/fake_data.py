@@ -8,6 +8,7 @@ from pathlib import Path
 import test_data_av_digits
 import test_data_mosi_features
 import test_data_ms_lesions
+import test_data_ntu_rgbd
 import test_data_ombria
 import test_data_utd_mhad
 
@@ -17,6 +18,7 @@ FOLDERS = {
     "av_digits": "fsdd_mnist",
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
+    "ntu_rgbd": "ntu_rgbd",
 }
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
@@ -27,6 +29,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "utd_mhad": lambda root: test_data_utd_mhad._write(root, test_data_utd_mhad._arrays()),
     "av_digits": lambda root: test_data_av_digits._write(root),
     "ms_lesions": lambda root: test_data_ms_lesions._write(root),
+    "ntu_rgbd": lambda root: test_data_ntu_rgbd._write(root),
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
 }
 

@@ -19,6 +19,7 @@ from lightning_mm.models.video_encoder import video_networks
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.testing import assert_missing_invariant
 from tests.adapter_networks import randomise, trained_statistics
+from tests.cli_network import TinyStream
 from tests.model_checks import check_absence, check_adapter, check_compiles, check_travels
 
 NAMES = Modalities(["rgb", "depth"])
@@ -26,16 +27,6 @@ TINY = ["mc3_18", "r3d_18", "r2plus1d_18", "swin3d_t"]
 """Networks that take clips of any size."""
 UNSEEN = "ignore:.*layers are left out of the adapter"
 """The attention of swin3d_* reads the weights of two layers that it never calls."""
-
-
-class TinyStream(nn.Sequential):
-    """A stream of the user: convolutions over time and space with BatchNorm."""
-
-    in_channels, out_channels = 3, 6
-
-    def __init__(self) -> None:
-        block = [nn.Conv3d(3, 4, 3, padding=1, bias=False), nn.BatchNorm3d(4), nn.ReLU()]
-        super().__init__(*block, nn.Conv3d(4, 6, (2, 3, 3), stride=2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
 
 def build(network: str | None = None, **settings: Any) -> MultiStreamVideoNetwork:
