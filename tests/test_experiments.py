@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def name_of(path: Path) -> str:
 
 def small(family: str) -> dict[str, object]:
     return {"data.batch_size": 4, "data.eval_batch_size": 32, **SMALL[family]}
+
+
+def prepare(path: Path) -> None:
+    """Run what the header has run before, here in this process: ``#   python -c "..."``."""
+    for line in path.read_text().splitlines():
+        if line.startswith("#   python -c "):
+            exec(shlex.split(line[1:])[2], {})
 
 
 def stacked(path: Path) -> list[str]:
@@ -126,6 +134,7 @@ def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> N
 def test_runs(path: Path, here: Path) -> None:
     family = path.parent.name
     write_data(family, here.parent / "data")
+    prepare(path)
     overlay = yaml.safe_load(path.read_text())
     smaller = small(family)
     for name in {"rgb", "depth"} - set(overlay.get("data", {}).get("modalities", ["rgb", "depth"])):
