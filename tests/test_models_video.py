@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from lightning_mm.adapters import SSF, Additive, Basis, LoRA, OneHot, adapt
+from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Zeros, fill_inputs
 from lightning_mm.modalities import Modalities
 from lightning_mm.models import LateFusionClassifier, MultiStreamVideoNetwork, VectorEncoder, VideoEncoder
 from lightning_mm.models.video_encoder import video_networks
+from lightning_mm.tasks import ClassificationTask
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.testing import assert_missing_invariant
 from tests.adapter_networks import randomise, trained_statistics
@@ -123,7 +125,7 @@ def test_lora_reaches_convolutions_over_time_and_folds() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(UNSEEN)
-@pytest.mark.parametrize(("network", "kind"), zip(TINY, [SSF(), LoRA(2), SSF(), LoRA(2)]))
+@pytest.mark.parametrize(("network", "kind"), list(zip(TINY, [SSF(), LoRA(2), SSF(), LoRA(2)])))
 def test_adapters_on_every_network(network: str, kind: Any) -> None:
     check_routing(build(network), kind, OneHot())
 
@@ -136,7 +138,10 @@ def test_rows_of_an_absent_stream_get_zero_gradient_and_cost_nothing() -> None:
         for encoders in (None, {}):
             network = build(vote_absent=vote_absent)
             inputs = clips(5)
-            adapted = adapt(network, NAMES, SSF(), example=((inputs,), {}), encoders=encoders, exclude=["head*"])
+            named = None if vote_absent else {name: f"encoders.{name}" for name in NAMES}
+            settings: dict[str, Any] = {"encoders": named if encoders is None else encoders, "exclude": ["head*"]}
+            adapted = adapt(network, NAMES, SSF(), example=((inputs,), {}), **settings)
+            assert set(adapted.adapter.encoders) == (set(NAMES) if encoders is None else set())
             randomise(adapted, scale=0.05)
             for name in NAMES:
                 network.encoders[name][0].register_forward_pre_hook(
@@ -283,3 +288,19 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(LightningMMError, match=r"available: expected a bool tensor of shape \(3, 2\)"):
         network(inputs, torch.ones(2, 2, dtype=torch.bool))
     assert isinstance(network.heads["rgb"], nn.Linear)
+
+
+def test_the_callback_takes_the_encoders_of_the_streams() -> None:
+    """Frozen and adapted in a task, a batch of rgb alone shows one row to the stream of depth."""
+    task = ClassificationTask(build(vote_absent=True), list(NAMES), 4)
+    masks = NAMES.mask("rgb").expand(5, -1)
+    batch = {"inputs": clips(5), "available": masks, "observed": masks, "target": torch.zeros(5, dtype=torch.int64)}
+    encoders = {name: f"encoders.{name}" for name in NAMES}
+    adapter = FrozenBackboneAdapter(SSF(), exclude=["head*"], encoders=encoders).attach(task, batch)
+    assert adapter.encoders == encoders
+    sizes: dict[str, int] = {}
+    for name, encoder in task.model.encoders.items():
+        encoder[0].register_forward_pre_hook(lambda module, args, name=name: sizes.update({name: len(args[0])}))
+    with torch.no_grad():
+        task.eval()(batch["inputs"], masks)
+    assert sizes == {"rgb": 5, "depth": 1}
