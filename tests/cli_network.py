@@ -1,4 +1,4 @@
-"""A network that configs of tests name: one convolution per modality, summed."""
+"""Networks that configs of tests name: one convolution per modality, summed; a stream of a video network."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ class TinyNetwork(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         features = torch.stack([encoder(inputs[name]) for name, encoder in self.encoders.items()]).sum(0)
         return self.head(torch.relu(self.norm(features)))
+
+
+class TinyStream(nn.Sequential):
+    """A stream of the user for MultiStreamVideoNetwork: convolutions over time and space with BatchNorm."""
+
+    in_channels, out_channels = 3, 6
+
+    def __init__(self) -> None:
+        block = [nn.Conv3d(3, 4, 3, padding=1, bias=False), nn.BatchNorm3d(4), nn.ReLU()]
+        super().__init__(*block, nn.Conv3d(4, 6, (2, 3, 3), stride=2), nn.AdaptiveAvgPool3d(1), nn.Flatten())

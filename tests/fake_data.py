@@ -11,6 +11,7 @@ import test_data_mcubes
 import test_data_mfnet
 import test_data_mosi_features
 import test_data_ms_lesions
+import test_data_ntu_rgbd
 import test_data_nyudv2
 import test_data_ombria
 import test_data_utd_mhad
@@ -25,6 +26,7 @@ FOLDERS = {
     "mosi": "mosi_bclstm",
     "cmu_mosi": "cmu_mosi",
     "cmu_mosei": "cmu_mosei",
+    "ntu_rgbd": "ntu_rgbd",
 }
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
@@ -38,6 +40,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "mfnet": lambda root: test_data_mfnet._write(root),
     "nyudv2": lambda root: test_data_nyudv2._write(root),
     "mcubes": lambda root: test_data_mcubes._write(root),
+    "ntu_rgbd": lambda root: test_data_ntu_rgbd._write(root),
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
     "cmu_mosi": lambda root: test_data_cmu_mosi._write(root),
     "cmu_mosei": lambda root: test_data_cmu_mosi._write(root, kind=CmuMosei),

@@ -173,6 +173,28 @@ def test_only_the_train_split_is_augmented_and_modalities_are_selected_in_order(
     assert batch["target"].shape[-1] == 16
 
 
+class Drawn(Table):
+    """Reads another part of a sample in every epoch."""
+
+    def draw_sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return {**self[index], "target": int(rng.integers(0, 2**31))}
+
+
+def test_a_data_set_that_draws_is_given_a_generator_of_seed_index_and_epoch() -> None:
+    def targets(epoch: int, seed: int = 0, batch_size: int = 2, **settings: Any) -> dict[int, int]:
+        data = ModalityDropoutDataModule(Drawn, ["a", "b"], batch_size=batch_size, seed=seed, **settings)
+        assert data.redraws()
+        batches = _epoch(data, epoch)
+        return {int(i): int(t) for batch in batches for i, t in zip(batch["index"], batch["target"])}
+
+    first = targets(0)
+    assert len(set(first.values())) == len(first), "every sample has numbers of its own"
+    assert targets(0, batch_size=3) == targets(0, augment=lambda sample, rng: sample) == first
+    for other in (targets(1), targets(0, seed=1)):
+        assert not set(other.values()) & set(first.values())
+    assert not ModalityDropoutDataModule(Table, ["a", "b"]).redraws()
+
+
 def test_what_the_data_set_lacks_is_not_observed() -> None:
     data = ModalityDropoutDataModule(Table, ["a", "b"], batch_size=2)
     for batch in _epoch(data, 0):

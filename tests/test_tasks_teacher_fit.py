@@ -226,6 +226,19 @@ def test_other_loaders_and_single_epochs_are_not_cached(tmp_path: Path, caplog: 
     assert "no epoch follows in which its answers could be used" in caplog.text
 
 
+def test_samples_that_are_drawn_anew_are_not_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Drawn(Scenes):
+        def draw_sample(self, index: int, rng: Any) -> dict[str, Any]:
+            return self[index]
+
+    module = data("segmentation")
+    module.dataset = lambda split: Drawn(split, size=16, train_length=12, val_length=4)
+    with caplog.at_level(logging.INFO):
+        watch, _ = fit(tmp_path, task("segmentation"), module, 2)
+    assert watch.forwards == [BATCHES] * 2
+    assert "the training data are drawn anew in every epoch" in caplog.text
+
+
 @pytest.mark.parametrize("cache_mb", [0.0, 512.0])
 def test_resumed_run_equals_the_uninterrupted_one(cache_mb: float, tmp_path: Path) -> None:
     made = [task("classification", teacher_schedule="cosine", teacher_cache_mb=cache_mb) for _ in range(2)]

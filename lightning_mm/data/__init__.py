@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
+from lightning_mm.data.augment_clips import CropClips, FlipClips
 from lightning_mm.data.augment_images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
 from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
@@ -15,6 +16,7 @@ from lightning_mm.data.datasets.mcubes import MCubeS
 from lightning_mm.data.datasets.mfnet import MFNet
 from lightning_mm.data.datasets.mosi_features import MosiFeatures
 from lightning_mm.data.datasets.ms_lesions import MsLesions
+from lightning_mm.data.datasets.ntu_rgbd import NtuRgbd
 from lightning_mm.data.datasets.nyudv2 import NYUDv2
 from lightning_mm.data.datasets.ombria import Ombria
 from lightning_mm.data.datasets.scenes import Scenes
@@ -31,7 +33,9 @@ __all__ = [
     "Collate",
     "ColorJitter",
     "Compose",
+    "CropClips",
     "Dihedral",
+    "FlipClips",
     "GaussianBlur",
     "HorizontalFlip",
     "JitterSequences",
@@ -41,6 +45,7 @@ __all__ = [
     "MosiFeatures",
     "MsLesions",
     "NYUDv2",
+    "NtuRgbd",
     "Ombria",
     "RandomCrop",
     "RandomCropResize",

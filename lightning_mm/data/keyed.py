@@ -16,6 +16,7 @@ Sample = dict[str, Any]
 Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
 _AUGMENT = 0xA6  # keeps this stream of random numbers apart from the sampler's
+_DRAW = 0xD4  # and this one from the augmentation's
 _SEARCH = 64  # samples looked through for the name of a modality that the first sample does not have
 
 
@@ -23,7 +24,9 @@ class KeyedDataset(Dataset[list[Sample]]):
     """Reads lists of keys from a map-style data set.
 
     Args:
-        dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}`` with a length.
+        dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}`` with a length. If it has a
+            method ``draw_sample(i, rng)``, that is called in its place with a generator keyed by (seed, index, epoch):
+            for data sets that read another part of a long recording in every epoch.
         modalities: The modalities to keep; other inputs are left out.
         augment: Called with the sample and a generator keyed by (seed, index, epoch).
         seed: Seed of the augmentation.
@@ -52,12 +55,17 @@ class KeyedDataset(Dataset[list[Sample]]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
+    @property
+    def redraws(self) -> bool:
+        """Whether a sample may be another one in another epoch, before it is augmented."""
+        return hasattr(self.dataset, "draw_sample")
+
     def __getitem__(self, keys: Sequence[Key]) -> list[Sample]:
         return [self.read(index, epoch) for index, epoch in keys]
 
     def read(self, index: int, epoch: int) -> Sample:
         """One sample with exactly the wanted inputs (None where not observed), ``target``, ``index`` and ``epoch``."""
-        raw = self._raw(index)
+        raw = self._raw(index, self._generator(_DRAW, index, epoch) if self.redraws else None)
         inputs = {name: raw["inputs"].get(name) for name in self.modalities}
         if all(value is None for value in inputs.values()):
             raise LightningMMError(
@@ -66,7 +74,7 @@ class KeyedDataset(Dataset[list[Sample]]):
             )
         sample: Sample = {"inputs": inputs, "target": raw["target"]}
         if self.augment is not None:
-            sample = self.augment(sample, np.random.default_rng([_AUGMENT, self.seed % 2**64, index, epoch]))
+            sample = self.augment(sample, self._generator(_AUGMENT, index, epoch))
         return {**sample, "index": index, "epoch": epoch}
 
     def template(self, modality: str) -> Any:
@@ -82,8 +90,12 @@ class KeyedDataset(Dataset[list[Sample]]):
             f"{self.name}: no sample has modality {modality!r}, so its shape is unknown; drop it from data.modalities"
         )
 
-    def _raw(self, index: int) -> Mapping[str, Any]:
-        sample = self.dataset[index]
+    def _generator(self, stream: int, index: int, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([stream, self.seed % 2**64, index, epoch])
+
+    def _raw(self, index: int, rng: np.random.Generator | None = None) -> Mapping[str, Any]:
+        dataset: Any = self.dataset
+        sample = dataset[index] if rng is None else dataset.draw_sample(index, rng)
         if not isinstance(sample, Mapping) or "target" not in sample or not isinstance(sample.get("inputs"), Mapping):
             came = sorted(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
             raise LightningMMError(

@@ -134,6 +134,10 @@ class ModalityDropoutDataModule(LightningDataModule):
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
 
+    def redraws(self) -> bool:
+        """Whether the training data set gives other samples in other epochs, before they are augmented."""
+        return self._split("train").redraws
+
     def _split(self, split: str) -> KeyedDataset:
         if split not in self._splits:
             dataset = self.dataset(split)

@@ -7,6 +7,8 @@ from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
+from lightning_mm.models.video import MultiStreamVideoNetwork
+from lightning_mm.models.video_encoder import VideoEncoder
 
 __all__ = [
     "AttentionFusion",
@@ -19,8 +21,10 @@ __all__ = [
     "MeanFusion",
     "MulT",
     "MultiEncoderSegmenter",
+    "MultiStreamVideoNetwork",
     "SequenceEncoder",
     "SequenceFusionTransformer",
     "SpectrogramEncoder",
     "VectorEncoder",
+    "VideoEncoder",
 ]

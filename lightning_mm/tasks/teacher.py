@@ -222,6 +222,8 @@ class Teacher:
             return "only a data module with `augment` tells whether the data are augmented"
         if datamodule.augment is not None:
             return "the training data are augmented"
+        if hasattr(datamodule, "redraws") and datamodule.redraws():
+            return "the training data are drawn anew in every epoch"
         if isinstance(fill, nn.Module) and any(parameter.requires_grad for parameter in fill.parameters()):
             return "the fill is trained, which the teacher sees where a modality was not observed"
         if trainer.max_epochs == trainer.current_epoch + 1:

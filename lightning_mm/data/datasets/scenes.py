@@ -7,6 +7,7 @@ Shapes: H = W = ``size``.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import IndependentMissing
+from lightning_mm.modalities import Modalities
 
 Array = NDArray[Any]
 
@@ -64,6 +67,8 @@ class Scenes(Dataset[dict[str, Any]]):
         test_length: Scenes in the test split.
         noise: Scale of the pixel noise; 0 switches it off.
         seed: Another seed gives another world of scenes.
+        p_missing: Probability of each sensor to have failed in a scene, below 1; its input is then None, as in a data
+            set that lacks files. At least one has worked. The scenes are the same whatever the probability.
 
     Shape:
         A sample is ``{"inputs": {"rgb": Float[3, H, W], "depth": Float[1, H, W], "thermal": Float[1, H, W]},
@@ -90,6 +95,7 @@ class Scenes(Dataset[dict[str, Any]]):
         test_length: int = 128,
         noise: float = 1.0,
         seed: int = 0,
+        p_missing: float = 0.0,
     ) -> None:
         if split not in SPLITS:
             raise LightningMMError(f"Scenes: split must be one of {list(SPLITS)}, got {split!r}")
@@ -101,8 +107,14 @@ class Scenes(Dataset[dict[str, Any]]):
                 raise LightningMMError(f"Scenes: {name}_length must be 0 or more, got {length}")
         if noise < 0 or seed < 0:
             raise LightningMMError(f"Scenes: noise and seed must be 0 or more, got noise={noise}, seed={seed}")
-        self.split, self.size, self.noise, self.seed = split, size, noise, seed
+        if not 0 <= p_missing < 1:
+            raise LightningMMError(f"Scenes: p_missing must be at least 0 and below 1, got {p_missing}")
+        self.split, self.size, self.noise, self.seed, self.p_missing = split, size, noise, seed, p_missing
         self.length = lengths[split]
+        # a key of its own, so that simulated droppings of a run do not follow the sensors
+        key = zlib.crc32(f"scenes/{seed}/{split}".encode())
+        worked = IndependentMissing(p_missing).draw(Modalities(self.channels), range(self.length), epoch=0, seed=key)
+        self._worked = worked.numpy()
 
     def __len__(self) -> int:
         return self.length
@@ -115,11 +127,11 @@ class Scenes(Dataset[dict[str, Any]]):
         appearance = _SIGNATURES[classes] + _SPREAD * rng.standard_normal((len(classes), 5), dtype=np.float32)
         image = np.ascontiguousarray(appearance[instance].transpose(2, 0, 1))  # [5, H, W]
         image = _sense(rng, image, self.noise)
+        readings = {"rgb": image[:3], "depth": image[3:4], "thermal": image[4:5]}
         return {
             "inputs": {
-                "rgb": torch.from_numpy(image[:3].copy()),
-                "depth": torch.from_numpy(image[3:4].copy()),
-                "thermal": torch.from_numpy(image[4:5].copy()),
+                name: torch.from_numpy(reading.copy()) if worked else None
+                for (name, reading), worked in zip(readings.items(), self._worked[index])
             },
             "target": torch.from_numpy(classes[instance]),
         }
