@@ -1,6 +1,17 @@
 """What is missing (policies that draw ``available``) and what stands in its place (fills)."""
 
-from lightning_mm.missing.fills import Constant, Fill, Learned, Mean, Noise, Tokens, Zeros, fill_inputs
+from lightning_mm.missing.fills import (
+    Constant,
+    EmptyText,
+    Fill,
+    Learned,
+    Mean,
+    Noise,
+    PerModality,
+    Tokens,
+    Zeros,
+    fill_inputs,
+)
 from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
 from lightning_mm.missing.policies import (
     Complete,
@@ -16,6 +27,7 @@ from lightning_mm.missing.weighted import WeightedCombinations
 __all__ = [
     "Complete",
     "Constant",
+    "EmptyText",
     "Fill",
     "FixedCombination",
     "IndependentMissing",
@@ -24,6 +36,7 @@ __all__ = [
     "MeanInput",
     "MissingnessPolicy",
     "Noise",
+    "PerModality",
     "RotatingCombinations",
     "SavedTable",
     "Tokens",

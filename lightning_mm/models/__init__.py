@@ -5,6 +5,7 @@ from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
+from lightning_mm.models.vilt import ViLT
 
 __all__ = [
     "AttentionFusion",
@@ -19,4 +20,5 @@ __all__ = [
     "SequenceFusionTransformer",
     "SpectrogramEncoder",
     "VectorEncoder",
+    "ViLT",
 ]
