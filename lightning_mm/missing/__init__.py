@@ -21,6 +21,7 @@ from lightning_mm.missing.policies import (
     RotatingCombinations,
     UniformCombinations,
 )
+from lightning_mm.missing.shares import ExactShare
 from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
@@ -28,6 +29,7 @@ __all__ = [
     "Complete",
     "Constant",
     "EmptyText",
+    "ExactShare",
     "Fill",
     "FixedCombination",
     "IndependentMissing",
