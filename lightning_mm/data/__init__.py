@@ -4,6 +4,7 @@ from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCro
 from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
+from lightning_mm.data.datasets.food101 import Food101
 from lightning_mm.data.datasets.mosi_features import MosiFeatures
 from lightning_mm.data.datasets.ms_lesions import MsLesions
 from lightning_mm.data.datasets.ombria import Ombria
@@ -17,6 +18,7 @@ __all__ = [
     "Collate",
     "Compose",
     "Dihedral",
+    "Food101",
     "JitterSequences",
     "ModalityDropoutDataModule",
     "MosiFeatures",
