@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import test_data_av_digits
+import test_data_food101
 import test_data_mosi_features
 import test_data_ms_lesions
 import test_data_ombria
@@ -17,6 +18,7 @@ FOLDERS = {
     "av_digits": "fsdd_mnist",
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
+    "food101": "food101",
 }
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
@@ -28,6 +30,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "av_digits": lambda root: test_data_av_digits._write(root),
     "ms_lesions": lambda root: test_data_ms_lesions._write(root),
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
+    "food101": lambda root: test_data_food101._write(root),
 }
 
 

@@ -20,7 +20,7 @@ EXPERIMENTS = REPOSITORY / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
-FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi")
+FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "food101")
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
@@ -31,8 +31,15 @@ SMALL = {
     "utd_mhad": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
+    "food101": {
+        "data.dataset.init_args.size": 32,
+        "data.dataset.init_args.max_text_length": 8,
+        "model.init_args.model.init_args.image_size": 64,
+        "model.init_args.model.init_args.hidden_size": 24,
+        "model.init_args.model.init_args.num_hidden_layers": 6,
+    },
 }
-"""Settings that shrink the data of a family further."""
+"""Settings that shrink the data of a family further, and its network where that is large."""
 
 
 def name_of(path: Path) -> str:
