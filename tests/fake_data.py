@@ -7,6 +7,7 @@ from pathlib import Path
 
 import test_data_av_digits
 import test_data_cmu_mosi
+import test_data_food101
 import test_data_mcubes
 import test_data_mfnet
 import test_data_mosi_features
@@ -27,6 +28,7 @@ FOLDERS = {
     "cmu_mosi": "cmu_mosi",
     "cmu_mosei": "cmu_mosei",
     "ntu_rgbd": "ntu_rgbd",
+    "food101": "food101",
 }
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
@@ -44,6 +46,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
     "cmu_mosi": lambda root: test_data_cmu_mosi._write(root),
     "cmu_mosei": lambda root: test_data_cmu_mosi._write(root, kind=CmuMosei),
+    "food101": lambda root: test_data_food101._write(root),
 }
 
 

@@ -107,6 +107,26 @@ def test_sequences_with_a_length_are_padded_at_the_end() -> None:
     assert batch["observed"][:, 0].tolist() == [True, True, False, True]
 
 
+def test_images_with_a_mask_are_padded_at_the_bottom_and_on_the_right() -> None:
+    def image(height: int, width: int) -> dict[str, Any]:
+        return {
+            "pixel_values": torch.ones(3, height, width),
+            "pixel_mask": torch.ones(height, width, dtype=torch.int64),
+            "mean": np.ones(3),
+        }
+
+    batch = Collate(AB)([_sample(image(2, 4), 0), _sample(image(3, 2), 0), _sample(None, 0)])
+    a = batch["inputs"]["a"]
+    assert a["pixel_values"].shape == (3, 3, 3, 4)
+    assert a["pixel_values"].sum((1, 2, 3)).tolist() == [24, 18, 0]
+    assert a["pixel_values"][0, 0, 2].eq(0).all()
+    assert a["pixel_values"][1, 0, :, 2:].eq(0).all()
+    assert a["pixel_mask"].dtype == torch.int64
+    assert torch.equal(a["pixel_mask"], a["pixel_values"][:, 0].long())
+    assert a["mean"].shape == (3, 3)
+    assert batch["observed"][:, 0].tolist() == [True, True, False]
+
+
 def test_policies_take_away_from_what_was_observed_and_never_all() -> None:
     full = _sample(torch.ones(1), torch.ones(1))
     only_b = _sample(None, torch.ones(1))

@@ -34,6 +34,7 @@ FAMILIES = (
     "nyudv2",
     "mcubes",
     "ntu_rgbd",
+    "food101",
 )
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -64,6 +65,13 @@ SMALL: dict[str, dict[str, object]] = {
         "data.dataset.init_args.resize": "[24, 18]",
         "data.num_workers": 0,
         **{f"model.init_args.model.init_args.streams.{name}": TINY_STREAM for name in ("rgb", "depth")},
+    },
+    "food101": {
+        "data.dataset.init_args.size": 32,
+        "data.dataset.init_args.max_text_length": 8,
+        "model.init_args.model.init_args.image_size": 64,
+        "model.init_args.model.init_args.hidden_size": 24,
+        "model.init_args.model.init_args.num_hidden_layers": 6,
     },
 }
 """Settings that shrink the data or the network of a family further."""

@@ -6,8 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_mm.adapters.settings import from_settings, settings_of
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Constant, Fill, Learned, Mean, Noise, Tokens, Zeros, fill_inputs
+from lightning_mm.missing import (
+    Constant,
+    EmptyText,
+    Fill,
+    Learned,
+    Mean,
+    Noise,
+    PerModality,
+    Tokens,
+    Zeros,
+    fill_inputs,
+)
 
 PRESENT = torch.tensor([True, False, True])
 IMAGE = torch.arange(3 * 2 * 2 * 2, dtype=torch.float32).view(3, 2, 2, 2)
@@ -21,6 +33,7 @@ def _fills() -> list[Fill]:
         Noise(std=2.0, seed=3),
         Learned({"image": 2}),
         Tokens({"text": [101, 102]}),
+        PerModality({"image": Constant({"image": 1.0}), "text": EmptyText()}),
     ]
 
 
@@ -82,6 +95,46 @@ def test_tokens_fill_ids_and_attention_mask_of_a_nested_input() -> None:
     assert filled["mask"].tolist() == [[1] * 4, [1, 1, 0, 0], [1] * 4]
     plain = Tokens({"text": [101, 102]})("text", torch.full((3, 1), 7), PRESENT)
     assert plain.tolist() == [[7], [101], [7]]  # cut where the batch is shorter
+
+
+def test_the_empty_text_is_tokenised_and_masked() -> None:
+    ones = torch.ones(3, 4, dtype=torch.int64)
+    text = {"input_ids": 7 * ones, "attention_mask": ones.bool(), "token_type_ids": ones, "length": 4 * ones[:, 0]}
+    filled = EmptyText(pad=9)("text", text, PRESENT)
+    assert filled["input_ids"].tolist() == [[7] * 4, [101, 102, 9, 9], [7] * 4]
+    assert filled["attention_mask"].tolist() == [[True] * 4, [True, True, False, False], [True] * 4]
+    assert filled["token_type_ids"].tolist() == [[1] * 4, [0] * 4, [1] * 4]
+    assert filled["length"].tolist() == [4, 1, 4]
+    short = EmptyText(cls=2, sep=3)("text", {"input_ids": 7 * ones[:, :1]}, PRESENT)
+    assert short["input_ids"].tolist() == [[7], [2], [7]]
+
+
+def test_each_modality_its_own_fill() -> None:
+    fill = PerModality({"image": Constant({"image": 1.0}), "audio": Learned({"audio": 2}), "text": EmptyText()})
+    pixels = {"pixel_values": IMAGE, "pixel_mask": torch.zeros(3, 2, 2, dtype=torch.int64)}
+    filled = fill("image", pixels, PRESENT)
+    assert filled["pixel_values"][1].eq(1).all()
+    assert filled["pixel_mask"].sum((1, 2)).tolist() == [0, 4, 0]
+    assert fill("text", {"input_ids": torch.full((3, 2), 7)}, PRESENT)["input_ids"][1].tolist() == [101, 102]
+    assert fill("other", IMAGE, PRESENT)[1].eq(0).all()
+    fill("audio", IMAGE, PRESENT).sum().backward()
+    assert [parameter.grad is not None for parameter in fill.parameters()] == [True]
+
+
+def test_fills_of_fills_are_saved_in_plain_settings() -> None:
+    fill = PerModality({"image": Constant({"image": 1.0}), "text": EmptyText(cls=2)})
+    again = from_settings(settings_of(fill), Fill)
+    assert settings_of(again) == settings_of(fill)
+    assert isinstance(again, PerModality)
+    assert isinstance(again.fills["text"], EmptyText)
+    assert again.fills["text"].cls == 2
+    harmful = {
+        "class_path": "lightning_mm.missing.PerModality",
+        "init_args": {"fills": {"a": {"class_path": "os.system"}}},
+    }
+    harmful["init_args"]["fills"]["a"]["init_args"] = {}  # type: ignore[index]
+    with pytest.raises(LightningMMError, match=r"'os\.system', which is no Fill"):
+        from_settings(harmful, Fill)
 
 
 def test_nests_keep_their_types_and_leave_other_values_alone() -> None:

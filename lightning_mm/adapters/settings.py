@@ -1,6 +1,6 @@
 """Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments.
 
-A kind may hold other kinds in its arguments; they are written in the same form.
+A kind may hold other kinds in its arguments, and a fill other fills; they are written in the same form.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from lightning_mm.adapters.banks import Kind
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
 
 T = TypeVar("T")
 
@@ -55,18 +56,22 @@ def from_settings(state: dict[str, Any], expected: type[T]) -> T:
         ) from None
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
-    return found(**{key: _built(value) for key, value in state["init_args"].items()})
+    nested: type[Any] = Fill if issubclass(found, Fill) else Kind
+    return found(**{key: _built(value, nested) for key, value in state["init_args"].items()})
 
 
 def _nested(value: object) -> dict[str, Any]:
-    if isinstance(value, Kind):
+    if isinstance(value, (Kind, Fill)):
         return settings_of(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _built(value: Any) -> Any:
+def _built(value: Any, nested: type[Any]) -> Any:
+    """The value with the objects inside that are written as settings; only those of the type ``nested`` are made."""
     if isinstance(value, list):
-        return [_built(item) for item in value]
+        return [_built(item, nested) for item in value]
     if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
-        return from_settings(value, Kind)
+        return from_settings(value, nested)
+    if isinstance(value, dict):
+        return {key: _built(item, nested) for key, item in value.items()}
     return value

@@ -12,6 +12,7 @@ from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
 from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi
+from lightning_mm.data.datasets.food101 import Food101
 from lightning_mm.data.datasets.mcubes import MCubeS
 from lightning_mm.data.datasets.mfnet import MFNet
 from lightning_mm.data.datasets.mosi_features import MosiFeatures
@@ -36,6 +37,7 @@ __all__ = [
     "CropClips",
     "Dihedral",
     "FlipClips",
+    "Food101",
     "GaussianBlur",
     "HorizontalFlip",
     "JitterSequences",

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.policies import Complete, MissingnessPolicy
 from lightning_mm.modalities import Modalities
 
 Batch = dict[str, Any]
+
+PIXEL_MASK = "pixel_mask"
+"""The entry of a nested input that says where in its canvas an image is."""
 
 
 class Collate:
@@ -26,8 +30,10 @@ class Collate:
     A leaf of an input or target may be a tensor, an array, a number or a string (strings become a list); leaves may be
     nested in dicts, lists and tuples. Leaves of equal shape are stacked. Sequences of different lengths are padded with
     zeros at the end if the sample says how long they are: ``{"values": Tensor[T, ...], "length": T}``; every leaf
-    beside ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. A modality that a sample does not
-    have becomes zeros of the right shape with ``observed`` False.
+    beside ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. Images of different sizes are
+    padded with zeros at the bottom and on the right if they carry a ``pixel_mask`` of ones: ``{"pixel_values":
+    Tensor[C, H, W], "pixel_mask": Tensor[H, W]}``; every leaf beside it of the size H x W is padded. A modality that a
+    sample does not have becomes zeros of the right shape with ``observed`` False.
 
     Inputs of float64, NumPy's default, become float32, which networks compute in; integers stay, as they may be ids of
     words, and so do targets.
@@ -128,6 +134,8 @@ def _stack(values: list[Any], where: str) -> Any:
             raise LightningMMError(f"{where}: samples have different keys, {keys[0]} and others; expected the same")
         if "length" in first:
             values = _pad(values, where)
+        if PIXEL_MASK in first:
+            values = _pad_images(values)
         return {key: _stack([value[key] for value in values], f"{where}, {key!r}") for key in first}
     if isinstance(first, str):
         return values
@@ -140,8 +148,8 @@ def _stack(values: list[Any], where: str) -> Any:
             if value.shape != first.shape:
                 raise LightningMMError(
                     f"{where}: samples have different shapes, {tuple(first.shape)} and {tuple(value.shape)}; "
-                    'bring them to one size, or give sequences as {"values": Tensor[T, ...], "length": T} to '
-                    "have them padded"
+                    'bring them to one size, or give sequences as {"values": Tensor[T, ...], "length": T} or images '
+                    'as {"pixel_values": Tensor[C, H, W], "pixel_mask": Tensor[H, W]} to have them padded'
                 )
         return torch.stack(values)
     if isinstance(first, (int, float, np.number)):
@@ -180,6 +188,19 @@ def _pad(values: list[Any], where: str) -> list[dict[str, Any]]:
             out[key] = torch.cat([tensor, tensor.new_zeros(max(lengths) - length, *tensor.shape[1:])])
         padded.append(out)
     return padded
+
+
+def _pad_images(values: list[Any]) -> list[dict[str, Any]]:
+    """Bring every leaf of the size of its sample's ``pixel_mask`` to the greatest height and the greatest width."""
+    sizes = [tuple(value[PIXEL_MASK].shape) for value in values]
+    height, width = (max(sides) for sides in zip(*sizes))
+
+    def padded(leaf: Any, size: tuple[int, ...]) -> Any:
+        if not isinstance(leaf, (Tensor, np.ndarray)) or tuple(leaf.shape[-2:]) != size:
+            return leaf
+        return F.pad(torch.as_tensor(leaf), (0, width - size[1], 0, height - size[0]))
+
+    return [{key: padded(leaf, size) for key, leaf in value.items()} for value, size in zip(values, sizes)]
 
 
 def _rebuild(like: Any, leaves: list[Any]) -> Any:

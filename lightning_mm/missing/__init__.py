@@ -1,6 +1,17 @@
 """What is missing (policies that draw ``available``) and what stands in its place (fills)."""
 
-from lightning_mm.missing.fills import Constant, Fill, Learned, Mean, Noise, Tokens, Zeros, fill_inputs
+from lightning_mm.missing.fills import (
+    Constant,
+    EmptyText,
+    Fill,
+    Learned,
+    Mean,
+    Noise,
+    PerModality,
+    Tokens,
+    Zeros,
+    fill_inputs,
+)
 from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
 from lightning_mm.missing.policies import (
     Complete,
@@ -10,12 +21,15 @@ from lightning_mm.missing.policies import (
     RotatingCombinations,
     UniformCombinations,
 )
+from lightning_mm.missing.shares import ExactShare
 from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
     "Complete",
     "Constant",
+    "EmptyText",
+    "ExactShare",
     "Fill",
     "FixedCombination",
     "IndependentMissing",
@@ -24,6 +38,7 @@ __all__ = [
     "MeanInput",
     "MissingnessPolicy",
     "Noise",
+    "PerModality",
     "RotatingCombinations",
     "SavedTable",
     "Tokens",

@@ -182,6 +182,61 @@ class Tokens(Fill):
         return row
 
 
+class EmptyText(Fill):
+    """The tokenised empty text: ``[CLS] [SEP]`` and padding, of which the attention mask sees the first two.
+
+    For inputs such as those of BERT, ``{"input_ids": Int[B, L], "attention_mask": [B, L], ...}``; their other leaves,
+    such as ``token_type_ids``, are zero.
+
+    Args:
+        cls: The id of ``[CLS]``; 101 of BERT uncased.
+        sep: The id of ``[SEP]``.
+        pad: The id of ``[PAD]``.
+
+    Example:
+        >>> text = {"input_ids": torch.tensor([[101, 7, 8, 102]]), "attention_mask": torch.ones(1, 4).long()}
+        >>> filled = EmptyText()("text", text, torch.tensor([False]))
+        >>> filled["input_ids"].tolist(), filled["attention_mask"].tolist()
+        ([[101, 102, 0, 0]], [[1, 1, 0, 0]])
+    """
+
+    def __init__(self, cls: int = 101, sep: int = 102, pad: int = 0) -> None:
+        super().__init__()
+        self.cls, self.sep, self.pad = cls, sep, pad
+
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
+        entry = path.rpartition(".")[2]
+        if leaf.ndim != 2 or leaf.is_floating_point() or entry not in ("input_ids", "attention_mask"):
+            return leaf.new_zeros(())
+        start = [self.cls, self.sep] if entry == "input_ids" else [1, 1]
+        row = leaf.new_full((1, leaf.shape[1]), self.pad if entry == "input_ids" else 0)
+        row[0, :2] = leaf.new_tensor(start[: leaf.shape[1]])
+        return row
+
+
+class PerModality(Fill):
+    """A fill of its own for each modality.
+
+    Args:
+        fills: Modality to its fill; the others are filled with zeros.
+
+    Example:
+        >>> fill = PerModality({"image": Constant({"image": 1.0}), "text": EmptyText()})
+        >>> fill("image", torch.zeros(1, 2), torch.tensor([False])).tolist()
+        [[1.0, 1.0]]
+    """
+
+    def __init__(self, fills: dict[str, Fill]) -> None:
+        super().__init__()
+        self.fills = dict(fills)
+        self.parts = nn.ModuleList(fills.values())  # so that what they learn is seen
+
+    def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
+        if name not in self.fills:
+            return leaf.new_zeros(())
+        return self.fills[name].row(name, leaf, path)
+
+
 def fill_inputs(
     fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Bool[Tensor, "batch modality"]
 ) -> dict[str, Nest]:

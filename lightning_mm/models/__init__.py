@@ -9,6 +9,7 @@ from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
 from lightning_mm.models.video import MultiStreamVideoNetwork
 from lightning_mm.models.video_encoder import VideoEncoder
+from lightning_mm.models.vilt import ViLT
 
 __all__ = [
     "AttentionFusion",
@@ -26,5 +27,6 @@ __all__ = [
     "SequenceFusionTransformer",
     "SpectrogramEncoder",
     "VectorEncoder",
+    "ViLT",
     "VideoEncoder",
 ]

@@ -1,0 +1,215 @@
+"""UPMC Food-101: photos of dishes from the web and the titles of their pages, 101 classes.
+
+Shapes: H x W pixels, L words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_mm.data.about import About
+from lightning_mm.data.datasets.folders import find_folder
+from lightning_mm.data.datasets.photos import read_photo, resized, size_within
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+
+SPLITS = ("train", "val", "test")
+_FILES = ("class_idx.json", "text.json", "split.json")
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+class Food101(Dataset[dict[str, Any]]):
+    """Classification of dishes from ``image`` and ``text``.
+
+    Samples are those of ``split.json`` that have a text in ``text.json``; the class is the name of the file without its
+    number (``apple_pie_12.jpg``). Images of the validation split lie under ``images/train``. Of several texts the first
+    one that is not blank is taken.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        root: The folder that holds ``images`` and the three lists; ``$LIGHTNING_MM_DATA/food101`` when not given.
+        vocab: The WordPiece vocabulary, ``vocab.txt`` of BERT uncased, one token a line; ``<root>/vocab.txt`` when not
+            given.
+        max_text_length: L; longer texts are cut, shorter ones padded.
+        size: Side in pixels of the square that images are resized to; with ``longer``, their shorter side.
+        longer: Keeps the shape of images instead, as ViLT does: their longer side is at most this (640 for 384), and
+            both are rounded down to multiples of ``multiple``. Images of a batch are then padded, and what stands for
+            an absent one is as large as the others of its batch.
+        multiple: The patch size of the network; ``size`` must be a multiple of it.
+        allow_missing: Whether images may not be there; they are then None.
+
+    Shape:
+        A sample is ``{"inputs": {"image": Float[3, size, size], "text": {"input_ids": Int64[L], "attention_mask":
+        Int64[L]}}, "target": int}``; pixels lie between -1 and 1. With ``longer``, ``image`` is ``{"pixel_values":
+        Float[3, H, W], "pixel_mask": Int64[H, W]}``.
+
+    Raises:
+        ImportError: If ``transformers`` (which brings the tokenizer) is not installed.
+        DataNotFoundError: If the folder or a file is not there; all images are looked for at once.
+        LightningMMError: If an argument is out of range or a list is not in order; when read, if an image is damaged.
+
+    Reference:
+        Wang et al.: Recipe recognition with large multimodal food dataset, ICME Workshops 2015; the lists are those of
+        Lee et al.: Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023.
+    """
+
+    about: ClassVar[About] = About(
+        name="food101",
+        title="UPMC Food-101: photos of dishes and the titles of their web pages, 101 classes",
+        source="visiir.isir.upmc.fr (images, titles); the lists are made by the code of arXiv 2303.03369; vocab.txt is "
+        "that of BERT base uncased",
+        licence="none found; for research, as the photos are of the web",
+        reference="Wang et al., Recipe recognition with large multimodal food dataset, ICME Workshops 2015",
+        tree="\n".join(
+            [
+                "images/{train,test}/<class>/<class>_<number>.jpg",
+                "texts/{train,test}_titles.csv   (not read)",
+                "class_idx.json                  class to number",
+                "text.json                       file to its text, or a list of texts",
+                "split.json                      train, val, test: lists of files",
+                "vocab.txt                       one token a line",
+            ]
+        ),
+        counts={"train": 61_142, "val": 6_846, "test": 22_716},
+        notes="The counts are of split.json, samples without a text among them, which are left out. Images of the "
+        "validation split lie under images/train.",
+    )
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        vocab: str | None = None,
+        max_text_length: int = 40,
+        size: int = 384,
+        longer: int | None = None,
+        multiple: int = 32,
+        allow_missing: bool = False,
+    ) -> None:
+        if split not in SPLITS:
+            raise LightningMMError(f"Food101: split must be one of {list(SPLITS)}, got {split!r}")
+        if multiple < 1 or size < multiple or size % multiple or (longer is not None and longer < size):
+            raise LightningMMError(
+                f"Food101: size must be a multiple of {multiple}, and longer at least as large, got {size} and {longer}"
+            )
+        if max_text_length < 2:
+            raise LightningMMError(f"Food101: max_text_length must be at least 2 ([CLS], [SEP]), got {max_text_length}")
+        self.split, self.size, self.longer, self.multiple = split, size, longer, multiple
+        self.max_text_length, self.allow_missing = max_text_length, allow_missing
+        self.root = find_folder("Food101", "food101", root, _FILES)
+        classes, texts, splits = (_read_json(self.root / name) for name in _FILES)
+        self.class_names = tuple(sorted(classes, key=lambda name: int(classes[name])))
+        if sorted(int(number) for number in classes.values()) != list(range(len(classes))):
+            raise LightningMMError(
+                f"Food101: {self.root / _FILES[0]} must number its {len(classes)} classes from 0 without gaps"
+            )
+        if split not in splits:
+            raise LightningMMError(f"Food101: {self.root / _FILES[2]} has no split {split!r}, only {sorted(splits)}")
+        spoken = {name: _first_text(texts.get(name)) for name in splits[split]}
+        self.files = tuple(name for name, text in spoken.items() if text)
+        if not self.files:
+            raise DataNotFoundError(f"Food101: no file of split {split!r} has a text in {self.root / _FILES[1]}")
+        self.texts = tuple(spoken[name] for name in self.files)
+        self.targets = tuple(self._target(name, classes) for name in self.files)
+        self._paths = self._find_images()
+        self._tokenizer = _tokenizer(Path(vocab).expanduser() if vocab else self.root / "vocab.txt", max_text_length)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Food101: index {index} is outside of the {len(self)} samples of split {self.split!r}")
+        path = self._paths[index]
+        inputs = {"image": None if path is None else self._image(path), "text": self._text(self.texts[index])}
+        return {"inputs": inputs, "target": self.targets[index]}
+
+    def _image(self, path: Path) -> Float[Tensor, "3 height width"] | dict[str, Tensor]:
+        photo = read_photo("Food101", path)
+        width, height = self.size, self.size
+        if self.longer is not None:
+            width, height = size_within(photo.size, self.size, self.longer, self.multiple)
+        pixels = resized(photo, width, height)
+        if self.longer is None:
+            return pixels
+        return {"pixel_values": pixels, "pixel_mask": torch.ones(height, width, dtype=torch.int64)}
+
+    def _text(self, text: str) -> dict[str, Tensor]:
+        encoded = self._tokenizer.encode(text)
+        return {"input_ids": torch.tensor(encoded.ids), "attention_mask": torch.tensor(encoded.attention_mask)}
+
+    def _target(self, name: str, classes: Mapping[str, int]) -> int:
+        label = _class_of(name)
+        if label not in classes:
+            raise LightningMMError(
+                f"Food101: {name} is of class {label!r}, which {self.root / _FILES[0]} does not have"
+            )
+        return int(classes[label])
+
+    def _find_images(self) -> list[Path | None]:
+        """The path of each image; a folder is listed once, as there are tens of thousands of files."""
+        folder = self.root / "images" / ("test" if self.split == "test" else "train")
+        listed = {
+            label: set(os.listdir(folder / label)) if (folder / label).is_dir() else set()
+            for label in {_class_of(name) for name in self.files}
+        }
+        found = [folder / _class_of(name) / name if name in listed[_class_of(name)] else None for name in self.files]
+        missing = [name for name, path in zip(self.files, found) if path is None]
+        if missing and (not self.allow_missing):
+            where = folder / _class_of(missing[0]) / missing[0]
+            raise DataNotFoundError(
+                f"Food101: {len(missing)} of {len(found)} samples of split {self.split!r} have no image, the first is "
+                f"{missing[0]}, sought at {where}; complete the data, or set allow_missing=true"
+            )
+        return found
+
+
+def _class_of(name: str) -> str:
+    return name.rsplit("_", 1)[0]
+
+
+def _first_text(texts: Any) -> str:
+    """The first text that is not blank; the empty string if there is none."""
+    candidates = [texts] if isinstance(texts, str) else texts or []
+    return next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LightningMMError(f"Food101: {path} is damaged ({error}); copy it again from the source") from error
+    if not isinstance(content, dict):
+        raise LightningMMError(f"Food101: expected {path} to hold a mapping, got a {type(content).__name__}")
+    return content
+
+
+def _tokenizer(vocab: Path, length: int) -> Any:
+    """The tokenizer of BERT uncased: texts of ``length`` tokens, cut or padded."""
+    if not vocab.is_file():
+        raise DataNotFoundError(
+            f"Food101: no vocabulary at {vocab}; set vocab to the vocab.txt of BERT base uncased, one token a line"
+        )
+    try:
+        from tokenizers import BertWordPieceTokenizer
+    except ImportError as error:
+        raise ImportError("Food101 needs transformers: pip install lightning-mm[transformers]") from error
+    try:
+        tokens = vocab.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise LightningMMError(f"Food101: {vocab} is no vocabulary, one token a line: {error}") from error
+    lacking = [token for token in _SPECIAL if token not in tokens]
+    if lacking:
+        raise LightningMMError(f"Food101: {vocab} is no vocabulary of BERT: it lacks {', '.join(lacking)}")
+    tokenizer = BertWordPieceTokenizer(str(vocab), lowercase=True)
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=tokens.index("[PAD]"))
+    return tokenizer

@@ -1,0 +1,91 @@
+"""A policy that takes a modality from an exact share of the samples, the same ones in every epoch.
+
+Shapes: B samples, M modalities.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.policies import MissingnessPolicy, random_uniform
+from lightning_mm.modalities import Modalities
+
+_TOLERANCE = 1e-9
+
+
+class ExactShare(MissingnessPolicy):
+    """A share ``p_missing`` of the samples lacks one modality, for good; in equal parts where several may be lost.
+
+    A fixed table (the protocol "eta" of the works on missing-aware prompts) without a file: of every ``block`` samples
+    in a row, exactly ``p_missing`` are chosen at random, so that shares are exact in each block whatever the length of
+    the data set. What is drawn depends on all settings, the seed and the index of the sample, and not on the epoch.
+    :func:`~lightning_mm.missing.save_table` writes it to a file for others.
+
+    Args:
+        p_missing: Share of the samples that lack a modality.
+        lose: The modalities that may be lost, one of them in each of these samples; all of them when not given.
+        split: Keeps the tables of several splits apart, such as ``"train"``; any text.
+        block: How many samples in a row are drawn together; ``p_missing`` of it must be a whole number that the number
+            of modalities to lose divides.
+
+    Raises:
+        LightningMMError: If ``p_missing`` is no probability or ``block`` is not positive; in :meth:`draw`, if shares do
+            not come out even, a modality is unknown, or a sample would be left with none.
+
+    Example:
+        >>> policy = ExactShare(0.5, lose=["text"], block=10)
+        >>> (~policy.draw(Modalities(["image", "text"]), range(100), epoch=0, seed=0)).sum(0).tolist()
+        [0, 50]
+
+    Reference:
+        Lee et al.: Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023, section 4.1.
+    """
+
+    def __init__(self, p_missing: float = 0.7, lose: list[str] | None = None, split: str = "", block: int = 20) -> None:
+        if not 0 <= p_missing <= 1:
+            raise LightningMMError(f"p_missing must be a probability between 0 and 1, got {p_missing}")
+        if block < 1:
+            raise LightningMMError(f"block must be at least 1, got {block}")
+        self.p_missing, self.lose, self.split, self.block = p_missing, lose, split, block
+
+    def draw(
+        self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
+    ) -> Bool[Tensor, "batch modality"]:
+        names = self._names(modalities)
+        missing = round(self.p_missing * self.block)
+        if abs(missing - self.p_missing * self.block) > _TOLERANCE * self.block or missing % len(names):
+            raise LightningMMError(
+                f"{self!r}: {self.p_missing} of {self.block} samples do not part into {len(names)} whole shares of one "
+                "modality each; choose another block"
+            )
+        samples = np.asarray(index, dtype=np.int64)
+        blocks, inverse = np.unique(samples // self.block, return_inverse=True)
+        numbers = random_uniform(self._key(modalities, seed), 0, blocks.tolist(), self.block)
+        ranks = numbers.argsort(1).argsort(1)[inverse.reshape(-1), samples % self.block]
+        available = np.ones((len(samples), len(modalities)), dtype=bool)
+        for place, name in enumerate(names):
+            available[(ranks < missing) & (ranks % len(names) == place), modalities.index(name)] = False
+        return torch.from_numpy(available)
+
+    def _names(self, modalities: Modalities) -> list[str]:
+        names = list(modalities) if self.lose is None else list(self.lose)
+        strangers = [name for name in names if name not in modalities]
+        if strangers or not names or len(set(names)) != len(names):
+            raise LightningMMError(
+                f"lose must be distinct modalities out of {list(modalities)}, at least one, got {names}"
+            )
+        if len(modalities) == 1 and self.p_missing > 0:
+            raise LightningMMError(f"{self!r} would leave samples without a modality: there is only {list(modalities)}")
+        return names
+
+    def _key(self, modalities: Modalities, seed: int) -> int:
+        """A seed out of all that makes the table."""
+        text = f"{seed}/{self.p_missing!r}/{self._names(modalities)}/{self.split}/{self.block}/{list(modalities)}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
