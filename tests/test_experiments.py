@@ -90,6 +90,15 @@ def small(family: str, file: str = "") -> dict[str, object]:
     return {"data.batch_size": 4, "data.eval_batch_size": 32, **SMALL_FILES.get(file, SMALL[family])}
 
 
+def options(path: Path) -> list[str]:
+    """What makes a run of a file small and quiet."""
+    smaller = small(path.parent.name, name_of(path))
+    modalities = yaml.safe_load(path.read_text()).get("data", {}).get("modalities", ["rgb", "depth"])
+    for name in {"rgb", "depth"} - set(modalities):
+        smaller.pop(f"model.init_args.model.init_args.streams.{name}", None)  # of a dedicated network
+    return [*QUIET, *(part for key, value in smaller.items() for part in (f"--{key}", str(value)))]
+
+
 def prepare(path: Path) -> None:
     """Run what the header has run before, here in this process: ``#   python -c "..."``."""
     for line in path.read_text().splitlines():
@@ -172,22 +181,16 @@ def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> N
 def test_runs(path: Path, here: Path) -> None:
     family = path.parent.name
     write_data(family, here.parent / "data")
-    settings = [
-        *QUIET,
-        *(part for key, value in small(family, name_of(path)).items() for part in (f"--{key}", str(value))),
-    ]
     prepare(path)
     overlay = yaml.safe_load(path.read_text())
-    smaller = small(family)
-    for name in {"rgb", "depth"} - set(overlay.get("data", {}).get("modalities", ["rgb", "depth"])):
-        smaller.pop(f"model.init_args.model.init_args.streams.{name}", None)  # of a dedicated network
-    settings = [*QUIET, *(part for key, value in smaller.items() for part in (f"--{key}", str(value)))]
+    settings = options(path)
     base_ckpt = overlay.get("model", {}).get("init_args", {}).get("base_ckpt")
     if base_ckpt:
         # What the overlay builds on: a base that was trained for two steps with the file's own settings.
         few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
         few += ["--trainer.log_every_n_steps", "1", "--trainer.logger", "false"]
-        assert main(["fit", *stacked(path.with_name("base.yaml")), *settings, *few]) == 0
+        base = path.with_name("base.yaml")
+        assert main(["fit", *stacked(base), *options(base), *few]) == 0
         assert Path(base_ckpt).is_file(), "the base writes its checkpoint where the overlay reads it"
     assert main(["fit", *stacked(path), *settings, "--trainer.fast_dev_run", "2"]) == 0
 
