@@ -28,7 +28,7 @@ from timing import Ratio, ratio, write
 
 from lightning_mm.adapters import SSF, Adapted, OneHot
 from lightning_mm.modalities import Modalities
-from lightning_mm.models import CMNeXt
+from lightning_mm.models import CMNeXt, MulT
 
 HERE = Path(__file__).resolve().parent
 RUNS = 2
@@ -72,7 +72,12 @@ def images(names: list[str], batch: int, height: int, width: int) -> dict[str, t
     return dict.fromkeys(names, (batch, 3, height, width))
 
 
+def sequences(widths: dict[str, int], batch: int, steps: int) -> dict[str, tuple[int, ...]]:
+    return {name: (batch, steps, width) for name, width in widths.items()}
+
+
 RGB_T = ["rgb", "thermal"]
+WIDTHS = {"text": 300, "audio": 5, "vision": 20}
 NETWORKS = {
     "CMNeXt-B0, RGB + thermal, 2 x 480 x 640": Entry(
         lambda: CMNeXt("B0", RGB_T, 9),
@@ -80,6 +85,9 @@ NETWORKS = {
         images(RGB_T, 2, 480, 640),
         images(RGB_T, 2, 64, 64),
         ("head*",),
+    ),
+    "MulT, 24 x 50 steps": Entry(
+        lambda: MulT(WIDTHS), Modalities(WIDTHS), sequences(WIDTHS, 24, 50), sequences(WIDTHS, 2, 8), ("head*",)
     ),
 }
 
