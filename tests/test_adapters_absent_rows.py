@@ -293,3 +293,31 @@ def test_features_of_encoders_are_those_of_all_samples() -> None:
         losses.append(task.training_step(batch, 0).item())
         assert bool(adapter.encoders) == (encoders is None)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class InPlace(nn.Module):
+    """Changes what its encoders put out where it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: nn.Linear(4, 6) for name in ("a", "b")})
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        a, b = (nn.functional.leaky_relu(self.encoders[name](inputs[name]), inplace=True) for name in ("a", "b"))
+        return self.head(a.add_(b))
+
+
+def test_outputs_that_the_network_changes_in_place() -> None:
+    names = Modalities(["a", "b"])
+    generator = torch.Generator().manual_seed(0)
+    inputs = {name: torch.randn(5, 4, generator=generator) for name in names}
+    adapted = adapt(InPlace(), names, SSF(), example=((inputs,), {}), targets=["encoders.*", "head"])
+    assert set(adapted.adapter.encoders) == {"a", "b"}
+    randomise(adapted)
+    for combination in names.combinations():
+        available = names.mask(combination).expand(5, -1)
+        with torch.no_grad():
+            torch.testing.assert_close(adapted.fold(combination)(inputs), adapted(inputs, available=available))
+            with adapted.adapter.every_row():
+                torch.testing.assert_close(adapted.fold(combination)(inputs), adapted(inputs, available=available))

@@ -79,9 +79,54 @@ def test_gradient_checkpointing_is_refused_by_name(reentrant: bool) -> None:
             return self.head(checkpoint(self.layer, hidden, use_reentrant=reentrant))
 
     adapted = build(Checkpointed(nn.Linear(6, 6)))
-    output = adapted(**INPUTS, available=MIXED)
-    with pytest.raises(LightningMMError, match="gradient checkpointing does not work with adapters"):
-        output.square().sum().backward()
+    with pytest.raises(LightningMMError, match=r"layer 'layer' runs .*gradient checkpoint"):
+        adapted(**INPUTS, available=MIXED).square().sum().backward()
+    with torch.no_grad():
+        adapted(**INPUTS, available=MIXED)
+
+
+def test_a_layer_that_runs_without_gradients_in_training_is_refused_by_name() -> None:
+    class Cut(Sum):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            with torch.no_grad():
+                hidden = self.layer(self.a(a) + self.b(b))
+            return self.head(hidden)
+
+    adapted = adapt(Cut(nn.Linear(6, 6)), NAMES, SSF(), example=((), INPUTS))
+    with pytest.raises(LightningMMError, match="layer 'a' runs without gradients in a call that has them"):
+        adapted(**INPUTS, available=MIXED)
+    with torch.no_grad():
+        adapted(**INPUTS, available=MIXED)
+    only_head = adapt(adapted.remove(), NAMES, SSF(), example=((), INPUTS), targets=["head"])
+    only_head(**INPUTS, available=MIXED).sum().backward()
+
+
+def test_parts_that_are_called_on_their_own_are_those_of_the_base() -> None:
+    adapted = build(Sum(nn.Linear(6, 6)))
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    layer = adapted.base.layer
+    expected = nn.functional.linear(x, layer.weight, layer.bias)
+    adapted(**INPUTS, available=MIXED)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_a_traced_network_follows_available() -> None:
+    adapted = build(Sum(nn.Linear(6, 6)))
+
+    class Call(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapted = adapted
+
+        def forward(self, a: Tensor, b: Tensor, available: Tensor) -> Tensor:
+            return self.adapted(a=a, b=b, available=available)
+
+    full = torch.ones(3, 2, dtype=torch.bool)
+    with torch.no_grad():
+        traced = torch.jit.trace(Call(), (INPUTS["a"], INPUTS["b"], full))
+        torch.testing.assert_close(traced(INPUTS["a"], INPUTS["b"], MIXED), adapted(**INPUTS, available=MIXED))
 
 
 def test_a_layer_that_sees_a_part_of_the_batch_is_an_error() -> None:
@@ -157,3 +202,33 @@ def test_patterns_that_adapt_nothing_and_other_mistakes_are_told() -> None:
         adapted(**INPUTS, available=[[True, False]])
     with pytest.warns(UserWarning, match="normalise by the statistics of the batch"):
         build(Sum(nn.BatchNorm1d(6, track_running_stats=False)))
+
+
+class Padded(nn.Module):
+    """Two sequences of other lengths through torch's encoder as it is by default, which packs them in inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(2, 8)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+    def forward(self, a: Tensor, b: Tensor, padding: Tensor | None = None) -> Tensor:
+        hidden = self.encoder((self.a(a) + self.b(b)).unsqueeze(1).repeat(1, 4, 1), src_key_padding_mask=padding)
+        return self.head(hidden[:, 0])
+
+
+@pytest.mark.parametrize("mask_in_example", [True, False])
+@pytest.mark.filterwarnings("ignore:.*left out of the adapter")
+def test_padded_sequences_of_torchs_encoder_are_not_packed_away_from_the_hooks(mask_in_example: bool) -> None:
+    padding = torch.tensor([[False] * 4, [False, False, True, True], [False, True, True, True]])
+    call = {**INPUTS, "padding": padding}
+    network = Padded()
+    adapted = adapt(network, NAMES, SSF(), example=((), call if mask_in_example else dict(INPUTS)))
+    assert "encoder.layers.1.linear2" in {site.name for site in adapted.adapter.sites}
+    randomise(adapted)
+    expected = adapted(**call, available=MIXED)  # with gradients torch never packs
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(**call, available=MIXED), expected, rtol=1e-5, atol=1e-5)
+    assert not network.encoder.use_nested_tensor
+    assert adapted.remove().encoder.use_nested_tensor

@@ -215,3 +215,14 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
         )
     with pytest.raises(LightningMMError, match=r"layer 'layers.0' cannot be folded: prompt tokens"):
         make(OneHot()).fold("a")
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_grouped_mode_gives_the_same_numbers(batch_first: bool) -> None:
+    outputs = []
+    for grouped in (False, True):
+        torch.manual_seed(0)
+        adapted = adapt(Blocks(batch_first), NAMES, PromptTokens(2), example=((), inputs(2)), grouped=grouped)
+        randomise(adapted)
+        outputs.append(adapted(**inputs(), available=MASKS))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)

@@ -29,8 +29,17 @@ class Ratio:
 
     def row(self) -> str:
         """One line of the table."""
-        interval = f"{self.low:.3f} to {self.high:.3f}"
-        return f"| {self.what} | {self.median:.3f} | {interval} | {self.limit} | {self.base_ms:.1f} |"
+        timed = self.pairs > 1
+        interval = f"{self.low:.3f} to {self.high:.3f}" if timed else "measured once"
+        limit = f"{self.limit}: {'held' if self.holds() else 'missed'}" if self.limit else ""
+        return f"| {self.what} | {self.median:.3f} | {interval} | {limit} | {f'{self.base_ms:.1f}' if timed else ''} |"
+
+    def holds(self) -> bool:
+        """Whether the limit holds: ``1.15``, ``1.02 (lower bound)`` of the interval, or ``at least 1.6``."""
+        if self.limit.startswith("at least "):
+            return self.median >= float(self.limit.removeprefix("at least "))
+        bound, _, of = self.limit.partition(" ")
+        return (self.low if of else self.median) <= float(bound)
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -73,7 +82,7 @@ def write(rows: Sequence[Ratio], folder: Path, name: str, pairs: int) -> None:
     """The rows as ``name.json`` and as a table in ``name.md``, with what they were measured on."""
     machine = {
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu",  # where the benchmarks put their tensors
         "torch": torch.__version__,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class AbsentRows:
         """Hand the encoder the rows that differ."""
         adapter, self.back = self.adapter, None
         codes = adapter.codes
-        if codes is None or tracing():  # which rows differ depends on the data
+        if codes is None or not adapter.running or tracing():  # which rows differ depends on the data
             return None
         keep, back = distinct_rows(codes, self.column, apart=adapter.route is not None)
         if len(keep) == len(codes):
@@ -106,7 +106,8 @@ class OneRowForward:
         size = _leaves((args, kwargs))[0].shape[0]
         first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
         output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
-        return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]))
+        # rows of their own: the network may change them in place
+        return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]).contiguous())
 
 
 def find_encoders(
@@ -162,7 +163,8 @@ def _trial(
     seen: list[tuple[Call, Any]] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        seen.append(((args, kwargs), output))
+        # copies: the network may change them in place
+        seen.append(map_tensors(((args, kwargs), output), lambda leaf: leaf.clone()))
 
     own = paths[modality].get(example)
     if own is None:

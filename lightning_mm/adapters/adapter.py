@@ -22,6 +22,7 @@ from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
+from lightning_mm.adapters.probe import refuse_nested_tensors
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
@@ -36,9 +37,8 @@ class SiteHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         adapter = self.adapter
-        if adapter.route is None or not adapter.enabled:
+        if not adapter.adapts(self.site):
             return None
-        refuse_recomputation(self.site)
         bank = adapter.banks[self.key]
         given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
         if isinstance(output, tuple):
@@ -55,11 +55,10 @@ class EntryHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         adapter = self.adapter
-        if adapter.route is None or not adapter.enabled:
+        if not adapter.adapts(self.site):
             return None
-        refuse_recomputation(self.site)
         bank = cast(Bank, adapter.banks[self.key])
-        return bank.enter_call(module, (args, kwargs), adapter.route, adapter.basis, self.site)
+        return bank.enter_call(module, (args, kwargs), cast(Tensor, adapter.route), adapter.basis, self.site)
 
 
 def refuse_recomputation(site: Site) -> None:
@@ -69,6 +68,16 @@ def refuse_recomputation(site: Site) -> None:
             f"layer {site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
             "adapters; switch it off in the network, whose activations need little memory when it is frozen"
         )
+
+
+class EndHook:
+    """After the base ran: parts of it that are called on their own are those of the base."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.adapter.running = False
 
 
 class NetworkHook:
@@ -141,11 +150,13 @@ class Adapter(nn.Module):
         self.mask: Tensor | None = None
         self.codes: list[int] | None = None
         self.merges = True
+        self.running = self.learns = False
         self.expects_mask = False
         self._handles: list[RemovableHandle] = []
         self._training: list[bool] = []
         self._modules_of_base: list[nn.Module] = []
         self._required_grad: list[tuple[nn.Parameter, bool]] = []
+        self._packing: list[nn.TransformerEncoder] = []
 
     # what is learned ------------------------------------------------------------------------------------------------
 
@@ -178,6 +189,7 @@ class Adapter(nn.Module):
         self._training = [module.training for module in self._modules_of_base]
         network.requires_grad_(False)
         network.eval()
+        self._packing = refuse_nested_tensors(network)
         hook = NetworkHook(self, parameter_path(network, "available"))
         self._handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
         modules = dict(network.named_modules())
@@ -191,6 +203,7 @@ class Adapter(nn.Module):
             self._handles.append(modules[site.name].register_forward_hook(SiteHook(self, site), with_kwargs=True))
         for name, absent in rows.items():
             self._handles.append(modules[name].register_forward_hook(absent.leave, with_kwargs=True))
+        self._handles.append(network.register_forward_hook(EndHook(self)))
         if grouped is not None:
             network.forward = grouped
 
@@ -204,7 +217,9 @@ class Adapter(nn.Module):
             parameter.requires_grad_(required)
         for module, training in zip(self._modules_of_base, self._training):
             module.training = training
-        self._handles, self._modules_of_base, self._required_grad = [], [], []
+        for encoder in self._packing:
+            encoder.use_nested_tensor = True
+        self._handles, self._modules_of_base, self._required_grad, self._packing = [], [], [], []
         self.route = self.available = self.mask = self.codes = None
 
     def keep_frozen(self, network: nn.Module) -> None:
@@ -275,6 +290,7 @@ class Adapter(nn.Module):
 
     def set_available(self, available: Bool[Tensor, "batch modality"]) -> None:
         """Set what the hooks read in this forward: mask, route, and combinations where encoders need them."""
+        self.running, self.learns = True, torch.is_grad_enabled()
         self.mask = available if self.grouped else None
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
@@ -283,11 +299,28 @@ class Adapter(nn.Module):
             codes = self.modalities.code(available).tolist()
             self.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
 
+    def adapts(self, site: Site) -> bool:
+        """Whether a layer that runs now is to be modulated.
+
+        Raises:
+            LightningMMError: If what it learns here would be lost.
+        """
+        if self.route is None or not self.enabled:
+            return False
+        refuse_recomputation(site)
+        if self.running and self.learns and not torch.is_grad_enabled() and not tracing():
+            raise LightningMMError(
+                f"layer {site.name!r} runs without gradients in a call that has them: within torch.no_grad() or a "
+                "reentrant gradient checkpoint of the network, where its adapter would never learn; leave it out with "
+                "`exclude`, or take that away"
+            )
+        return self.running
+
     def routed(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"] | None:
         """The route of this batch; None (nothing to do) for a full batch in inference, where looking is cheap."""
         if not self.enabled:
             return None
-        looking_is_cheap = available.device.type == "cpu" and not torch.compiler.is_compiling()
+        looking_is_cheap = available.device.type == "cpu" and not tracing()
         if looking_is_cheap and not torch.is_grad_enabled() and bool(available.all()):
             return None
         return self.basis.route(available)

@@ -90,7 +90,7 @@ class Pairwise(Basis):
     """Additive, and one more row per pair of absent modalities: M (M + 1) / 2 rows.
 
     The rows of pairs hold what two absences change beyond the sum of both. Combinations never seen in training work; a
-    pair that was never absent together adds nothing.
+    pair that was never absent together adds what its row starts with: nothing, but for :class:`PromptTokens`.
     """
 
     def bind(self, modalities: Modalities) -> None:

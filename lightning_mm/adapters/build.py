@@ -123,6 +123,10 @@ def _choose(
     idle = [p for p in targets or () if not any(fnmatchcase(name, p) for name in (*every, *refused))]
     if idle:
         raise LightningMMError(f"no layer that {idle[0]!r} fits is of a type that {type(kind).__name__} adapts")
+    if targets is None:  # known not to be reached by any kind, and too much of a network to be left out in silence
+        recurrent = [name for name in all_names if isinstance(all_names[name], (nn.RNNBase, nn.RNNCellBase))]
+        refused = {**refused, **dict.fromkeys(recurrent, "recurrent layers run all steps inside one call")}
+        names += recurrent
     kept = [name for name in names if not any(fnmatchcase(name, p) for p in exclude)]
     against = {name: refused[name] for name in kept if name in refused}
     return {name: every[name] for name in kept if name in every}, against, explicit

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_mm.adapters.absent_rows import tracing
 from lightning_mm.adapters.inputs import Call, map_named_tensors, mapping_like
 from lightning_mm.errors import LightningMMError
 
@@ -54,7 +55,7 @@ class GroupedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         adapter, forward = self.adapter, type(self.network).forward
-        if torch.compiler.is_compiling():
+        if tracing():
             raise LightningMMError("grouped mode splits a batch by what it holds, which cannot be compiled or exported")
         available = adapter.mask
         if available is None:

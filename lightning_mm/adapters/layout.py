@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
 
-Order = Literal["plain", "sample_major", "step_major"]
-"""``plain``: the axis has B entries; merged axes: ``sample_major`` is b * T + t, ``step_major`` is t * B + b."""
+Order = Literal["plain", "sample_major", "step_major", "any"]
+"""``plain``: the axis has B entries; merged axes: ``sample_major`` is b * T + t, ``step_major`` is t * B + b; ``any``:
+not known, and not needed where all samples are of one combination."""
 
 
 @dataclass(frozen=True)

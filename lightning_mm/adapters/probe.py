@@ -26,6 +26,9 @@ class Unroutable(Exception):
     """A layer whose outputs cannot be told apart by sample; the text says why."""
 
 
+_NO_CHANNELS = "its output is no plain tensor, or no axis of it holds the channels"
+
+
 def main_output(output: Any) -> Any:
     """The tensor that is adapted: the output itself, or the first of a tuple (``nn.MultiheadAttention``)."""
     return output[0] if isinstance(output, tuple) else output
@@ -62,12 +65,12 @@ def probe(
         for name in modules:
             try:
                 found_axes = axes.get(name, {})
-                layouts[name] = (
-                    _grouped(two[name], found_axes) if grouped else _layouts(two[name], three[name], found_axes)
-                )
+                layouts[name] = (_grouped if grouped else _layouts)(two[name], three[name], found_axes)
             except Unroutable as reason:
                 reasons[name] = str(reason)
-        merged = {name for name, found in layouts.items() if any(layout.order != "plain" for layout in found)}
+        merged = {
+            name for name, found in layouts.items() if any(layout.order not in ("plain", "any") for layout in found)
+        }
         if merged:
             _order_merged(
                 network, {name: modules[name] for name in merged}, resized(example, 2, size), layouts, reasons
@@ -85,11 +88,31 @@ def quiet(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), plain_tensors(network):
             yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def plain_tensors(network: nn.Module) -> Iterator[None]:
+    """Keep ``nn.TransformerEncoder`` from packing padded sequences into nested tensors, which hooks cannot read."""
+    changed = refuse_nested_tensors(network)
+    try:
+        yield
+    finally:
+        for encoder in changed:
+            encoder.use_nested_tensor = True
+
+
+def refuse_nested_tensors(network: nn.Module) -> list[nn.TransformerEncoder]:
+    """Switch them off in every encoder that has them on; these are given back."""
+    encoders = (module for module in network.modules() if isinstance(module, nn.TransformerEncoder))
+    changed = [encoder for encoder in encoders if getattr(encoder, "use_nested_tensor", False)]
+    for encoder in changed:
+        encoder.use_nested_tensor = False
+    return changed
 
 
 def resized(example: Call, size: int, batch: int) -> Call:
@@ -207,13 +230,21 @@ def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int)
     return torch.allclose(after, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def _grouped(shapes: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]) -> list[Layout]:
-    """Layouts of which only the channel axis counts."""
-    if not shapes:
+def _grouped(
+    two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
+) -> list[Layout]:
+    """Layouts of which only the channel axis must be known; where samples lie is kept where it can be told."""
+    try:
+        found = _layouts(two, three, axes)
+    except Unroutable:
+        found = []
+    if found and all(layout.order == "plain" for layout in found):
+        return found
+    if not two:
         raise Unroutable("it never fires as a module in the example")
-    if any(len(shape) not in axes for shape in shapes):
-        raise Unroutable("its output is no plain tensor, or no axis of it holds the channels")
-    return [Layout(ndim, 0 if axis else 1, axis) for ndim, (axis, _) in axes.items()]
+    if any(len(shape) not in axes for shape in two):
+        raise Unroutable(_NO_CHANNELS)
+    return [Layout(ndim, 0 if axis else 1, axis, "any") for ndim, (axis, _) in axes.items()]
 
 
 def _layouts(
@@ -226,7 +257,7 @@ def _layouts(
     found: dict[int, Layout] = {}
     for small, large in zip(two, three):
         if len(small) not in axes:
-            raise Unroutable("its output is no plain tensor, or no axis of it holds the channels")
+            raise Unroutable(_NO_CHANNELS)
         differing = [axis for axis, (a, b) in enumerate(zip(small, large)) if a != b]
         if len(small) != len(large) or len(differing) != 1:
             raise Unroutable("its output does not grow with the batch, so it is shared by all samples")

@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_mm.adapters.absent_rows import tracing
 from lightning_mm.adapters.banks import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.inputs import Call
@@ -71,13 +72,16 @@ class PromptBank(Bank):
             )
         output = output.narrow(time, length, expected)
         used = basis.uses(route).expand(output.shape[batch])
-        if not torch.compiler.is_compiling() and bool(used.all()):
+        if not tracing() and bool(used.all()):
             return output
         plain = _first(type(module).forward(module, *args, **kwargs)).to(output.dtype)
         return torch.where(used.view(-1, 1, 1) if batch == 0 else used.view(1, -1, 1), output, plain)
 
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         raise LightningMMError("prompt tokens are no change of the weights; keep the hooks instead")
+
+
+_WHERE = {"plain": "on one of them", "any": "on one that cannot be told"}
 
 
 class PromptTokens(Kind):
@@ -117,7 +121,7 @@ class PromptTokens(Kind):
             if layout.ndim != 3 or layout.order != "plain":
                 raise LightningMMError(
                     f"block {site.name!r} cannot be given prompt tokens: it puts out {layout.ndim} axes, samples "
-                    f"{'merged with steps' if layout.order != 'plain' else 'on one of them'}; expected tokens "
+                    f"{_WHERE.get(layout.order, 'merged with steps')}; expected tokens "
                     "[batch, token, channel] or [token, batch, channel]"
                 )
         return PromptBank(rows, self.length, site.channels)
