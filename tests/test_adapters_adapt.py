@@ -252,9 +252,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
 
 
 def test_layers_that_never_fire_are_listed_once() -> None:
-    with pytest.warns(
-        UserWarning, match=r"left out .*: reader \(recurrent .* mixer.self_attn.out_proj"
-    ):
+    with pytest.warns(UserWarning, match=r"left out .*: reader \(recurrent .* mixer.self_attn.out_proj"):
         adapted = adapt(MixedNetwork(), MIXED_NAMES, SSF(), inputs=MIXED_INPUTS, example=mixed_call(2))
     sites = {site.name: site for site in adapted.adapter.sites}
     assert set(sites) == {

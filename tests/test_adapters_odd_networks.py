@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_mm.adapters import SSF, Adapted, Additive, OneHot, adapt
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, adapt
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from tests.adapter_networks import randomise
@@ -232,3 +232,25 @@ def test_padded_sequences_of_torchs_encoder_are_not_packed_away_from_the_hooks(m
         torch.testing.assert_close(adapted(**call, available=MIXED), expected, rtol=1e-5, atol=1e-5)
     assert not network.encoder.use_nested_tensor
     assert adapted.remove().encoder.use_nested_tensor
+
+
+@pytest.mark.parametrize("kind", [SSF(), LoRA(2)])
+@pytest.mark.parametrize("basis", [Additive(), OneHot()])
+def test_outputs_are_changed_in_place_only_where_nobody_else_has_them(kind: Kind, basis: Basis) -> None:
+    adapted = adapt(Sum(nn.Linear(6, 6)), NAMES, kind, basis=basis, example=((), INPUTS))
+    randomise(adapted)
+    expected = adapted(**INPUTS, available=MIXED)  # with gradients, never in place
+    inputs = {name: value.clone() for name, value in INPUTS.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(**INPUTS, available=MIXED), expected)
+    assert all(torch.equal(INPUTS[name], inputs[name]) for name in inputs)
+    seen: list[Tensor] = []
+    network = adapted.remove()
+    network.layer.register_forward_hook(lambda module, args, output: seen.extend([args[0], output]))
+    with torch.no_grad():
+        again = adapt(network, NAMES, kind, basis=basis, example=((), INPUTS))
+        again.adapter.load_state_dict(adapted.adapter.state_dict())
+        seen.clear()
+        torch.testing.assert_close(again(**INPUTS, available=MIXED), expected)
+    given, put_out = seen
+    torch.testing.assert_close(put_out, nn.functional.linear(given, network.layer.weight, network.layer.bias))

@@ -9,6 +9,7 @@ Shapes: B samples, N of them encoded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,12 @@ class AbsentRows:
 def tracing() -> bool:
     """Whether a graph is being recorded, by torch.compile, torch.export or torch.jit.trace."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def full_precision(device: str) -> AbstractContextManager[Any]:
+    """Switches autocast off where it is on; entering it costs more than a small product."""
+    off: AbstractContextManager[Any] = torch.autocast(device, enabled=False)
+    return off if tracing() or torch.is_autocast_enabled(device) else nullcontext()
 
 
 def distinct_rows(codes: Sequence[int], column: int, apart: bool) -> tuple[list[int], list[int]]:

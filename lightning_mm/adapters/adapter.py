@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows, tracing
@@ -21,6 +22,7 @@ from lightning_mm.adapters.banks import Bank, Kind, first_argument
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
+from lightning_mm.adapters.layers import known_type
 from lightning_mm.adapters.layout import Site
 from lightning_mm.adapters.probe import refuse_nested_tensors
 from lightning_mm.errors import LightningMMError
@@ -41,9 +43,23 @@ class SiteHook:
             return None
         bank = adapter.banks[self.key]
         given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
+        if is_own(module, output):
+            return cast(Bank, bank).overwrite(output, cast(Tensor, adapter.route), adapter.basis, self.site, *given)
         if isinstance(output, tuple):
             return (bank(output[0], adapter.route, adapter.basis, self.site, *given), *output[1:])
         return bank(output, adapter.route, adapter.basis, self.site, *given)
+
+
+def is_own(module: nn.Module, output: Any) -> bool:
+    """Whether an output is new memory that nobody has seen and no gradient needs: of a layer of torch, in inference."""
+    return (
+        not torch.is_grad_enabled()
+        and isinstance(output, Tensor)
+        and known_type(module) is not None
+        and len(module._forward_hooks) == 1
+        and not _global_forward_hooks
+        and not tracing()
+    )
 
 
 class EntryHook:

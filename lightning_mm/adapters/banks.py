@@ -52,6 +52,18 @@ class Bank(nn.Module):
         """Modulate the output of the layer; ``route`` is what ``basis.route`` gave for this batch."""
         raise NotImplementedError
 
+    def overwrite(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        *given: Any,
+    ) -> Float[Tensor, " *output"]:
+        """As :meth:`forward`, where ``output`` is nobody else's and needs no gradient: its memory may be used."""
+        changed: Tensor = self(output, route, basis, site, *given)
+        return changed
+
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         """Write the adaptation of one combination (``route`` of a single row) into ``module``, a copy of the layer.
 

@@ -62,16 +62,40 @@ class LoRABank(Bank):
         """Add the low-rank part; ``given`` is the input of ``layer``."""
         assert layer is not None
         assert given is not None
+        return self._change(output, route, basis, site, layer, given)
+
+    def overwrite(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        *given: Any,
+    ) -> Float[Tensor, " *output"]:
+        layer, inputs = given
+        return self._change(output, route, basis, site, layer, inputs, own=True)
+
+    def _change(
+        self,
+        output: Tensor,
+        route: Tensor,
+        basis: Basis,
+        site: Site,
+        layer: nn.Module,
+        given: Tensor,
+        own: bool = False,
+    ) -> Tensor:
+        """The output with the low-rank part; ``own`` allows to add it in place."""
         layout = site.layout(output)
         if given.is_floating_point():
             given = given.to(output.dtype)
         with torch.autocast(output.device.type, enabled=False):
             if basis.looks_up:
-                return self._with_own_rows(output, route, basis, layout, layer, given)
-            return self._with_all_rows(output, route, layout, layer, given)
+                return self._with_own_rows(output, route, basis, layout, layer, given, own)
+            return self._with_all_rows(output, route, layout, layer, given, own)
 
     def _with_own_rows(
-        self, output: Tensor, route: Tensor, basis: Basis, layout: Layout, layer: nn.Module, given: Tensor
+        self, output: Tensor, route: Tensor, basis: Basis, layout: Layout, layer: nn.Module, given: Tensor, own: bool
     ) -> Tensor:
         """Each sample goes through the factors of its row."""
         up = self._scaled_up(output.dtype)
@@ -91,10 +115,16 @@ class LoRABank(Bank):
             hidden = x.flatten(1, -2) @ down.mT
             hidden = hidden.view(*x.shape[:-1], -1)
         base = layout.by_sample(output, route.shape[0])
-        changed = torch.baddbmm(base.flatten(1, -2), hidden.flatten(1, -2), up)
+        rows = base.flatten(1, -2)
+        if own and rows.data_ptr() == output.data_ptr():  # no copy
+            rows.baddbmm_(hidden.flatten(1, -2), up)
+            return output
+        changed = torch.baddbmm(rows, hidden.flatten(1, -2), up)
         return layout.merged(changed.view(base.shape))
 
-    def _with_all_rows(self, output: Tensor, route: Tensor, layout: Layout, layer: nn.Module, given: Tensor) -> Tensor:
+    def _with_all_rows(
+        self, output: Tensor, route: Tensor, layout: Layout, layer: nn.Module, given: Tensor, own: bool
+    ) -> Tensor:
         """All samples go through the factors of all rows in one product, and what is not theirs is left out between."""
         rank = self.down.shape[1]
         down = self.down.to(output.dtype).flatten(0, 1)  # [K * R, *in]
@@ -116,7 +146,10 @@ class LoRABank(Bank):
         hidden = torch.where(used, hidden + mark.view(shape), 0.0)
         if isinstance(layer, _ConvNd):
             change: Tensor = _CONVOLUTIONS[hidden.ndim](hidden, up.mT.view(*up.mT.shape, *[1] * (hidden.ndim - 2)))
-            return output + change
+            return output.add_(change) if own else output + change
+        if own and output.is_contiguous():
+            output.view(-1, output.shape[-1]).addmm_(hidden.flatten(0, -2), up)
+            return output
         flat = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up)
         return flat.view(output.shape)
 

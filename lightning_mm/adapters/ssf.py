@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lightning_mm.adapters.absent_rows import tracing
+from lightning_mm.adapters.absent_rows import full_precision, tracing
 from lightning_mm.adapters.banks import Bank, Kind
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.folding import fold_scale_shift
@@ -44,18 +44,20 @@ class SSFBank(Bank):
         self, route: Shaped[Tensor, " batch *route"], basis: Basis
     ) -> tuple[Float32[Tensor, "batch channel"] | None, Float32[Tensor, "batch channel"] | None]:
         """Scale and shift of each sample in float32, both ``[B, C]``; None for the one that is not learned."""
-        with torch.autocast(route.device.type, enabled=False):
-            scale = None if self.scale is None else 1 + basis.mix(route, self.scale.float())
-            return scale, None if self.shift is None else basis.mix(route, self.shift.float())
+        with full_precision(route.device.type):
+            if self.scale is None:
+                assert self.shift is not None
+                return None, basis.mix(route, self.shift.float())
+            if self.shift is None:
+                return 1 + basis.mix(route, self.scale.float()), None
+            # in one go: on small layers the calls cost more than what they do
+            scale, shift = basis.mix(route, torch.cat([self.scale, self.shift], 1).float()).chunk(2, 1)
+            return 1 + scale, shift
 
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
     ) -> Float[Tensor, " *output"]:
-        layout = site.layout(output)
-        scale, shift = (
-            None if one is None else layout.place(one.to(output.dtype), output)
-            for one in self.coefficients(route, basis)
-        )
+        scale, shift = self._placed(output, route, basis, site)
         if scale is None:
             assert shift is not None
             return output + shift
@@ -65,6 +67,29 @@ class SSFBank(Bank):
             modulated: Tensor = _Modulate.apply(output, scale, shift)
             return modulated
         return torch.addcmul(shift, output, scale)
+
+    def overwrite(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        *given: Any,
+    ) -> Float[Tensor, " *output"]:
+        scale, shift = self._placed(output, route, basis, site)
+        if scale is None:
+            assert shift is not None
+            return output.add_(shift)
+        return output.mul_(scale) if shift is None else torch.addcmul(shift, output, scale, out=output)
+
+    def _placed(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and shift in the dtype of the output, in shapes that broadcast with it."""
+        layout = site.layout(output)
+        scale, shift = (
+            None if one is None else layout.place(one.to(output.dtype), output)
+            for one in self.coefficients(route, basis)
+        )
+        return scale, shift
 
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         scale, shift = (None if one is None else one[0] for one in self.coefficients(route, basis))
