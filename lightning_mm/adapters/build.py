@@ -70,7 +70,8 @@ def build_adapter(
     found, unroutable = probe(network, modules, example, size, grouped, channels)
     sites = [replace(site, details=details[name]) for name, site in found.items()]
     reasons |= unroutable
-    _report(reasons, explicit)
+    if sites or explicit & set(reasons):
+        _report(reasons, explicit)
     if not sites:
         raise LightningMMError(
             f"no layer of {type(network).__name__} can be adapted by {type(kind).__name__}; "
