@@ -173,7 +173,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[torch.Generator], t
     "nn.MultiheadAttention": (lambda: Both(Attention()), steps(6)),
 }
 NOTHING_TO_DO = {
-    ("NormTuning", "nn.LSTM"): "no layer of its types",
+    ("NormTuning", "nn.LSTM"): r"no layer of Both can be adapted by NormTuning; reasons: .*recurrent",
     ("NormTuning", "nn.MultiheadAttention"): "no layer of its types",
     ("IA3", "torchvision ResNet-18"): "IA3 knows no projection",
     ("IA3", "smp Unet of ResNet-18"): "IA3 knows no projection",
