@@ -2,9 +2,9 @@
 
     python experiments/make_readme.py [--check]
 
-A line `<!-- study: NAME METRIC -->` is replaced by the table of experiments/results/NAME, and `<!-- bench: NAME -->` by that
-of experiments/results/benchmarks/NAME.md. With `--check` nothing is
-written; the exit code says whether the page is up to date.
+A line `<!-- study: NAME METRIC -->` is replaced by the table of experiments/results/NAME, and `<!-- bench: NAME -->` by
+that of experiments/results/benchmarks/NAME.md. With `--check` nothing is written; the exit code says whether the page
+is up to date.
 """
 
 from __future__ import annotations
