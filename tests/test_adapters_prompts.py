@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,14 +160,110 @@ def test_together_with_scale_and_shift() -> None:
         torch.testing.assert_close(together[:1], adapted(**one, available=MASKS[:1]), rtol=1e-4, atol=1e-5)
 
 
+def test_disabled_is_the_base_which_comes_back_bit_for_bit() -> None:
+    adapted = make(Additive())
+    before = {key: value.clone() for key, value in adapted.base.state_dict().items()}
+    tokens = [parameter.clone() for parameter in adapted.adapter.parameters()]
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        adapted(**inputs(), available=MASKS).square().sum().backward()
+        optimizer.step()
+    assert all(not torch.equal(old, new) for old, new in zip(tokens, adapted.adapter.parameters()))
+    filled = {name: value * MASKS[:, i].view(-1, 1, 1) for i, (name, value) in enumerate(inputs().items())}
+    with torch.no_grad():
+        expected = network()(**filled)
+        with adapted.adapter.disabled():
+            assert torch.equal(adapted(**inputs(), available=MASKS), expected)
+        base = adapted.remove()
+        assert torch.equal(base(**filled), expected)
+    assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
+
+
+def test_autocast() -> None:
+    adapted = make(Additive())
+    expected = adapted(**inputs(), available=MASKS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = adapted(**inputs(), available=MASKS)
+    output.float().sum().backward()
+    torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapted.adapter.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.compiled
-def test_one_graph_for_all_combinations() -> None:
-    adapted = make(OneHot())
-    compiled = torch.compile(adapted, fullgraph=True, backend="eager")
-    for masks in (MASKS, MASKS.flip(0)):
+@pytest.mark.parametrize("basis", [OneHot, Additive])
+def test_one_graph_for_all_combinations(basis: type[Basis]) -> None:
+    graphs = []
+    adapted = make(basis())
+
+    def count(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(adapted, fullgraph=True, backend=count)
+    for masks in (MASKS, MASKS.flip(0), torch.ones_like(MASKS)):
         expected = adapted(**inputs(), available=masks)
         torch.testing.assert_close(compiled(**inputs(), available=masks), expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+
+
+class _ByPosition(nn.Module):
+    def __init__(self, adapted: Adapted) -> None:
+        super().__init__()
+        self.adapted = adapted
+
+    def forward(self, a: Tensor, b: Tensor, available: Tensor) -> Tensor:
+        return self.adapted(a, b, available=available)
+
+
+@pytest.mark.slow
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:The tensor attribute self.adapted.adapter.route was assigned during export")
+def test_export_takes_available_as_an_input() -> None:
+    adapted = make(Additive())
+    many = {0: torch.export.Dim("batch", min=2, max=64)}
+    call = (*inputs(3).values(), NAMES.masks(["a", "b", "a+b"]))
+    program = torch.export.export(_ByPosition(adapted), call, dynamic_shapes=(many,) * 3, strict=False).module()
+    for masks in (MASKS, MASKS.flip(0)):
+        found = program(*inputs().values(), masks)
+        torch.testing.assert_close(found, adapted(**inputs(), available=masks), rtol=1e-4, atol=1e-5)
+
+
+def _ddp_rank(rank: int, folder: str) -> None:
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    adapted = make(Additive())
+    parallel = nn.parallel.DistributedDataParallel(adapted)
+    rows = slice(rank * 2, rank * 2 + 2)
+    for _ in range(2):  # a second step would fail if a parameter had not been used in the first
+        adapted.zero_grad()
+        given = {name: value[rows] for name, value in inputs(4).items()}
+        parallel(**given, available=NAMES.masks(["a", "b", "a+b", "a+b"])[rows]).square().mean().backward()
+    if rank == 0:
+        torch.save([p.grad for p in adapted.adapter.parameters()], f"{folder}/gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_gradients_of_one_though_nothing_is_missing_on_the_second(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_ddp_rank, (str(tmp_path),), nprocs=2)
+    adapted = make(Additive())
+    adapted(**inputs(4), available=NAMES.masks(["a", "b", "a+b", "a+b"])).square().mean().backward()
+    for found, parameter in zip(torch.load(tmp_path / "gradients.pt"), adapted.adapter.parameters()):
+        torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_as_many_samples_as_tokens() -> None:
+    masks = NAMES.masks(["a", "b", "a+b", "b", "a+b", "a", "b"])
+    for causal in (False, True):
+        adapted = make(OneHot(), causal=causal)
+        together = adapted(**inputs(7), available=masks)
+        for row in range(7):
+            one = {name: value[row : row + 1] for name, value in inputs(7).items()}
+            alone = adapted(**one, available=masks[row : row + 1])
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_training_moves_towards_the_target() -> None:

@@ -54,9 +54,14 @@ class PromptBank(Bank):
         own = own.to(tokens.dtype).expand(tokens.shape[batch], -1, -1)
         changed = torch.cat([own if time == 1 else own.transpose(0, 1), tokens], dim=time)
         as_torch = isinstance(module, nn.TransformerEncoderLayer)
-        rest = [_longer(value, size, length, as_torch) for value in args[1:]]
+        names = _OF_TORCH if as_torch else ("",) * len(args)
+        rest = [_longer(name, value, tokens.shape[batch], size, length) for name, value in zip(names, args[1:])]
         self._given = (module, call)
-        return (changed, *rest), {key: _longer(value, size, length, as_torch) for key, value in kwargs.items()}
+        named = {
+            key: _longer(key if as_torch else "", value, tokens.shape[batch], size, length)
+            for key, value in kwargs.items()
+        }
+        return (changed, *rest), named
 
     def forward(
         self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
@@ -138,18 +143,26 @@ def _first(output: Any) -> Tensor:
     return first
 
 
-def _longer(value: Any, size: int, length: int, as_torch: bool) -> Any:
+_OF_TORCH = ("src_mask", "src_key_padding_mask", "is_causal")
+"""Arguments of ``nn.TransformerEncoderLayer`` behind the tokens."""
+
+
+def _longer(name: str, value: Any, batch: int, size: int, length: int) -> Any:
     """A mask over T tokens with places for the prompt tokens, which all may attend to.
 
-    True means "not to be seen" to torch's own blocks, and "to be seen" to others that take bools; numbers that are
-    added to the scores are zero, whole numbers one.
+    ``name`` is that of an argument of torch's own block, empty for all others. True means "not to be seen" to torch's
+    own blocks, and "to be seen" to others that take bools; numbers that are added to the scores are zero, whole
+    numbers one.
     """
     if not isinstance(value, Tensor) or not value.ndim or value.shape[-1] != size:
         return value
     seen = 0.0 if value.is_floating_point() else 1.0
     if value.dtype == torch.bool:
-        seen = 0.0 if as_torch else 1.0
-    square = value.ndim >= 2 and value.shape[-2] == size
+        seen = 0.0 if name else 1.0
+    if name:
+        square = name == "src_mask"
+    else:  # of a batch of as many samples as tokens, a mask of two axes is taken for one of samples
+        square = value.ndim >= 2 and value.shape[-2] == size and (value.ndim > 2 or size != batch)
     padded = F.pad(
         value.to(torch.uint8) if value.dtype == torch.bool else value,
         (length, 0, *((length, 0) if square else ())),
