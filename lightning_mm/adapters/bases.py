@@ -9,6 +9,7 @@ Shapes: B samples, M modalities, K rows, C channels.
 from __future__ import annotations
 
 import logging
+import math
 from itertools import combinations
 from typing import Any, Literal
 
@@ -84,21 +85,26 @@ def _sum_of_rows(route: Tensor, table: Tensor) -> Tensor:
     return torch.where(route.unsqueeze(2), table, torch.zeros((), dtype=table.dtype, device=table.device)).sum(1)
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all entries are finite, told by their sum (one that overflows is taken for one that is not)."""
+    return math.isfinite(tensor.sum())
+
+
 class _SumOfRows(torch.autograd.Function):
-    """The same by a product of matrices, a few times as fast on the CPU; where that is not finite, the slow way."""
+    """The same by a product of matrices, faster on the CPU; where one of them is not finite, the slow way."""
 
     @staticmethod
     def forward(ctx: Any, route: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(route)
-        mixed = route.to(table.dtype) @ table
-        return mixed if bool(mixed.isfinite().all()) else _sum_of_rows(route, table)
+        return route.to(table.dtype) @ table if _is_finite(table) else _sum_of_rows(route, table)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (route,) = ctx.saved_tensors
-        of_table = route.mT.to(gradient.dtype) @ gradient
-        return None, of_table if bool(of_table.isfinite().all()) else _sum_of_rows(route.mT, gradient)
+        if _is_finite(gradient):
+            return None, route.mT.to(gradient.dtype) @ gradient
+        return None, _sum_of_rows(route.mT, gradient)
 
 
 class Additive(Basis):
