@@ -91,8 +91,9 @@ class NtuRgbd(Dataset[dict[str, Any]]):
             "  ImagesResize/S001C001P001R001A001_rgb/000001.jpg\n"
             "  nturgb+d_depth_masked/S001C001P001R001A001/MDepth-00000001.png   16-bit millimetres"
         ),
-        counts={"train and val (CS)": 40320, "test (CS)": 16560, "train and val (CV)": 37920, "test (CV)": 18960},
+        counts={"test": 16560},
         notes=(
+            "The count is that of CS, whose train.txt lists 40,320; with CV train.txt lists 37,920 and valid.txt 18,960. "
             "The official lists are train and valid only, and public recipes choose the epoch on valid, the list that "
             "they report. Ours: test is valid.txt; val are whole subjects of train.txt, chosen by a hash of their "
             "number, and not trained on. With CV these subjects are in test too. Recordings of 16 frames or fewer are "
