@@ -93,7 +93,7 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         ),
         counts={"test": 16560},
         notes=(
-            "The count is that of CS, whose train.txt lists 40,320; with CV train.txt lists 37,920 and valid.txt 18,960. "
+            "The count is that of CS, whose train.txt lists 40,320; with CV train.txt lists 37,920, valid.txt 18,960. "
             "The official lists are train and valid only, and public recipes choose the epoch on valid, the list that "
             "they report. Ours: test is valid.txt; val are whole subjects of train.txt, chosen by a hash of their "
             "number, and not trained on. With CV these subjects are in test too. Recordings of 16 frames or fewer are "
