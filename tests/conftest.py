@@ -12,12 +12,14 @@ A function that checks a tensor itself, so that its error can say more, is annot
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -127,3 +129,14 @@ def data_root() -> Path:
 def golden_root() -> Path:
     """The folder of reference numbers."""
     return find_root("LIGHTNING_MM_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session")
+def recipe(golden_root: Path) -> ModuleType:
+    """The script that makes the weights anew."""
+    spec = importlib.util.spec_from_file_location("golden_recipe", golden_root / "recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

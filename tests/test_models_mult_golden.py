@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,17 +21,6 @@ NAME = "b_mult_mosi_aligned"
 WIDTHS = {"text": 300, "audio": 5, "vision": 20}
 LETTERS = {"l": "text", "a": "audio", "v": "vision"}
 UNUSED = ("version", "_float_tensor")
-
-
-@pytest.fixture(scope="module")
-def recipe(golden_root: Path) -> ModuleType:
-    """The script that makes the weights anew."""
-    spec = importlib.util.spec_from_file_location("golden_recipe", golden_root / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import re
@@ -19,17 +18,6 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models import ViLT
 from lightning_mm.models.vilt_weights import TEXT_POSITIONS, from_reference, lengthened
 from tests.test_models_vilt import SIZES, inputs, tiny
-
-
-@pytest.fixture(scope="module")
-def recipe(golden_root: Path) -> ModuleType:
-    """The script that makes the weights anew."""
-    spec = importlib.util.spec_from_file_location("golden_recipe", golden_root / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
