@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ B0, B2, FOUR = "a1b_cmnext_b0_img_thermal_9c", "a1_cmnext_b2_img_thermal_9c", "a
 class Golden:
     """One set: its notes, arrays, and the network with its weights."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, recipe: Any, name: str) -> None:
         self.notes = json.loads((root / f"{name}.json").read_text(encoding="utf-8"))
         with np.load(root / f"{name}.npz") as file:
             self.arrays = {key: torch.from_numpy(file[key]) for key in file}
-        recipe = recipe_of(root)
         self.weights: dict[str, Tensor] = recipe.official_weights(self.notes)
         assert recipe.weights_fingerprint(self.weights)["numel"] == self.notes["fingerprint"]["numel"]
         self.relative_error = recipe.rel_err
@@ -40,21 +39,17 @@ class Golden:
         return {name: image if name in present else torch.zeros_like(image) for name, image in images.items()}
 
 
-def recipe_of(root: Path) -> Any:
-    """The functions that fill the reference weights, which lie beside the numbers."""
-    spec = importlib.util.spec_from_file_location("golden_recipe", root / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(golden_root: Path, recipe: Any) -> Callable[[str], Golden]:
+    """Reads a set by its name."""
+    return lambda name: Golden(golden_root, recipe, name)
 
 
 @pytest.mark.parametrize(
     "name", [B0, pytest.param(B2, marks=pytest.mark.slow), pytest.param(FOUR, marks=pytest.mark.slow)]
 )
-def test_logits_of_all_combinations(golden_root: Path, name: str) -> None:
-    golden = Golden(golden_root, name)
+def test_logits_of_all_combinations(load: Callable[[str], Golden], name: str) -> None:
+    golden = load(name)
     stored = {key.removeprefix("logits__"): value for key, value in golden.arrays.items() if key.startswith("logits__")}
     assert set(stored) == set(golden.names.combinations())
     for combination, expected in stored.items():
@@ -65,8 +60,8 @@ def test_logits_of_all_combinations(golden_root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [B0, pytest.param(FOUR, marks=pytest.mark.slow)])
-def test_features_of_every_stage(golden_root: Path, name: str) -> None:
-    golden = Golden(golden_root, name)
+def test_features_of_every_stage(load: Callable[[str], Golden], name: str) -> None:
+    golden = load(name)
     network, seen = golden.network, {}
     watched = {"head.logits_quarter": network.head}
     for stage in range(4):
@@ -85,15 +80,15 @@ def test_features_of_every_stage(golden_root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [B0, pytest.param(FOUR, marks=pytest.mark.slow)])
-def test_weights_go_there_and_back(golden_root: Path, name: str) -> None:
-    golden = Golden(golden_root, name)
+def test_weights_go_there_and_back(load: Callable[[str], Golden], name: str) -> None:
+    golden = load(name)
     back = golden.network.to_reference()
     assert back.keys() == golden.weights.keys()
     assert all(torch.equal(back[key], value) for key, value in golden.weights.items())
 
 
-def test_with_one_other_modality_nothing_is_reshaped(golden_root: Path) -> None:
-    golden = Golden(golden_root, B0)
+def test_with_one_other_modality_nothing_is_reshaped(load: Callable[[str], Golden]) -> None:
+    golden = load(B0)
     full = "+".join(golden.names)
     golden.network.reference_reshape = False
     with torch.no_grad():
@@ -102,8 +97,8 @@ def test_with_one_other_modality_nothing_is_reshaped(golden_root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_reshape_of_the_reference_four_modalities_differ(golden_root: Path) -> None:
-    golden = Golden(golden_root, FOUR)
+def test_without_the_reshape_of_the_reference_four_modalities_differ(load: Callable[[str], Golden]) -> None:
+    golden = load(FOUR)
     full = "+".join(golden.names)
     golden.network.reference_reshape = False
     with torch.no_grad():

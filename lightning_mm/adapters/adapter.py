@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows, tracing
@@ -22,9 +21,9 @@ from lightning_mm.adapters.banks import Bank, Kind, first_argument
 from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
-from lightning_mm.adapters.layers import known_type
 from lightning_mm.adapters.layout import Site
 from lightning_mm.adapters.probe import refuse_nested_tensors
+from lightning_mm.adapters.reuse import is_own, may_be_undone, scales_away_from_zero
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
@@ -41,25 +40,15 @@ class SiteHook:
         adapter = self.adapter
         if not adapter.adapts(self.site):
             return None
-        bank = adapter.banks[self.key]
+        bank = cast(Bank, adapter.banks[self.key])
+        route = cast(Tensor, adapter.route)
         given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
-        if is_own(module, output):
-            return cast(Bank, bank).overwrite(output, cast(Tensor, adapter.route), adapter.basis, self.site, *given)
+        in_place = self.key in adapter.undone and may_be_undone(self.site, module, output)
+        if in_place if torch.is_grad_enabled() else is_own(module, output):
+            return bank.overwrite(output, route, adapter.basis, self.site, *given)
         if isinstance(output, tuple):
-            return (bank(output[0], adapter.route, adapter.basis, self.site, *given), *output[1:])
-        return bank(output, adapter.route, adapter.basis, self.site, *given)
-
-
-def is_own(module: nn.Module, output: Any) -> bool:
-    """Whether an output is new memory that nobody has seen and no gradient needs: of a layer of torch, in inference."""
-    return (
-        not torch.is_grad_enabled()
-        and isinstance(output, Tensor)
-        and known_type(module) is not None
-        and len(module._forward_hooks) == 1
-        and not _global_forward_hooks
-        and not tracing()
-    )
+            return (bank(output[0], route, adapter.basis, self.site, *given), *output[1:])
+        return bank(output, route, adapter.basis, self.site, *given)
 
 
 class EntryHook:
@@ -166,6 +155,7 @@ class Adapter(nn.Module):
         self.mask: Tensor | None = None
         self.codes: list[int] | None = None
         self.merges = True
+        self.undone: frozenset[str] = frozenset()
         self.running = self.learns = False
         self.expects_mask = False
         self._handles: list[RemovableHandle] = []
@@ -310,6 +300,8 @@ class Adapter(nn.Module):
         self.mask = available if self.grouped else None
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
+        if self.learns and self.route is not None and not tracing():
+            self.undone = scales_away_from_zero(self.banks, self.basis)
         self.codes = None
         if self.encoders and self.merges and not tracing():
             codes = self.modalities.code(available).tolist()

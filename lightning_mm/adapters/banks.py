@@ -60,9 +60,16 @@ class Bank(nn.Module):
         site: Site,
         *given: Any,
     ) -> Float[Tensor, " *output"]:
-        """As :meth:`forward`, where ``output`` is nobody else's and needs no gradient: its memory may be used."""
+        """As :meth:`forward`, where ``output`` is nobody else's: its memory may be used.
+
+        With gradients it is called only where :meth:`divisor` allows it and nobody changes the result later.
+        """
         changed: Tensor = self(output, route, basis, site, *given)
         return changed
+
+    def divisor(self) -> Float[Tensor, "row channel"] | None:
+        """What :meth:`overwrite` divides by in the backward pass, less 1, ``[K, C]``; None if it is for inference."""
+        return None
 
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         """Write the adaptation of one combination (``route`` of a single row) into ``module``, a copy of the layer.

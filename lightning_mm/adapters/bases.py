@@ -80,6 +80,10 @@ class Basis(nn.Module):
         """Which samples use a row at all, ``Bool[B]``."""
         return route.any(dim=1)
 
+    def rows_at_once(self) -> int:
+        """How many rows a sample has added up at most: an upper bound."""
+        return 1 if self.looks_up else len(self.names)
+
 
 def _sum_of_rows(route: Tensor, table: Tensor) -> Tensor:
     return torch.where(route.unsqueeze(2), table, torch.zeros((), dtype=table.dtype, device=table.device)).sum(1)

@@ -102,6 +102,8 @@ class Site:
     """Whether a scale and a shift can be written into its weights; a subclass that does more than its layer may not."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the kind of adapter noted about the layer, in plain types, see ``Kind.choose``."""
+    left_alone: bool = False
+    """Whether the network leaves the output as it is, see :class:`~lightning_mm.adapters.reuse.Outputs`."""
 
     def layout(self, output: Float[Tensor, " ..."]) -> Layout:
         for layout in self.layouts:
@@ -115,12 +117,20 @@ class Site:
     def to_dict(self) -> dict[str, Any]:
         layouts = [asdict(layout) for layout in self.layouts]
         state = {"name": self.name, "channels": self.channels, "layouts": layouts, "foldable": self.foldable}
+        state |= {"left_alone": True} if self.left_alone else {}
         return {**state, "details": self.details} if self.details else state
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Site:
         layouts = tuple(Layout(**layout) for layout in state["layouts"])
-        return cls(state["name"], state["channels"], layouts, state["foldable"], state.get("details", {}))
+        return cls(
+            state["name"],
+            state["channels"],
+            layouts,
+            state["foldable"],
+            state.get("details", {}),
+            state.get("left_alone", False),
+        )
 
 
 def changed_indices(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_mm.adapters.folding import fold_scale_shift
 from lightning_mm.adapters.inputs import Call, map_tensors
 from lightning_mm.adapters.layers import CHANNELS_LAST, Convolution, known_type
 from lightning_mm.adapters.layout import Layout, Order, Site, changed_indices
+from lightning_mm.adapters.reuse import Outputs
 from lightning_mm.errors import LightningMMError
 
 
@@ -57,14 +59,13 @@ def probe(
     """
     with quiet(network):
         three = _shapes(network, modules, resized(example, 3, size))
-        axes: dict[str, dict[int, tuple[int, int]]] = {}
-        unfoldable: set[str] = set()
-        two = _shapes(network, modules, resized(example, 2, size), axes, unfoldable, channels)
+        seen = _Seen()
+        two = _shapes(network, modules, resized(example, 2, size), seen, channels)
         reasons: dict[str, str] = {}
         layouts: dict[str, list[Layout]] = {}
         for name in modules:
             try:
-                found_axes = axes.get(name, {})
+                found_axes = seen.axes.get(name, {})
                 layouts[name] = (_grouped if grouped else _layouts)(two[name], three[name], found_axes)
             except Unroutable as reason:
                 reasons[name] = str(reason)
@@ -76,7 +77,13 @@ def probe(
                 network, {name: modules[name] for name in merged}, resized(example, 2, size), layouts, reasons
             )
     sites = {
-        name: Site(name, next(iter(axes[name].values()))[1], tuple(found), name not in unfoldable)
+        name: Site(
+            name,
+            next(iter(seen.axes[name].values()))[1],
+            tuple(found),
+            foldable=name not in seen.unfoldable,
+            left_alone=name in seen.left_alone,
+        )
         for name, found in layouts.items()
         if name not in reasons
     }
@@ -152,32 +159,48 @@ def _watch(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, Any
             handle.remove()
 
 
+@dataclass
+class _Seen:
+    """What one call told of the layers, by name."""
+
+    axes: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    """The channel axis and the number of channels, for each number of axes of the output."""
+    unfoldable: set[str] = field(default_factory=set)
+    left_alone: set[str] = field(default_factory=set)
+
+
 def _shapes(
     network: nn.Module,
     modules: Mapping[str, nn.Module],
     example: Call,
-    axes: dict[str, dict[int, tuple[int, int]]] | None = None,
-    unfoldable: set[str] | None = None,
+    seen: _Seen | None = None,
     channels: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, list[tuple[int, ...]]]:
-    unfoldable = set() if unfoldable is None else unfoldable
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
+    outputs = Outputs()
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         shape = tuple(output.shape) if isinstance(output, Tensor) and not output.is_nested else ()
         shapes[name].append(shape)
-        if axes is not None and shape and len(shape) not in axes.setdefault(name, {}):
-            if name in channels:
-                axes[name][len(shape)] = (channels[name] % len(shape), shape[channels[name]])
-                return
-            axis = _channel_axis(module, args, kwargs, output)
-            if axis is not None:
-                axes[name][len(shape)] = (axis, shape[axis])
-                if not _folds(module, args, kwargs, output, axis):
-                    unfoldable.add(name)
+        if seen is None or not shape:
+            return
+        outputs.note(name, output)
+        axes = seen.axes.setdefault(name, {})
+        if len(shape) in axes:
+            return
+        if name in channels:
+            axes[len(shape)] = (channels[name] % len(shape), shape[channels[name]])
+            return
+        axis = _channel_axis(module, args, kwargs, output)
+        if axis is not None:
+            axes[len(shape)] = (axis, shape[axis])
+            if not _folds(module, args, kwargs, output, axis):
+                seen.unfoldable.add(name)
 
     with _watch(modules, note):
-        network(*example[0], **example[1])
+        returned = network(*example[0], **example[1])
+    if seen is not None:
+        seen.left_alone = outputs.left_alone(returned)
     return shapes
 
 

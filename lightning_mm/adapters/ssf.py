@@ -80,7 +80,13 @@ class SSFBank(Bank):
         if scale is None:
             assert shift is not None
             return output.add_(shift)
-        return output.mul_(scale) if shift is None else torch.addcmul(shift, output, scale, out=output)
+        if torch.is_grad_enabled():
+            modulated: Tensor = _ModulateInPlace.apply(output, scale, shift)
+            return modulated
+        return _modulate_(output, scale, shift)
+
+    def divisor(self) -> Float[Tensor, "row channel"] | None:
+        return self.scale
 
     def _placed(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> tuple[Tensor | None, Tensor | None]:
         """Scale and shift in the dtype of the output, in shapes that broadcast with it."""
@@ -94,6 +100,10 @@ class SSFBank(Bank):
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         scale, shift = (None if one is None else one[0] for one in self.coefficients(route, basis))
         fold_scale_shift(module, scale, shift)
+
+
+def _modulate_(output: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    return output.mul_(scale) if shift is None else torch.addcmul(shift, output, scale, out=output)
 
 
 class _Modulate(torch.autograd.Function):
@@ -120,6 +130,35 @@ class _Modulate(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_output = gradient * scale if spare is None else torch.mul(gradient, scale, out=spare)
         return of_output, of_scale, of_shift
+
+
+class _ModulateInPlace(torch.autograd.Function):
+    """The same in the memory of ``output``; what that was, its gradient of the scale tells from what is there now.
+
+    ``sum(gradient * before) = (sum(gradient * after) - shift * sum(gradient)) / scale``, for scales away from zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        ctx.mark_dirty(_modulate_(output, scale, shift))
+        ctx.save_for_backward(output, scale, shift)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        output, scale, shift = ctx.saved_tensors
+        product = gradient * output
+        of_scale = product.sum_to_size(scale.shape)
+        of_shift = None
+        if shift is not None:
+            of_shift = gradient.sum_to_size(shift.shape)
+            of_scale = of_scale - shift * of_shift
+        of_output = None
+        if ctx.needs_input_grad[0]:
+            spare = product if scale.shape != product.shape else None  # serves again once it is summed
+            of_output = torch.mul(gradient, scale, out=spare)
+        return of_output, of_scale / scale, of_shift
 
 
 class SSF(Kind):
