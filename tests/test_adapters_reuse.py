@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, OneHot, ScaleOnly, adapt, load
 from lightning_mm.adapters import adapter as adapter_module
+from lightning_mm.adapters.modulation import Modulate, ModulateInPlace, _channels_first
 from lightning_mm.modalities import Modalities
 from tests.adapter_networks import randomise
 
@@ -96,6 +97,34 @@ def test_gradients_are_those_of_the_ordinary_way(kind: Kind, basis: Basis, monke
     assert ours.keys() == theirs.keys() != set()
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, theirs[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "one", "as_batch_norm"),
+    [
+        ((4, 3, 5), (4, 3, 1), True),
+        ((4, 3, 5, 6), (4, 3, 1, 1), True),
+        ((4, 3, 5, 6), (1, 3, 1, 1), True),
+        ((4, 3, 2, 3, 2), (4, 3, 1, 1, 1), True),
+        ((4, 5, 3), (4, 1, 3), False),
+        ((5, 4, 3), (1, 4, 3), False),
+        ((4, 3), (4, 3), False),
+    ],
+)
+def test_gradients_of_a_modulation(shape: tuple[int, ...], one: tuple[int, ...], as_batch_norm: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, shift = (torch.randn(size, generator=generator, dtype=torch.float64) for size in (shape, one))
+    scale = 0.5 + torch.rand(one, generator=generator, dtype=torch.float64)
+    assert _channels_first(features, features, scale) == as_batch_norm
+    assert not as_batch_norm or not _channels_first(features, features.transpose(0, 1), scale)
+    given = [tensor.requires_grad_() for tensor in (features, scale, shift)]
+    torch.testing.assert_close(Modulate.apply(*given), features * scale + shift)
+    assert torch.autograd.gradcheck(Modulate.apply, given)
+    assert torch.autograd.gradcheck(lambda x, *rest: ModulateInPlace.apply(x.clone(), *rest), given)
+    assert torch.autograd.gradcheck(lambda x, scale: ModulateInPlace.apply(x.clone(), scale, None), given[:2])
+    frozen = features.detach()
+    assert torch.autograd.gradcheck(lambda *rest: Modulate.apply(frozen, *rest), given[1:])
+    assert torch.autograd.gradcheck(lambda *rest: ModulateInPlace.apply(frozen.clone(), *rest), given[1:])
 
 
 def test_layers_that_are_left_alone_and_those_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,13 @@ def absent(pairs: int) -> Iterator[Ratio]:
     with_hooks = partial(adapted, batch, available=one)
     with adapted.adapter.disabled():
         yield ratio("two encoders: one absent, adapter off / base", with_hooks, base, pairs, limit)
-    yield ratio("two encoders: one absent, SSF / base", with_hooks, base, pairs, limit)
+
+    def all_rows() -> Tensor:
+        with adapted.adapter.every_row():
+            return adapted(batch, available=one)
+
+    yield ratio("two encoders: one absent, SSF / SSF with all rows encoded", with_hooks, all_rows, pairs, limit)
+    yield ratio("two encoders: one absent, SSF / base", with_hooks, base, pairs)
 
 
 PARTS: dict[str, Callable[[int], Iterator[Ratio]]] = {

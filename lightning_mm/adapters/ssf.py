@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lightning_mm.adapters.absent_rows import full_precision, tracing
 from lightning_mm.adapters.banks import Bank, Kind
@@ -21,6 +20,7 @@ from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.folding import fold_scale_shift
 from lightning_mm.adapters.layers import Adaptable
 from lightning_mm.adapters.layout import Site
+from lightning_mm.adapters.modulation import Modulate, ModulateInPlace, modulate_, modulated
 
 
 class SSFBank(Bank):
@@ -63,10 +63,12 @@ class SSFBank(Bank):
             return output + shift
         if shift is None:
             return output * scale
-        if torch.is_grad_enabled() and not tracing():
-            modulated: Tensor = _Modulate.apply(output, scale, shift)
-            return modulated
-        return torch.addcmul(shift, output, scale)
+        if tracing():
+            return torch.addcmul(shift, output, scale)
+        if not torch.is_grad_enabled():
+            return modulated(output, scale, shift)
+        changed: Tensor = Modulate.apply(output, scale, shift)
+        return changed
 
     def overwrite(
         self,
@@ -81,9 +83,9 @@ class SSFBank(Bank):
             assert shift is not None
             return output.add_(shift)
         if torch.is_grad_enabled():
-            modulated: Tensor = _ModulateInPlace.apply(output, scale, shift)
-            return modulated
-        return _modulate_(output, scale, shift)
+            changed: Tensor = ModulateInPlace.apply(output, scale, shift)
+            return changed
+        return modulate_(output, scale, shift)
 
     def divisor(self) -> Float[Tensor, "row channel"] | None:
         return self.scale
@@ -100,65 +102,6 @@ class SSFBank(Bank):
     def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
         scale, shift = (None if one is None else one[0] for one in self.coefficients(route, basis))
         fold_scale_shift(module, scale, shift)
-
-
-def _modulate_(output: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    return output.mul_(scale) if shift is None else torch.addcmul(shift, output, scale, out=output)
-
-
-class _Modulate(torch.autograd.Function):
-    """``output * scale + shift`` with a backward pass of half the work: addcmul's own multiplies by one, and twice."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        ctx.save_for_backward(output, scale)
-        ctx.shift_shape = shift.shape
-        return torch.addcmul(shift, output, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        output, scale = ctx.saved_tensors
-        of_output = of_scale = of_shift = spare = None
-        if ctx.needs_input_grad[1]:
-            product = gradient * output
-            of_scale = product.sum_to_size(scale.shape)
-            # its memory serves again once it is summed: fresh memory costs more than the multiplication
-            spare = product if scale.shape != product.shape else None
-        if ctx.needs_input_grad[2]:
-            of_shift = gradient.sum_to_size(ctx.shift_shape)
-        if ctx.needs_input_grad[0]:
-            of_output = gradient * scale if spare is None else torch.mul(gradient, scale, out=spare)
-        return of_output, of_scale, of_shift
-
-
-class _ModulateInPlace(torch.autograd.Function):
-    """The same in the memory of ``output``; what that was, its gradient of the scale tells from what is there now.
-
-    ``sum(gradient * before) = (sum(gradient * after) - shift * sum(gradient)) / scale``, for scales away from zero.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        ctx.mark_dirty(_modulate_(output, scale, shift))
-        ctx.save_for_backward(output, scale, shift)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        output, scale, shift = ctx.saved_tensors
-        product = gradient * output
-        of_scale = product.sum_to_size(scale.shape)
-        of_shift = None
-        if shift is not None:
-            of_shift = gradient.sum_to_size(shift.shape)
-            of_scale = of_scale - shift * of_shift
-        of_output = None
-        if ctx.needs_input_grad[0]:
-            spare = product if scale.shape != product.shape else None  # serves again once it is summed
-            of_output = torch.mul(gradient, scale, out=spare)
-        return of_output, of_scale / scale, of_shift
 
 
 class SSF(Kind):
