@@ -89,9 +89,9 @@ def _sum_of_rows(route: Tensor, table: Tensor) -> Tensor:
     return torch.where(route.unsqueeze(2), table, torch.zeros((), dtype=table.dtype, device=table.device)).sum(1)
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all entries are finite, told by their sum (one that overflows is taken for one that is not)."""
-    return math.isfinite(tensor.sum())
+    return math.isfinite(tensor.detach().sum())
 
 
 class _SumOfRows(torch.autograd.Function):
@@ -100,15 +100,22 @@ class _SumOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, route: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(route)
-        return route.to(table.dtype) @ table if _is_finite(table) else _sum_of_rows(route, table)
+        return route.to(table.dtype) @ table if is_finite(table) else _sum_of_rows(route, table)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (route,) = ctx.saved_tensors
-        if _is_finite(gradient):
+        if is_finite(gradient):
             return None, route.mT.to(gradient.dtype) @ gradient
         return None, _sum_of_rows(route.mT, gradient)
+
+
+def _look_up(route: Tensor, table: Tensor) -> Tensor:
+    """The row of each sample; one row of zeros more is for those without."""
+    table = F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))
+    # on the GPU its gradient would be summed in any order, and no run be like the one before
+    return table.index_select(0, route) if route.device.type == "cpu" else table[route]
 
 
 class Additive(Basis):
@@ -213,15 +220,12 @@ class OneHot(Basis):
         return self.rows[self.modalities.code(available)]
 
     def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:
-        # one row of zeros more, for the samples without a row
-        return F.pad(table, (0, 0, 0, 1))[route]
+        return _look_up(route, table)
 
     def gather(
         self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]
     ) -> Float[Tensor, "batch 1 *entry"]:
-        picked = table[route.clamp(max=len(table) - 1)]
-        has_row = (route < len(table)).view(-1, *[1] * (table.ndim - 1))
-        return torch.where(has_row, picked, torch.zeros((), dtype=table.dtype, device=table.device)).unsqueeze(1)
+        return _look_up(route, table).unsqueeze(1)
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)

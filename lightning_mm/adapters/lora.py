@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_mm.adapters.absent_rows import tracing
 from lightning_mm.adapters.banks import Bank, Kind, chosen_by_pattern
-from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.bases import Basis, is_finite
 from lightning_mm.adapters.folding import fold_weight_change
 from lightning_mm.adapters.layers import known_type
 from lightning_mm.adapters.layout import Layout, Site
@@ -129,11 +130,13 @@ class LoRABank(Bank):
         rank = self.down.shape[1]
         down = self.down.to(output.dtype).flatten(0, 1)  # [K * R, *in]
         up = self._scaled_up(output.dtype).flatten(0, 1)  # [K * R, out]
-        # 0 * NaN is NaN: a row that is not finite marks those who use it, and is left out of the products
-        finite = up.isfinite().all(1) & down.isfinite().flatten(1).all(1)
-        mark = torch.where(finite, 0.0, torch.nan).to(output.dtype)
-        up = torch.where(finite.unsqueeze(1), up, 0.0)
-        down = torch.where(finite.view(-1, *[1] * (down.ndim - 1)), down, 0.0)
+        mark = None
+        if output.device.type != "cpu" or tracing() or not (is_finite(up) and is_finite(down)):
+            # 0 * NaN is NaN: a row that is not finite marks those who use it, and is left out of the products
+            finite = up.isfinite().all(1) & down.isfinite().flatten(1).all(1)
+            mark = torch.where(finite, 0.0, torch.nan).to(output.dtype)
+            up = torch.where(finite.unsqueeze(1), up, 0.0)
+            down = torch.where(finite.view(-1, *[1] * (down.ndim - 1)), down, 0.0)
         if isinstance(layer, nn.Embedding):
             hidden = _without_padding(layer, given, F.embedding(given, down.mT))
         elif isinstance(layer, _ConvNd):
@@ -141,9 +144,11 @@ class LoRABank(Bank):
         else:
             hidden = F.linear(given, down)
         used = layout.place(route.repeat_interleave(rank, dim=1), hidden)
-        shape = [1] * hidden.ndim
-        shape[layout.channel_axis] = -1
-        hidden = torch.where(used, hidden + mark.view(shape), 0.0)
+        if mark is not None:
+            shape = [1] * hidden.ndim
+            shape[layout.channel_axis] = -1
+            hidden = hidden + mark.view(shape)
+        hidden = hidden.masked_fill_(~used, 0.0) if own else torch.where(used, hidden, 0.0)
         if isinstance(layer, _ConvNd):
             change: Tensor = _CONVOLUTIONS[hidden.ndim](hidden, up.mT.view(*up.mT.shape, *[1] * (hidden.ndim - 2)))
             return output.add_(change) if own else output + change
