@@ -26,6 +26,7 @@ from lightning_mm.cli_config_errors import shorten
 from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import FixedCombination
 from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
@@ -112,7 +113,8 @@ class SweepingTrainer(Trainer):
             combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
             split: The split; choose settings on val, report test.
             method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted
-                with one. A network named dedicated is run on the combination of all of its modalities only.
+                with one. A network named dedicated is run on the combination of all of its modalities only; on that of
+                train_policy where this is a FixedCombination, and else on combinations where these are given.
             also: Further methods of the same network: name in the table to checkpoint.
             out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir, or
                 sweep_val/ for the validation split.
@@ -152,6 +154,7 @@ class SweepingTrainer(Trainer):
             bootstrap=bootstrap,
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
             baseline=baseline,
+            dedicated_to=_trained_for(datamodule, combinations) if method == DEDICATED else None,
             config=config,
         )
         if self.is_global_zero:
@@ -354,6 +357,12 @@ def _first_batch(datamodule: LightningDataModule, split: str) -> Any:
     datamodule.setup("test" if split == "test" else "validate")
     loader = datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
     return next(iter(loader))
+
+
+def _trained_for(datamodule: LightningDataModule, given: list[str] | None) -> list[str] | None:
+    """The combinations that a dedicated network is for, where it may have inputs for more modalities than these."""
+    policy = getattr(datamodule, "policies", {}).get("train")
+    return [policy.combination] if isinstance(policy, FixedCombination) else given
 
 
 @contextmanager

@@ -5,6 +5,7 @@ One message, the right exit code, no traceback, nothing written.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +175,33 @@ def test_settings_that_are_none_have_exit_code_2(
     message = refused(family, args, capsys, code=2)
     for text in texts:
         assert text in message, message
+
+
+@pytest.mark.parametrize("who", ["transformers", "tokenizers"])
+def test_packages_that_are_not_installed(
+    who: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data("food101", data)
+    monkeypatch.setitem(sys.modules, who, None)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "image_size": 64, "vocab_size": 40}
+    small = [part for key, size in sizes.items() for part in (f"{NETWORK}{key}", str(size))]
+    message = refused("food101", [*small, f"{DATASET}size", "32"], capsys)
+    assert "pip install 'lightning-mm[transformers]'" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("class_idx.json", '{"pho": null}'),
+        ("class_idx.json", '{"pho": "x"}'),
+        ("split.json", '{"train": 3, "val": 3, "test": 3}'),
+    ],
+)
+def test_lists_of_food101_that_are_broken(
+    name: str, content: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_data("food101", data) / name
+    path.write_text(content)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "image_size": 64, "vocab_size": 40}
+    small = [part for key, size in sizes.items() for part in (f"{NETWORK}{key}", str(size))]
+    assert str(path) in refused("food101", [*small, f"{DATASET}size", "32"], capsys)

@@ -190,11 +190,20 @@ def test_samples_without_a_text_are_left_out(root: Path) -> None:
 
 
 def test_lists_out_of_order_are_told(root: Path) -> None:
-    classes, splits = root / "class_idx.json", root / "split.json"
-    good = {path: path.read_text() for path in (classes, splits)}
+    classes, splits, texts = root / "class_idx.json", root / "split.json", root / "text.json"
+    name = food(root).files[0]
+    good = {path: path.read_text() for path in (classes, splits, texts)}
     for path, content, message in (
         (classes, '{"pho": 0, "apple_pie": 1}', "is of class 'red_velvet_cake', which .*class_idx.json does not have"),
         (classes, '{"pho": 0, "apple_pie": 2, "red_velvet_cake": 3}', "number its 3 classes from 0 without gaps"),
+        (classes, '{"pho": 0, "apple_pie": null}', r"class_idx\.json must give each .*, got None for 'apple_pie'"),
+        (classes, '{"pho": 0, "apple_pie": 1.5}', r"class_idx\.json must give each .*, got 1\.5 for 'apple_pie'"),
+        (classes, '{"pho": 0, "apple_pie": "x"}', r"class_idx\.json must give each class a number \(.*'x'\)"),
+        (splits, '{"train": "pho_1.jpg"}', r"split\.json must give split 'train' as a list of .* of type str"),
+        (splits, '{"train": {"pho_1.jpg": 0}}', r"split\.json must give split 'train' .* of type dict"),
+        (splits, '{"train": null}', r"split\.json must give split 'train' .* of type NoneType"),
+        (splits, '{"train": ["pho_1.jpg", ["a"]]}', r"split\.json must give .* an entry of type list"),
+        (texts, f'{{"{name}": 5}}', rf"text\.json must give {name} a text or a list of texts, .* of type int"),
         (splits, '{"test": []}', r"has no split 'train', only \['test'\]"),
         (splits, "[1]", "to hold a mapping, got a list"),
         (splits, "{", "split.json is damaged"),
@@ -218,7 +227,7 @@ def test_vocabulary(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DataNotFoundError, match=r"no vocabulary at .*none\.txt; set vocab to the vocab.txt of BERT"):
         food(root, vocab=str(tmp_path / "none.txt"))
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(ImportError, match=r"pip install lightning-mm\[transformers\]"):
+    with pytest.raises(LightningMMError, match=r"Food101 needs .*: pip install 'lightning-mm\[transformers\]'"):
         food(root)
 
 

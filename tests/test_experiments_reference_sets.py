@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_every_file_sweeps(path: Path, here: Path, capfd: pytest.CaptureFixture[
     for file in files:
         assert main(["fit", *stacked(file), *options(file), *short]) == 0
     root = overlay.get("trainer", {}).get("default_root_dir") or f"outputs/{path.parent.name}/base"
-    checkpoint = next(Path(root).glob("*.ckpt"))
+    checkpoint = next(Path().glob(re.sub(r"\$\{.*\}", "*", root) + "/*.ckpt"))
     command = ["sweep", *stacked(path), *options(path), "--ckpt_path", str(checkpoint)]
     assert main([*command, "--trainer.fast_dev_run", "1"]) == 0
     assert "mean" in capfd.readouterr().out

@@ -172,7 +172,7 @@ def test_settings_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(LightningMMError, match="num_classes must be at least 1"):
         tiny(0)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install lightning-mm\[transformers\]"):
+    with pytest.raises(LightningMMError, match=r"ViLT needs .*: pip install 'lightning-mm\[transformers\]'"):
         tiny()
 
 

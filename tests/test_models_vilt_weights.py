@@ -89,9 +89,57 @@ def test_heads_of_other_tasks_are_left_out_and_said(
     network = ViLT(5, **SIZES)
     head = {key: value.clone() for key, value in network.head.state_dict().items()}
     with caplog.at_level(logging.INFO):
-        network.load_reference({**weights, "text_embeddings.position_ids": torch.arange(10)[None]})
+        network.load_reference({**weights, "text_embeddings.position_ids": torch.arange(10)[None]}, "none")
     assert "heads itm_score, mlm_score, rank_output, vqa_classifier of the reference weights are left" in caplog.text
     assert all(torch.equal(value, head[key]) for key, value in network.head.state_dict().items())
+
+
+def test_the_head_that_fits_is_taken_unless_told_otherwise(tmp_path: Path) -> None:
+    """From a checkpoint with heads of pre-training and of other tasks beside the one of ours."""
+    source = tiny()
+    state = {
+        **source.to_reference("food101_classifier"),
+        "mlm_score.bias": torch.ones(60),
+        **tiny(3).to_reference("vqa_classifier"),
+    }
+    several = {**state, **tiny().to_reference("snli_classifier")}
+    without = {key: value for key, value in state.items() if not key.startswith("food101")}
+    for name, weights in (("one", state), ("several", several), ("without", without)):
+        torch.save({"state_dict": weights}, tmp_path / name)
+
+    def taken(network: ViLT) -> bool:
+        backbone, head = (
+            all(torch.equal(value, own[key]) for key, value in source.state_dict().items() if key.startswith(part))
+            for own in [network.state_dict()]
+            for part in ("backbone.", "head.")
+        )
+        assert backbone
+        return head
+
+    fresh = lambda file=None, **settings: ViLT(11, file and str(tmp_path / file), **SIZES, **settings)  # noqa: E731
+    assert taken(fresh("one"))
+    assert not taken(fresh("one", head="none"))
+    assert taken(fresh("several", head="food101_classifier"))
+    # a start that is fine-tuned may have a head at random
+    assert not taken(fresh("several"))
+    assert not taken(fresh("without"))
+    network = fresh(head="food101_classifier")
+    network.load_reference(several)
+    assert taken(network)
+    network = fresh()
+    network.load_reference({"state_dict": state})
+    assert taken(network)
+    for weights, message in (
+        (several, r"several heads for 11 classes, \['food101_classifier', 'snli_classifier'\]: set head"),
+        (without, r"no head for 11 classes, only \['mlm_score', 'vqa_classifier'\]: .* as `pretrained`"),
+    ):
+        network = fresh()
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        with pytest.raises(LightningMMError, match=message):
+            network.load_reference(weights)
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+        network.load_reference(weights, head="none")
+        assert not taken(network)
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -114,7 +162,7 @@ def test_positions_of_longer_texts_are_interpolated() -> None:
     source = tiny()
     longer, shorter = tiny(max_text_length=20), tiny(max_text_length=6)
     for network in (longer, shorter):
-        network.load_reference(source.to_reference())
+        network.load_reference(source.to_reference(), "none")
     key = "backbone.embeddings.text_embeddings.position_embeddings.weight"
     table = source.state_dict()[key]
     assert torch.equal(shorter.state_dict()[key], table[:6])

@@ -95,6 +95,19 @@ def test_dedicated_networks_run_their_own_combination_only() -> None:
     assert result.parameters["dedicated"]["trained"] == 3
 
 
+def test_dedicated_networks_with_more_inputs_run_what_they_were_trained_for() -> None:
+    dataset, task = Scores(), VoteTask(NAMES)
+    settings: dict[str, Any] = {"trainer": quiet(), "bootstrap": 0, "dedicated_to": ["depth+rgb", "thermal"]}
+    result = sweep({"zero_fill": VoteTask(NAMES), "dedicated": [task]}, loader(dataset), **settings)
+    assert list(result.values("dedicated")) == ["thermal", "rgb+depth"]
+    assert len(result.values("zero_fill")) == 7
+    expected = expected_accuracy(dataset, [1.0] * 3, [0.0] * 3, ["rgb", "depth"])
+    assert result.value("dedicated", "rgb+depth") == pytest.approx(expected)
+    message = r"can run any of the combinations \['rgb'\]; the dedicated ones are for \['rgb\+depth', 'thermal'\] alone"
+    with pytest.raises(LightningMMError, match=message):
+        sweep({"dedicated": [task]}, loader(dataset), combinations=["rgb"], **settings)
+
+
 def test_adapter_under_another_name_and_parameters() -> None:
     task = VoteTask(NAMES, bias=BIAS)
     result = sweep({"zero_fill": VoteTask(NAMES), "ssf": task}, loader(Scores()), trainer=quiet(), bootstrap=0)

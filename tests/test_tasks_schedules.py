@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import BaseTask, WarmupPolynomial
+from tests.new_tasks import data, task, trainer
 
 
 def rates(schedule: WarmupPolynomial, steps: int) -> list[list[float]]:
@@ -58,11 +61,38 @@ def test_a_resumed_schedule_goes_on() -> None:
     assert begun + rates(second, 4) == whole
 
 
+@pytest.mark.parametrize(("batch_size", "accumulated", "steps"), [(4, 1, 3), (12, 1, 1), (2, 4, 2)])
+def test_steps_of_an_epoch_are_the_trainers(tmp_path: Path, batch_size: int, accumulated: int, steps: int) -> None:
+    """Whatever the batch size, the warm-up ends after its epochs and the rate is zero after the last one."""
+
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.found: list[float] = []
+
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+            self.found.append(optimizer.param_groups[0]["lr"])
+
+    one = task(
+        "classification",
+        lr_scheduler=lambda optimizer: WarmupPolynomial(optimizer, 4, 1, warmup_ratio=0.0, power=1.0),
+        lr_interval="step",
+    )
+    seen = Rates()
+    quick: dict[str, Any] = {"limit_val_batches": 0, "enable_checkpointing": False}
+    fit = trainer(tmp_path, [seen], epochs=4, accumulate_grad_batches=accumulated, **quick)
+    fit.fit(one, data("classification", length=12, batch_size=batch_size))
+    rise = [0.01 * step / steps for step in range(steps)]
+    fall = [0.01 * (1 - step / (3 * steps)) for step in range(3 * steps)]
+    assert seen.found == pytest.approx(rise + fall)
+    (config,) = fit.lr_scheduler_configs
+    assert config.scheduler.get_last_lr() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"max_epochs": 10}, "expected 0 <= warmup_epochs < max_epochs, got 10 and 10; a short run needs"),
-        ({"max_epochs": 20, "warmup_ratio": 2.0}, "expected 0 <= warmup_ratio <= 1, .* got 2.0, 0.9 and 1"),
+        ({"max_epochs": 20, "warmup_ratio": 2.0}, "expected 0 <= warmup_ratio <= 1, .* got 2.0, 0.9 and None"),
         ({"max_epochs": 20, "steps_per_epoch": 0}, "steps_per_epoch >= 1, got 0.1, 0.9 and 0"),
     ],
 )
@@ -85,8 +115,8 @@ def test_a_config_builds_it(interval: str) -> None:
         "lr_interval": interval,
     }
     config = {"class_path": "lightning_mm.tasks.SemanticSegmentationTask", "init_args": init_args}
-    task: Any = parser.instantiate(parser.parse_object({"model": config})).model
-    configured = task.configure_optimizers()["lr_scheduler"]
+    built: Any = parser.instantiate(parser.parse_object({"model": config})).model
+    configured = built.configure_optimizers()["lr_scheduler"]
     assert configured["interval"] == interval
     assert isinstance(configured["scheduler"], WarmupPolynomial)
     assert configured["scheduler"].max_steps == 4

@@ -181,7 +181,7 @@ def test_fit_test_and_sweep_of_the_experiments(
     assert main(["fit", *stack, *small, *run]) == 0
     assert "drawn in epoch 0 by ExactShare(p_missing=0.9, lose=['text'], split='train', block=20)" in caplog.text
     assert "\n  text: " not in caplog.text, "every image is there"
-    best = f"outputs/food101/{method}/best.ckpt"
+    best = "outputs/food101/eta_0.9_text/best.ckpt"
     assert main(["test", *stack, *small, "--trainer.logger", "false", "--ckpt_path", best]) == 0
     assert "test/accuracy" in capsys.readouterr().out
     command = ["sweep", *files("base", method), *small, "--trainer.logger", "false", "--ckpt_path", best]

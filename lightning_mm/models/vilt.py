@@ -19,8 +19,12 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.inputs import check_inputs, check_positive, check_probability
+from lightning_mm.models.released_weights import misfit, unwrap
 from lightning_mm.models.vilt_inputs import read_image, read_text, stretched
-from lightning_mm.models.vilt_weights import from_reference, lengthened, read_reference, to_reference
+from lightning_mm.models.vilt_weights import from_reference, is_classifier, lengthened, read_reference, to_reference
+
+ANY_HEAD, NO_HEAD = "auto", "none"
+"""What may stand in the place of the name of a reference head."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,8 +38,8 @@ class ViLT(nn.Module):
 
     Args:
         num_classes: Number of classes C.
-        pretrained: A checkpoint of the reference (github.com/dandelin/ViLT), see :meth:`load_reference`; ``None``
-            starts at random.
+        pretrained: A checkpoint of the reference (github.com/dandelin/ViLT) to start from, its head only where it has
+            one that fits; ``None`` starts at random.
         vocab_size: Number of words known; 30522 of BERT uncased.
         hidden_size: D.
         num_hidden_layers: Number of blocks.
@@ -45,6 +49,9 @@ class ViLT(nn.Module):
         patch_size: P, which height and width must be divisible by.
         max_text_length: The most words; positions of longer texts than the released 40 are interpolated on loading.
         dropout: In embeddings, attention and MLPs.
+        head: Which head of reference weights is loaded into ours, such as ``"food101_classifier"``. ``"auto"`` takes
+            the one of classification that is of our shape, and from ``pretrained`` none where there are none or
+            several; ``"none"`` leaves ours as it is. A log line names the heads that are left out.
 
     Shape:
         ``{"image": Float[B, 3, H, W], "text": {"input_ids": Int[B, L], "attention_mask": Int[B, L]}}`` -> logits
@@ -53,9 +60,9 @@ class ViLT(nn.Module):
         ``token_type_ids`` may be given.
 
     Raises:
-        ImportError: If ``transformers`` is not installed.
         DataNotFoundError: If there is no file ``pretrained``.
-        LightningMMError: If a setting, the weights or an input do not fit; the message names what was expected.
+        LightningMMError: If ``transformers`` is not installed, or a setting, the weights or an input do not fit; the
+            message names what was expected.
 
     Example:
         >>> network = ViLT(3, vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=64)
@@ -78,6 +85,7 @@ class ViLT(nn.Module):
         patch_size: int = 32,
         max_text_length: int = 40,
         dropout: float = 0.0,
+        head: str = ANY_HEAD,
     ) -> None:
         super().__init__()
         check_positive(
@@ -93,10 +101,13 @@ class ViLT(nn.Module):
         try:
             from transformers import ViltConfig, ViltModel
         except ImportError as error:
-            raise ImportError("ViLT needs transformers: pip install lightning-mm[transformers]") from error
+            raise LightningMMError(
+                f"ViLT needs transformers, which cannot be imported ({error}): pip install 'lightning-mm[transformers]'"
+            ) from error
         self.modalities = Modalities(["image", "text"])
         self.num_classes, self.patch_size, self.max_text_length = num_classes, patch_size, max_text_length
         self.grid = image_size // patch_size
+        self.reference_head = head
         config = ViltConfig(
             vocab_size=vocab_size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers,
             num_attention_heads=num_attention_heads, intermediate_size=intermediate_size or 4 * hidden_size,
@@ -112,7 +123,7 @@ class ViLT(nn.Module):
             nn.init.zeros_(layer.bias)
         self.head = nn.Sequential(first, nn.LayerNorm(2 * hidden_size), nn.GELU(), last)
         if pretrained is not None:
-            self.load_reference(read_reference(pretrained))
+            self._load(read_reference(pretrained), head, must=False)
 
     def forward(self, inputs: Mapping[str, Nest]) -> Float[Tensor, "batch {self.num_classes}"]:
         """Logits of every sample."""
@@ -161,46 +172,63 @@ class ViLT(nn.Module):
         mask = torch.cat([mask.new_ones(batch, 1), mask.flatten(1)], dim=1)
         return tokens + embeddings.token_type_embeddings(mask.long().new_ones(mask.shape)), mask
 
-    def load_reference(self, state: Mapping[str, Tensor], head: str | None = None) -> None:
+    def load_reference(self, state: Mapping[str, Any], head: str | None = None) -> None:
         """Load the released weights, strictly; nothing is changed where they do not fit.
 
         Args:
-            state: The ``state_dict`` of a reference checkpoint (``text_embeddings.*``, ``transformer.blocks.*``, ...).
-            head: Which of its heads is loaded into ours, such as ``"vqa_classifier"``; by default none: heads of other
-                tasks are left out, and a log line says which.
+            state: The ``state_dict`` of a reference checkpoint (``text_embeddings.*``, ``transformer.blocks.*``, ...),
+                bare or as the entry ``state_dict``.
+            head: As the argument of the class, which it is by default; but ``"auto"`` must find a head: without one
+                ours would stay random.
 
         Raises:
-            LightningMMError: If keys are unknown, missing or of another shape; the first ones are named.
+            LightningMMError: If keys are unknown, missing or of another shape, the first ones are named; or if there
+                is no such head, or several for ``"auto"``.
         """
-        renamed, heads = from_reference(state)
+        self._load(state, self.reference_head if head is None else head, must=True)
+
+    def _load(self, state: Mapping[str, Any], head: str, must: bool) -> None:
+        """Load the released weights; with ``must`` the head ``"auto"`` has to be one of them."""
+        renamed, heads = from_reference(unwrap(state))
         text_key = "embeddings.text_embeddings.position_embeddings.weight"
         if text_key in renamed:
             renamed[text_key] = lengthened(renamed[text_key], self.max_text_length)
         loaded = {f"backbone.{key}": value for key, value in renamed.items()}
-        if head is not None:
-            if head not in heads:
-                raise LightningMMError(f"the state_dict has no head {head!r}, only {sorted(heads)}")
-            loaded |= {f"head.{key}": value for key, value in heads.pop(head).items()}
+        chosen = self._chosen_head(heads, head, must)
+        if chosen is not None:
+            loaded |= {f"head.{key}": value for key, value in heads.pop(chosen).items()}
         own = self.state_dict()
-        needed = {key: value for key, value in own.items() if head is not None or not key.startswith("head.")}
-        findings: dict[str, list[str]] = {
-            "lacks": [key for key in needed if key not in loaded],
-            "has unknown": [key for key in loaded if key not in needed],
-            "has other shapes:": [
-                f"{key} {tuple(loaded[key].shape)} instead of {tuple(value.shape)}"
-                for key, value in needed.items()
-                if key in loaded and loaded[key].shape != value.shape
-            ],
-        }
-        if any(findings.values()):
-            told = "; ".join(f"{what} {', '.join(keys[:3])}" for what, keys in findings.items() if keys)
+        found = misfit({key: own[key] for key in own if chosen is not None or not key.startswith("head.")}, loaded)
+        if found:
             raise LightningMMError(
-                f"the reference weights are of another network than this ViLT: it {told} (names of transformers); use "
+                f"the reference weights are of another network than this ViLT: it {found} (names of transformers); use "
                 "the sizes that they were trained with"
             )
+        if chosen is not None:
+            _LOG.info("ViLT: the head %s of the reference weights is ours", chosen)
         if heads:
             _LOG.info("ViLT: the heads %s of the reference weights are left out", ", ".join(sorted(heads)))
         self.load_state_dict({**own, **loaded})
+
+    def _chosen_head(self, heads: Mapping[str, Mapping[str, Tensor]], head: str, must: bool) -> str | None:
+        """The name of the head that is loaded; None leaves ours as it is."""
+        if head == NO_HEAD:
+            return None
+        if head != ANY_HEAD:
+            if head not in heads:
+                raise LightningMMError(f"the state_dict has no head {head!r}, only {sorted(heads)}")
+            return head
+        own = self.head.state_dict()
+        fitting = [name for name in sorted(heads) if is_classifier(name) and not misfit(own, heads[name])]
+        if len(fitting) == 1 or not must:
+            return fitting[0] if len(fitting) == 1 else None
+        found = f"several heads for {self.num_classes} classes, {fitting}: set head to one of them"
+        if not fitting:
+            found = (
+                f"no head for {self.num_classes} classes, only {sorted(heads)}: ours would stay random. Give weights "
+                f"that have one, train a base from these as `pretrained` first, or set head to {NO_HEAD!r}"
+            )
+        raise LightningMMError(f"the reference weights have {found}")
 
     def to_reference(self, head: str | None = None) -> dict[str, Tensor]:
         """The weights under the reference's keys; our head under the name ``head``, left out where none is given."""

@@ -89,7 +89,7 @@ def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         part, _, rest = key.partition(".")
         if key == "text_embeddings.position_ids":
             continue  # a counter that older versions kept beside the weights
-        if part in HEADS or part.endswith(_CLASSIFIER):
+        if part in HEADS or is_classifier(part):
             heads.setdefault(part, {})[rest] = value
         elif ".attn.qkv." in key and key.startswith(_BLOCK) and value.shape[0] % 3 == 0:
             number, _, entry = key.removeprefix(_BLOCK).partition(".attn.qkv.")
@@ -127,6 +127,11 @@ def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise LightningMMError(f"{key!r} is no weight of transformers.ViltModel")
         found[name] = value
     return found
+
+
+def is_classifier(head: str) -> bool:
+    """Whether a head is one of classification, by its name."""
+    return head.endswith(_CLASSIFIER)
 
 
 def lengthened(positions: Tensor, length: int) -> Tensor:

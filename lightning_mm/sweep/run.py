@@ -38,6 +38,7 @@ def sweep(
     seed: int = 0,
     bootstrap_seed: int = 0,
     baseline: bool = True,
+    dedicated_to: Sequence[str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
@@ -49,7 +50,7 @@ def sweep(
         methods: One task (called ``zero_fill``, or ``adapted`` if it has an ``adapter``), or name to task. The first
             task with an adapter is run with it switched off too, as ``zero_fill``, unless you name a ``zero_fill``. A
             list of tasks holds dedicated networks: each is run on the combination of all of its own modalities and
-            nothing else.
+            nothing else, or on those of ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
             missingness play no role, only ``observed`` does.
         combinations: Which combinations; all 2^M - 1 by default.
@@ -61,6 +62,8 @@ def sweep(
         seed: The seed of the run that made the networks, written to every row.
         bootstrap_seed: Seed of the resampling; the same for all sweeps that are to be compared.
         baseline: Whether the first task with an adapter is run with it switched off too, as described above.
+        dedicated_to: The combinations that dedicated networks were trained for, where they have inputs for more
+            modalities than these and see a fill in the place of the others.
         config: The configuration of the run, plain types, kept for ``sweep.json``.
 
     Returns:
@@ -85,7 +88,8 @@ def sweep(
     tasks = [_checked(task) for group in groups.values() for task in group]
     known = Modalities(modalities or getattr(data, "modalities", None) or max((t.modalities for t in tasks), key=len))
     wanted = known.select(combinations)
-    runs = _plan(groups, named, known, wanted, baseline)
+    own = None if dedicated_to is None else known.select(dedicated_to)
+    runs = _plan(groups, named, known, wanted, baseline, own)
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
@@ -128,9 +132,11 @@ def _plan(
     known: Modalities,
     wanted: Sequence[str],
     baseline: bool,
+    dedicated_to: Sequence[str] | None,
 ) -> list[Run]:
     """Which task runs which combinations under which name."""
     runs: list[Run] = []
+    idle: list[str] = []
     position = 0
     for name, group in groups.items():
         if name is not None and (not name or "/" in name):
@@ -141,10 +147,12 @@ def _plan(
             if unknown:
                 raise LightningMMError(f"method {name!r} needs modality {unknown[0]!r}; the data has {list(known)}")
             own = Modalities(cast(SweepableTask, task).modalities)
+            runnable = tuple(one for one in wanted if set(known.parse(one)) <= set(own))
             if dedicated:
-                runnable = tuple(one for one in wanted if one == known.canonical(own.full))
-            else:
-                runnable = tuple(one for one in wanted if set(known.parse(one)) <= set(own))
+                trained_for = [known.canonical(own.full)] if dedicated_to is None else dedicated_to
+                runnable = tuple(one for one in runnable if one in trained_for)
+                if not runnable:
+                    idle.extend(trained_for)
             adapted = getattr(task, "adapter", None) is not None
             off_too = baseline and adapted and not dedicated
             off_too = off_too and ZERO_FILL not in {*named, *(run.method for run in runs)}
@@ -154,7 +162,8 @@ def _plan(
                 runs.append(Run(name or (ADAPTED if adapted else ZERO_FILL), position, runnable))
             position += 1
     if not runs:
-        raise LightningMMError(f"no method can run any of the combinations {list(wanted)}")
+        only = f"; the dedicated ones are for {sorted(set(idle))} alone" if idle else ""
+        raise LightningMMError(f"no method can run any of the combinations {list(wanted)}{only}")
     figures = [(run.method, combination) for run in runs for combination in run.combinations]
     twice = [figure for figure in figures if figures.count(figure) > 1]
     if twice:

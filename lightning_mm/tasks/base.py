@@ -23,6 +23,7 @@ from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
+from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.teacher import Schedule, Teacher, distillation_loss
 
 Stage = Literal["train", "val", "test"]
@@ -238,6 +239,8 @@ class BaseTask(LightningModule):
         return loss
 
     def on_train_start(self) -> None:
+        # Not where the schedule is made: the loader would be opened there, before a resumed fit knows its epoch.
+        divide_epochs(self.trainer)
         self.teacher.open_cache(self)
 
     def on_train_end(self) -> None:

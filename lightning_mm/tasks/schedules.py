@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -12,8 +15,8 @@ from lightning_mm.errors import LightningMMError
 class WarmupPolynomial(LRScheduler):
     """A linear warm-up, then a polynomial decay to zero at the end.
 
-    With ``lr_interval: step`` the task steps it after every batch; ``steps_per_epoch`` then says how many of these are
-    an epoch, and the curve is the same with finer steps.
+    With ``lr_interval: step`` the task steps it after every batch, and the curve is the same with finer steps: a task
+    tells it how many of them its trainer makes in an epoch, whatever the batch size and the number of devices.
 
     Args:
         optimizer: Whose learning rates are multiplied by a factor from 0 to 1.
@@ -21,7 +24,7 @@ class WarmupPolynomial(LRScheduler):
         warmup_epochs: Epochs until the learning rate is the optimizer's own.
         warmup_ratio: The factor of the first epoch (or step).
         power: 1 decays in a line; below, slower at first.
-        steps_per_epoch: Steps of this schedule in an epoch, see above.
+        steps_per_epoch: Steps of this schedule in an epoch; when not given, those that :meth:`divide` is told, else 1.
 
     Raises:
         LightningMMError: If a setting is out of range.
@@ -50,21 +53,30 @@ class WarmupPolynomial(LRScheduler):
         warmup_epochs: int = 10,
         warmup_ratio: float = 0.1,
         power: float = 0.9,
-        steps_per_epoch: int = 1,
+        steps_per_epoch: int | None = None,
     ) -> None:
         if not 0 <= warmup_epochs < max_epochs:
             raise LightningMMError(
                 f"expected 0 <= warmup_epochs < max_epochs, got {warmup_epochs} and {max_epochs}; "
                 "a short run needs a shorter warm-up"
             )
-        if not (0 <= warmup_ratio <= 1 and power > 0 and steps_per_epoch >= 1):
+        if not (0 <= warmup_ratio <= 1 and power > 0 and (steps_per_epoch is None or steps_per_epoch >= 1)):
             raise LightningMMError(
                 "expected 0 <= warmup_ratio <= 1, power > 0 and steps_per_epoch >= 1, got "
                 f"{warmup_ratio}, {power} and {steps_per_epoch}"
             )
-        self.max_steps, self.warmup_steps = max_epochs * steps_per_epoch, warmup_epochs * steps_per_epoch
+        self.max_epochs, self.warmup_epochs, self.steps_per_epoch = max_epochs, warmup_epochs, steps_per_epoch
         self.warmup_ratio, self.power = warmup_ratio, power
+        self._place(steps_per_epoch or 1)
         super().__init__(optimizer)
+
+    def divide(self, steps_per_epoch: int) -> None:
+        """Say before the first step how many of them an epoch has; ``steps_per_epoch``, where it was given, wins."""
+        if self.steps_per_epoch is None:
+            self._place(steps_per_epoch)
+
+    def _place(self, steps_per_epoch: int) -> None:
+        self.max_steps, self.warmup_steps = self.max_epochs * steps_per_epoch, self.warmup_epochs * steps_per_epoch
 
     def factor(self, step: int) -> float:
         """What the optimizer's own learning rate is multiplied by."""
@@ -75,3 +87,17 @@ class WarmupPolynomial(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [rate * self.factor(self.last_epoch) for rate in self.base_lrs]
+
+
+def divide_epochs(trainer: Trainer) -> None:
+    """Tell schedules that step with the optimizer how many steps an epoch of this fit has.
+
+    Raises:
+        LightningMMError: If the training data have no length.
+    """
+    for config in trainer.lr_scheduler_configs:
+        schedule = config.scheduler
+        if config.interval == "step" and isinstance(schedule, WarmupPolynomial) and schedule.steps_per_epoch is None:
+            if math.isinf(trainer.num_training_batches):
+                raise LightningMMError("WarmupPolynomial: the training data have no length; set steps_per_epoch")
+            schedule.divide(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))

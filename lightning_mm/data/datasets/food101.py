@@ -52,9 +52,9 @@ class Food101(Dataset[dict[str, Any]]):
         Float[3, H, W], "pixel_mask": Int64[H, W]}``.
 
     Raises:
-        ImportError: If ``transformers`` (which brings the tokenizer) is not installed.
         DataNotFoundError: If the folder or a file is not there; all images are looked for at once.
-        LightningMMError: If an argument is out of range or a list is not in order; when read, if an image is damaged.
+        LightningMMError: If ``transformers`` (which brings the tokenizer) is not installed, an argument is out of range
+            or a list is not in order; when read, if an image is damaged.
 
     Reference:
         Wang et al.: Recipe recognition with large multimodal food dataset, ICME Workshops 2015; the lists are those of
@@ -106,19 +106,19 @@ class Food101(Dataset[dict[str, Any]]):
         self.max_text_length, self.allow_missing = max_text_length, allow_missing
         self.root = find_folder("Food101", "food101", root, _FILES)
         classes, texts, splits = (_read_json(self.root / name) for name in _FILES)
-        self.class_names = tuple(sorted(classes, key=lambda name: int(classes[name])))
-        if sorted(int(number) for number in classes.values()) != list(range(len(classes))):
-            raise LightningMMError(
-                f"Food101: {self.root / _FILES[0]} must number its {len(classes)} classes from 0 without gaps"
-            )
+        numbers = _numbers(classes, self.root / _FILES[0])
+        self.class_names = tuple(sorted(numbers, key=lambda name: numbers[name]))
         if split not in splits:
             raise LightningMMError(f"Food101: {self.root / _FILES[2]} has no split {split!r}, only {sorted(splits)}")
-        spoken = {name: _first_text(texts.get(name)) for name in splits[split]}
+        spoken = {
+            name: _first_text(name, texts.get(name), self.root / _FILES[1])
+            for name in _names(splits[split], split, self.root / _FILES[2])
+        }
         self.files = tuple(name for name, text in spoken.items() if text)
         if not self.files:
             raise DataNotFoundError(f"Food101: no file of split {split!r} has a text in {self.root / _FILES[1]}")
         self.texts = tuple(spoken[name] for name in self.files)
-        self.targets = tuple(self._target(name, classes) for name in self.files)
+        self.targets = tuple(self._target(name, numbers) for name in self.files)
         self._paths = self._find_images()
         self._tokenizer = _tokenizer(Path(vocab).expanduser() if vocab else self.root / "vocab.txt", max_text_length)
 
@@ -152,7 +152,7 @@ class Food101(Dataset[dict[str, Any]]):
             raise LightningMMError(
                 f"Food101: {name} is of class {label!r}, which {self.root / _FILES[0]} does not have"
             )
-        return int(classes[label])
+        return classes[label]
 
     def _find_images(self) -> list[Path | None]:
         """The path of each image; a folder is listed once, as there are tens of thousands of files."""
@@ -176,8 +176,37 @@ def _class_of(name: str) -> str:
     return name.rsplit("_", 1)[0]
 
 
-def _first_text(texts: Any) -> str:
+def _numbers(classes: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The number of each class: 0, 1, ..., each once, as an integer or its digits."""
+    try:
+        numbers = {name: int(number) for name, number in classes.items() if isinstance(number, (int, str))}
+    except ValueError as error:
+        raise LightningMMError(f"Food101: {path} must give each class a number ({error})") from error
+    odd = [name for name in classes if name not in numbers]
+    if odd:
+        raise LightningMMError(f"Food101: {path} must give each class a number, got {classes[odd[0]]!r} for {odd[0]!r}")
+    if sorted(numbers.values()) != list(range(len(numbers))):
+        raise LightningMMError(f"Food101: {path} must number its {len(numbers)} classes from 0 without gaps")
+    return numbers
+
+
+def _names(listed: Any, split: str, path: Path) -> list[str]:
+    """The files of a split."""
+    odd = [one for one in listed if not isinstance(one, str)] if isinstance(listed, list) else [listed]
+    if odd:
+        raise LightningMMError(
+            f"Food101: {path} must give split {split!r} as a list of files such as 'apple_pie_12.jpg', "
+            f"got {'an entry' if isinstance(listed, list) else 'one thing'} of type {type(odd[0]).__name__}"
+        )
+    return list(listed)
+
+
+def _first_text(name: str, texts: Any, path: Path) -> str:
     """The first text that is not blank; the empty string if there is none."""
+    if not (texts is None or isinstance(texts, (str, list))):
+        raise LightningMMError(
+            f"Food101: {path} must give {name} a text or a list of texts, got one thing of type {type(texts).__name__}"
+        )
     candidates = [texts] if isinstance(texts, str) else texts or []
     return next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), "")
 
@@ -201,7 +230,10 @@ def _tokenizer(vocab: Path, length: int) -> Any:
     try:
         from tokenizers import BertWordPieceTokenizer
     except ImportError as error:
-        raise ImportError("Food101 needs transformers: pip install lightning-mm[transformers]") from error
+        raise LightningMMError(
+            f"Food101 needs the tokenizer of transformers, which cannot be imported ({error}): "
+            "pip install 'lightning-mm[transformers]'"
+        ) from error
     try:
         tokens = vocab.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

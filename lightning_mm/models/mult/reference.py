@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.models.released_weights import misfit, some
+from lightning_mm.models.released_weights import WRAPPERS, misfit, some
 
 LETTERS = {"text": "l", "audio": "a", "vision": "v"}
 _OUTSIDE = {"fusion_in": "proj1", "fusion_out": "proj2", "head": "out_layer"}
@@ -41,7 +41,7 @@ def from_reference(
         LightningMMError: If a key is missing, left over or of another shape.
     """
     expected = to_reference(own, modalities)
-    inner = given.get("state_dict", given)
+    inner = next((given[name] for name in WRAPPERS if name in given), given)
     if not isinstance(inner, Mapping):
         raise LightningMMError(f"expected a state_dict of MulT under 'state_dict', got {type(inner).__name__}")
     state = {_bare(key): value for key, value in inner.items() if not _is_buffer(key)}
