@@ -22,6 +22,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter
+from lightning_mm.cli_arguments import with_nested_nulls
 from lightning_mm.cli_config_errors import shorten
 from lightning_mm.cli_errors import UsageError
 from lightning_mm.data import ModalityDropoutDataModule
@@ -251,7 +252,7 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(with_nested_nulls(args))
 
     def _parse_ckpt_path(self) -> None:
         # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import REPOSITORY
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -182,3 +184,17 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("lightning_mm.cli._dispatch", defect)
     with pytest.raises(KeyError, match="ours"):
         main(["fit"])
+
+
+@pytest.mark.parametrize("given", ["{} null", "{}=null", "{} x.pth {}=null"])
+def test_null_means_null_for_a_setting_of_a_class_inside_of_a_class(
+    given: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = tmp_path / "before.yaml"
+    before.write_text("model: {init_args: {model: {init_args: {encoder_weights: imagenet}}}}")
+    words = given.replace("{}", "--model.init_args.model.init_args.encoder_weights").split()
+    config = ["-c", str(REPOSITORY / "experiments" / "scenes" / "base.yaml"), "-c", str(before)]
+    assert main(["fit", *config, *words, "--print_config"]) == 0
+    network = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["model"]["init_args"]
+    assert network["encoder_weights"] is None
+    assert list(network["channels"]) == ["rgb", "depth", "thermal"], "the rest of the network stays"

@@ -73,6 +73,20 @@ def test_a_thermal_picture_may_be_saved_with_three_equal_channels(tmp_path: Path
     thermal = MFNet("test", root=str(tmp_path))[0]["inputs"]["thermal"]
     assert thermal.shape == expected.shape
     assert (thermal - expected).abs().max() < 0.05
+    assert all(torch.equal(channel, thermal[0]) for channel in thermal)
+    dataset = MFNet("test", root=str(tmp_path))
+    assert dataset.read_modality("thermal", [tmp_path / "ther/00201D.jpg"]).shape == (12, 16, 1)
+
+
+def test_a_thermal_picture_in_colours_is_named(tmp_path: Path) -> None:
+    _write(tmp_path)
+    values = np.full((12, 16, 3), 100)
+    values[3:, :, 0] = 140
+    path = save(tmp_path / "ther/00202N.jpg", values)
+    dataset = MFNet("test", root=str(tmp_path))
+    assert dataset[0]["inputs"]["thermal"].shape == (3, 12, 16)
+    with pytest.raises(LightningMMError, match=rf"{path} is a coloured picture, expected one channel of thermal"):
+        dataset[1]
 
 
 def test_validation_is_listed_or_split_from_train_by_name_and_never_from_test(tmp_path: Path) -> None:

@@ -39,13 +39,35 @@ FAMILIES = (
 LONGEST = 40
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
-_PICTURES = {"data.dataset.init_args.size": [32, 64], "data.augment.init_args.augmentations": [], "data.batch_size": 2}
-_CMNEXT = {**_PICTURES, "model.init_args.model.init_args.variant": "B0"}
-_SEGFORMER = {
-    **_PICTURES,
-    "model.init_args.model.init_args.encoder": "mit_b0",
-    "model.init_args.model.init_args.decoder_channels": [16],
-}
+CROP = [32, 64]
+
+
+def small_augmentations(family: str) -> str:
+    """The augmentations of a family, cropping to ``CROP``, and all of them often enough to act on a few samples."""
+    content = yaml.safe_load((EXPERIMENTS / family / "base.yaml").read_text())
+    augmentations = content["data"]["augment"]["init_args"]["augmentations"]
+    for one in augmentations:
+        settings = one.get("init_args", {})
+        settings |= {"size": CROP} if "size" in settings else {}
+        settings |= {"p": 0.5} if "modalities" in settings else {}
+    return json.dumps(augmentations)
+
+
+def _pictures(family: str) -> dict[str, object]:
+    augmentations = {"data.augment.init_args.augmentations": small_augmentations(family)}
+    evaluated = {"data.dataset.init_args.eval_crop": [12, 16]} if family == "mcubes" else {}
+    return {"data.dataset.init_args.size": [32, 64], "data.batch_size": 2, **augmentations, **evaluated}
+
+
+def _cmnext(family: str) -> dict[str, object]:
+    return {**_pictures(family), "model.init_args.model.init_args.variant": "B0"}
+
+
+def _segformer(family: str) -> dict[str, object]:
+    network = "model.init_args.model.init_args"
+    return {**_pictures(family), f"{network}.encoder": "mit_b0", f"{network}.decoder_channels": [16]}
+
+
 TINY_STREAM = "{class_path: cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
     "scenes": {"data.dataset.init_args.size": 32},
@@ -54,11 +76,11 @@ SMALL: dict[str, dict[str, object]] = {
     "utd_mhad": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
-    "cmu_mosi": {},
-    "cmu_mosei": {},
-    "mfnet": _CMNEXT,
-    "nyudv2": _CMNEXT,
-    "mcubes": {**_CMNEXT, "data.dataset.init_args.eval_crop": "null"},
+    "cmu_mosi": {"model.init_args.model.init_args.levels": 1},
+    "cmu_mosei": {"model.init_args.model.init_args.levels": 1},
+    "mfnet": _cmnext("mfnet"),
+    "nyudv2": _cmnext("nyudv2"),
+    "mcubes": _cmnext("mcubes"),
     "ntu_rgbd": {
         "data.dataset.init_args.frames": 4,
         "data.dataset.init_args.size": 16,
@@ -76,8 +98,9 @@ SMALL: dict[str, dict[str, object]] = {
 }
 """Settings that shrink the data or the network of a family further."""
 SMALL_FILES = {
-    "mfnet/dedicated.yaml": _SEGFORMER,
-    "nyudv2/dedicated.yaml": _SEGFORMER,
+    "mfnet/dedicated.yaml": _segformer("mfnet"),
+    "nyudv2/dedicated.yaml": _segformer("nyudv2"),
+    "mcubes/dedicated_one.yaml": _segformer("mcubes"),
 }
 """The same for an overlay with another network than its base."""
 

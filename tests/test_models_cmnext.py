@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lightning_mm import Modalities
 from lightning_mm.adapters import SSF, Adapted, BitFit, OneHot, adapt
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.layers import Adaptable
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models import CMNeXt
 from lightning_mm.testing import assert_missing_invariant
 from tests.adapter_networks import randomise, trained_statistics
@@ -143,6 +144,8 @@ CASES = [
     ("B4", ["rgb", "depth"], 40, 116_576_299, 0.7666, 0.3776),
     ("B2", FOUR, 20, 58_729_560, 0.3347, 0.1617),
 ]
+PERCENT = {116_560_396: (0.658, 0.324), 58_729_560: (0.570, 0.275)}
+"""Total to what SSF and BitFit add; of the second network the table has none."""
 
 
 @pytest.mark.parametrize(("variant", "modalities", "classes", "total", "ssf", "bitfit"), CASES)
@@ -158,6 +161,8 @@ def test_counts_of_the_paper(
     biases = sum(layer.bias.numel() for layer in layers if layer.bias is not None)
     assert round(2 * channels / 1e6, 4) == ssf
     assert round(biases / 1e6, 4) == bitfit
+    shares = (round(100 * 2 * channels / total, 3), round(100 * biases / total, 3))
+    assert shares == PERCENT.get(total, shares)
 
 
 @pytest.mark.slow
@@ -255,6 +260,37 @@ def test_mit_weights_that_do_not_fit_are_named_and_change_nothing(other: CMNeXt)
     with pytest.raises(LightningMMError, match=r"lacks norm1\.bias; has unknown norm1\.beta; take those of the same"):
         network.load_mit({("norm1.beta" if key == "norm1.bias" else key): value for key, value in state.items()})
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_network_starts_from_a_file_of_mit(other: CMNeXt, tmp_path: Path) -> None:
+    state, path = mit(other), str(tmp_path / "mit_b0.pth")
+    torch.save(state, path)
+    random, started = build(), build(mit_weights=path)
+    plain = random.state_dict()
+    assert any(not torch.equal(plain[key], other.state_dict()[key]) for key in plain if key.startswith("main."))
+    for key, value in started.state_dict().items():
+        expected = other.state_dict() if key.startswith("main.") else plain
+        assert torch.equal(value, expected[key]), key
+    # What is loaded afterwards wins, and does not ask for the file.
+    Path(path).unlink()
+    started.load_reference(random.to_reference())
+    assert all(torch.equal(value, plain[key]) for key, value in started.state_dict().items())
+
+
+def test_a_file_that_is_no_mit_is_named_with_the_way_out(other: CMNeXt, tmp_path: Path) -> None:
+    path = tmp_path / "mit.pth"
+    with pytest.raises(DataNotFoundError, match=rf"no MiT weights at {path}; fetch the file .* or set mit_weights to"):
+        build(mit_weights=str(path))
+    cases: list[tuple[Any, str]] = [
+        ([1, 2], rf"the MiT weights {path} are a list, expected a state_dict; fetch"),
+        ({"epoch": 3}, rf"mit_weights {path}: expected a state_dict of tensors"),
+        (mit(build(variant="B1")), rf"mit_weights {path}: MiT weights do not fit .* take those of the same variant"),
+        (build(), rf"the MiT weights {path} cannot be read as tensors and plain types"),  # a pickled module
+    ]
+    for content, message in cases:
+        torch.save(content, path)
+        with pytest.raises(LightningMMError, match=message):
+            build(mit_weights=str(path))
 
 
 # Mistakes

@@ -160,6 +160,7 @@ def test_sizes_are_those_of_the_paper() -> None:
         adapted = adapt(network, NAMES, SSF(), basis=OneHot(), example=((example,), {}), exclude=["head*"])
     rows_of_all = sum(parameter.numel() for parameter in adapted.adapter.parameters())
     assert rows_of_all == 41_220 * len(NAMES.incomplete())
+    assert round(100 * 41_220 / 1_071_211, 2) == 3.85
 
 
 def test_dropout_acts_in_training_only_and_every_parameter_has_a_use() -> None:

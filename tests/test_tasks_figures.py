@@ -1,4 +1,8 @@
-"""Segmentation figures: additive over samples, equal to torchmetrics, and the official confusion matrix."""
+"""Segmentation figures: additive over samples, equal to torchmetrics, and the official confusion matrix and IoU.
+
+Of the official numbers ``acc`` (mean recall of the classes) and ``f1`` (2 TP / (2 TP + FP + FN) of a class) are not
+compared: the task gives neither, and both are read off the confusion matrix, which is compared in every cell.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from lightning_mm.tasks import SemanticSegmentationTask
 from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
 
 
@@ -53,16 +59,32 @@ def test_two_classes_have_the_iou_of_class_one() -> None:
     assert figures["iou"] == figures["iou_flood"] == pytest.approx(4 / 7)
 
 
+class Given(nn.Module):
+    """Puts out the logits that it is given."""
+
+    num_classes = 9
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return inputs["rgb"]
+
+
 def test_official_confusion_and_iou(golden_root: Path) -> None:
     with np.load(golden_root / "c2_segmentation_metrics.npz") as stored:
         data = {name: torch.from_numpy(stored[name]) for name in stored}
-    confusion = torch.cat(
-        [confusion_per_sample(data[f"logits_{i}"].argmax(1), data[f"target_{i}"], 9, 255) for i in range(2)]
-    ).sum(0)
-    assert torch.equal(confusion.float(), data["hist"])
-    figures = segmentation_figures(confusion, [str(c) for c in range(9)], 255)
-    iou = torch.tensor([figures[f"iou_{c}"] for c in range(9)]).double()
-    # The official code counts a class that is nowhere (7) as 0 in the mean of 9; here it has no IoU.
-    assert iou.isnan().tolist() == [c == 7 for c in range(9)]
-    torch.testing.assert_close(iou.nan_to_num(0), data["derived_iou"])
-    assert 100 * figures["miou"] * 8 / 9 == pytest.approx(data["iou_mean_pct_rounded"].item(), abs=0.01)
+    task = SemanticSegmentationTask(Given(), ["rgb"], 9, absent_classes="zero")
+    parts = []
+    for i in range(2):
+        outputs = task({"rgb": data[f"logits_{i}"]})
+        parts.append(task.sample_statistics(outputs, data[f"target_{i}"])["confusion"])
+        task._stage_metrics("val").update(task.metric_inputs(outputs), data[f"target_{i}"])
+    confusion = torch.cat(parts)
+    assert torch.equal(confusion.sum(0).float(), data["hist"])
+    logged = {name.removeprefix("val/"): value.item() for name, value in task._stage_metrics("val").compute().items()}
+    for figures in (task.metrics_from({"confusion": confusion}), logged):
+        iou = torch.tensor([figures[f"iou_{c}"] for c in range(9)])
+        torch.testing.assert_close(iou.double(), data["derived_iou"], rtol=1e-6, atol=0)
+        assert (100 * iou).tolist() == pytest.approx(data["iou_per_class_pct_rounded"].tolist(), abs=0.0051)
+        assert 100 * figures["miou"] == pytest.approx(data["iou_mean_pct_rounded"].item(), abs=0.0051)
+    assert data["derived_iou"][7] == 0, "the class that is nowhere"
+    skipped = segmentation_figures(confusion.sum(0), [str(c) for c in range(9)], 255)
+    assert skipped["miou"] * 8 / 9 == pytest.approx(figures["miou"])

@@ -1,4 +1,8 @@
-"""Losses against loops written here, torch, and the official numbers."""
+"""Losses against loops written here, torch, and the official numbers.
+
+Of the official numbers ``ohem_tuple`` and ``ce_tuple3`` are not compared: they are weighted sums of the loss over
+several predictions of one network (auxiliary heads), of which networks here put out one.
+"""
 
 from __future__ import annotations
 

@@ -82,6 +82,28 @@ def test_logged_figures_are_those_of_the_sample_statistics(num_classes: int, ign
     assert task.primary_metric == ("iou" if num_classes == 2 else "miou")
 
 
+@pytest.mark.parametrize("ignore_index", [255, 0])
+def test_an_absent_class_has_no_iou_or_zero(ignore_index: int) -> None:
+    found = {}
+    for absent in ("skip", "zero"):
+        task = build(5, absent_classes=absent, ignore_index=ignore_index)
+        with torch.no_grad():
+            task.model.parts["rgb"].bias[4] = -1e6  # type: ignore[union-attr,index]
+        data = loader("test", num_classes=4)
+        (logged,) = trainer().test(task, data, verbose=False)
+        statistics = [task.sample_statistics(task(b["inputs"], b["available"]), b["target"]) for b in data]
+        figures = task.metrics_from({"confusion": torch.cat([part["confusion"] for part in statistics])})
+        for name, value in figures.items():
+            assert logged[f"test/{name}"] == pytest.approx(value, rel=1e-5, nan_ok=True), name
+        found[absent] = figures
+    skipped, zero = found["skip"], found["zero"]
+    assert skipped["iou_4"] != skipped["iou_4"]
+    assert zero["iou_4"] == 0
+    counted = 4 if ignore_index == 255 else 3
+    assert zero["miou"] == pytest.approx(skipped["miou"] * counted / (counted + 1))
+    assert zero["pixel_accuracy"] == skipped["pixel_accuracy"]
+
+
 @pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice", "ohem"])
 def test_fit_learns_the_signal(loss: Any) -> None:
     task = build(loss=loss, optimizer=lambda p: torch.optim.AdamW(p, lr=0.1))
@@ -224,6 +246,7 @@ def test_wrong_base_checkpoints_are_named_and_change_nothing(tmp_path: Path) -> 
         ({"num_classes": 4, "model": Pixels(3)}, "the task has num_classes 4, the network 3"),
         ({"class_names": ["a", "b"]}, r"num_classes is 3: .* got \['a', 'b'\]"),
         ({"class_weights": [1.0]}, "class_weights: expected 3 numbers, got 1"),
+        ({"absent_classes": "none"}, r"absent_classes must be one of \['skip', 'zero'\], got 'none'"),
         ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem'\], got 'hinge'"),
     ],
 )

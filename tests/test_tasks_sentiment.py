@@ -110,7 +110,7 @@ def test_the_reference_numbers(golden: dict[str, Tensor], kind: str) -> None:
         assert (figures["acc7"], figures["acc5"]) == pytest.approx((acc7, acc5), rel=1e-9)
         accuracy, swapped = polarity_figures(prediction, truth, convention, swapped=True)  # type: ignore[arg-type]
         assert (accuracy, swapped) == pytest.approx((acc2, f1), rel=1e-9)
-    assert figures["acc2_non0"] == pytest.approx(acc2, rel=1e-9)
+    assert (figures["acc2_non0"], figures["f1_non0_swapped"]) == pytest.approx((acc2, f1), rel=1e-9)
 
 
 def test_the_reference_numbers_of_multibench_and_of_classes(golden: dict[str, Tensor]) -> None:
@@ -140,6 +140,7 @@ def test_figures_against_slow_loops() -> None:
         swapped = polarity_figures(prediction, target, name, swapped=True)[1]  # type: ignore[arg-type]
         assert swapped == pytest.approx(multiclass_f1_score(t, p, 2, average="weighted").item(), rel=1e-6)
         assert swapped != figures[f"f1_{name}"]
+    assert figures["f1_non0_swapped"] == swapped
     assert figures["pearson"] == pytest.approx(pearson_corrcoef(prediction, target).item(), rel=1e-5)
 
 

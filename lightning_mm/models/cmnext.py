@@ -19,12 +19,17 @@ from lightning_mm.models.cmnext_fusion import FeatureFusion, FeatureRectificatio
 from lightning_mm.models.cmnext_weights import mit_parts, reference_parts
 from lightning_mm.models.inputs import check_inputs, check_positive, check_probability
 from lightning_mm.models.mix_transformer import HEADS, SIZES, MixTransformerStage, drop_path_rates, initialise
-from lightning_mm.models.released_weights import load_released, renamed, unwrap
+from lightning_mm.models.released_weights import load_released, read_released, renamed, unwrap
 from lightning_mm.models.segformer_head import SegFormerHead
 
 Variant = Literal["B0", "B1", "B2", "B3", "B4", "B5"]
 SMALLEST = 32
 """Pixels of a side; below, nothing is left of the keys of attention."""
+
+_WITHOUT_MIT = (
+    "fetch the file of this variant (mit_b0.pth to mit_b5.pth) from where github.com/NVlabs/SegFormer says, or set "
+    "mit_weights to null: a random start, and right for a checkpoint or base_ckpt, which brings weights of its own"
+)
 
 
 class CMNeXt(nn.Module):
@@ -44,12 +49,16 @@ class CMNeXt(nn.Module):
             were trained so. False: as it is.
         drop_path: Highest rate of dropped residual branches, rising with depth from 0 (in training alone).
         dropout: Share of channels that are dropped before the classifier (in training alone).
+        mit_weights: A file of a Mix Transformer of this size that was trained on ImageNet, for the main branch, see
+            :meth:`load_mit`; the rest starts at random all the same. ``None`` starts all of it at random. Whatever is
+            loaded later takes its place, and a checkpoint does not ask for the file.
 
     Shape:
         ``{modality: [B, 3, H, W]}`` -> logits ``[B, K, H, W]``; H and W from 32 on, best divisible by 32.
 
     Raises:
-        LightningMMError: If a setting or an input does not fit; the message names it.
+        DataNotFoundError: If there is no file ``mit_weights``.
+        LightningMMError: If a setting, the weights or an input do not fit; the message names it.
 
     Example:
         >>> import torch
@@ -69,6 +78,7 @@ class CMNeXt(nn.Module):
         reference_reshape: bool = True,
         drop_path: float = 0.1,
         dropout: float = 0.1,
+        mit_weights: str | None = None,
     ) -> None:
         super().__init__()
         if variant not in SIZES:
@@ -92,6 +102,8 @@ class CMNeXt(nn.Module):
         self.fuse = nn.ModuleList(FeatureFusion(width, heads) for width, heads in zip(size.widths, HEADS))
         self.head = SegFormerHead(size.widths, 256 if variant in ("B0", "B1") else 512, num_classes, dropout)
         initialise(self)
+        if mit_weights is not None:
+            self._start_from(mit_weights)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch {self.num_classes} height width"]:
         """Logits of every pixel."""
@@ -136,6 +148,13 @@ class CMNeXt(nn.Module):
         """
         keys = renamed([key for key in self.state_dict() if key.startswith("main.")], mit_parts(self.depths))
         load_released(self, unwrap(state_dict, ["head."]), keys, "MiT weights", "take those of the same variant")
+
+    def _start_from(self, path: str) -> None:
+        weights = read_released(path, "MiT weights", _WITHOUT_MIT)
+        try:
+            self.load_mit(weights)
+        except LightningMMError as error:
+            raise LightningMMError(f"mit_weights {path}: {error}") from error
 
     def _reference_keys(self) -> dict[str, str]:
         return renamed(self.state_dict(), reference_parts(self.depths, self.modalities.names[1:]))

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 SHOWN = 3
 """How many keys an error message names."""
 
 WRAPPERS = ("model_state_dict", "state_dict")
 """Entries of checkpoints under which a ``state_dict`` lies."""
+
+
+def read_released(path: str | Path, what: str, way_out: str) -> Mapping[str, Any]:
+    """The dict in a file of torch, of tensors and plain types (``weights_only=True``: no code is unpickled).
+
+    Args:
+        path: The file.
+        what: The weights, for the error message.
+        way_out: Where they come from or what to do without them, for the error message.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is damaged or holds anything else.
+    """
+    if not Path(path).is_file():
+        raise DataNotFoundError(f"no {what} at {path}; {way_out}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LightningMMError(
+            f"the {what} {path} cannot be read as tensors and plain types ({reason}); where the file is whole, "
+            "save its `state_dict` alone with torch.save"
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise LightningMMError(f"the {what} {path} are a {type(checkpoint).__name__}, expected a state_dict; {way_out}")
+    return checkpoint
 
 
 def unwrap(checkpoint: Mapping[str, Any], ignored: Sequence[str] = ()) -> dict[str, Tensor]:

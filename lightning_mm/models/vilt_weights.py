@@ -5,7 +5,6 @@ Reference: the ``state_dict`` of the Lightning checkpoints of github.com/dandeli
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import LightningMMError
+from lightning_mm.models.released_weights import read_released
 
 TEXT_POSITIONS = "text_embeddings.position_embeddings.weight"
 """The reference's key of the positions of text."""
@@ -51,20 +51,9 @@ def read_reference(path: str | Path) -> dict[str, Tensor]:
         DataNotFoundError: If there is no such file.
         LightningMMError: If it holds anything but tensors and plain types.
     """
-    if not Path(path).is_file():
-        raise DataNotFoundError(
-            f"no ViLT weights at {path}; fetch a checkpoint from the releases of github.com/dandelin/ViLT, or set "
-            "pretrained to null for a random start"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LightningMMError(
-            f"the ViLT weights {path} cannot be read as tensors and plain types ({reason}); where the file is whole, "
-            "save its `state_dict` alone with torch.save"
-        ) from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
+    source = "fetch a checkpoint from the releases of github.com/dandelin/ViLT"
+    checkpoint = read_released(path, "ViLT weights", f"{source}, or set pretrained to null for a random start")
+    state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise LightningMMError(f"{path} is no checkpoint of ViLT: expected a state_dict, or one under 'state_dict'")
     return dict(state)

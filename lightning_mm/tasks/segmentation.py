@@ -5,7 +5,7 @@ Shapes: B samples, M modalities, C classes, H x W pixels.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -19,7 +19,12 @@ from lightning_mm.missing import Fill
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
-from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
+from lightning_mm.tasks.segmentation_figures import (
+    AbsentClasses,
+    MeanOverAllClasses,
+    confusion_per_sample,
+    segmentation_figures,
+)
 from lightning_mm.tasks.teacher import Schedule
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
@@ -28,8 +33,8 @@ LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 class SemanticSegmentationTask(BaseTask):
     """Trains and evaluates a network that puts out one logit per class and pixel.
 
-    Metrics: ``miou`` (classes in neither truth nor prediction left out), ``iou_<class>``, ``pixel_accuracy``; with two
-    classes also ``iou``, that of class 1, which is then the primary metric.
+    Metrics: ``miou`` (classes in neither truth nor prediction left out, see ``absent_classes``), ``iou_<class>``,
+    ``pixel_accuracy``; with two classes also ``iou``, that of class 1, which is then the primary metric.
 
     Args:
         model: The network, ``{modality: [B, C_m, H, W]} -> [B, C, H, W]``; see :class:`BaseTask`.
@@ -40,6 +45,8 @@ class SemanticSegmentationTask(BaseTask):
         ignore_index: Label of pixels that count in neither loss nor metrics.
         class_names: Names for the metrics of single classes, by default their numbers.
         fill: See :class:`BaseTask`, as for the rest.
+        absent_classes: What a class in neither truth nor prediction counts: ``skip``, it has no IoU (NaN) and is left
+            out of the mean; ``zero``, its IoU is 0 and counts, the convention of the code of CMNeXt (arXiv 2303.01480).
 
     Shape:
         Target ``Int64[B, H, W]`` with labels 0 to C - 1 and ``ignore_index``.
@@ -72,6 +79,7 @@ class SemanticSegmentationTask(BaseTask):
         teacher_feature_weight: float = 0.0,
         teacher_schedule: Schedule = "constant",
         teacher_cache_mb: float = 512.0,
+        absent_classes: AbsentClasses = "skip",
     ) -> None:
         names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
         if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
@@ -80,6 +88,10 @@ class SemanticSegmentationTask(BaseTask):
             )
         if class_weights is not None and len(class_weights) != num_classes:
             raise LightningMMError(f"class_weights: expected {num_classes} numbers, got {len(class_weights)}")
+        if absent_classes not in get_args(AbsentClasses):
+            raise LightningMMError(
+                f"absent_classes must be one of {list(get_args(AbsentClasses))}, got {absent_classes!r}"
+            )
         made_for = getattr(model, "num_classes", num_classes)
         if made_for != num_classes:
             raise LightningMMError(
@@ -88,6 +100,7 @@ class SemanticSegmentationTask(BaseTask):
             )
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
+        self.absent_classes: AbsentClasses = absent_classes
         super().__init__(
             model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
             auxiliary_weight, teacher_weight, teacher_temperature,
@@ -107,10 +120,11 @@ class SemanticSegmentationTask(BaseTask):
     def configure_metrics(self) -> MetricCollection:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
         settings["validate_args"] = False  # check_target has looked at the labels; theirs sorts every batch
-        undefined = float("nan")
+        zero = self.absent_classes == "zero"
+        undefined = 0.0 if zero else float("nan")
         per_class = MulticlassJaccardIndex(average="none", zero_division=undefined, **settings)
         metrics: dict[str, Any] = {
-            "miou": MulticlassJaccardIndex(average="macro", **settings),
+            "miou": MeanOverAllClasses(**settings) if zero else MulticlassJaccardIndex(average="macro", **settings),
             "pixel_accuracy": MulticlassAccuracy(average="micro", **settings),
             "per_class": ClasswiseWrapper(per_class, labels=self.class_names, prefix="iou_"),
         }
@@ -143,7 +157,8 @@ class SemanticSegmentationTask(BaseTask):
         return {"confusion": confusion}
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        return segmentation_figures(statistics["confusion"].sum(0), self.class_names, self.ignore_index)
+        confusion = statistics["confusion"].sum(0)
+        return segmentation_figures(confusion, self.class_names, self.ignore_index, self.absent_classes)
 
 
 def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) -> nn.ModuleList:

@@ -41,8 +41,9 @@ class SentimentTask(BaseTask):
     Metrics of ``regression``: ``mae`` (the primary one, less is better), ``pearson`` (NaN for constant predictions),
     ``acc7`` and ``acc5`` (clipped to +-3 and +-2, halves rounded to even), ``acc2_has0`` and ``f1_has0`` (non-negative
     against negative), ``acc2_non0`` and ``f1_non0`` (positive against negative, labels of zero left out). Of
-    ``binary``: ``acc2`` (the primary one), ``f1``, ``auroc``. Every F1 is weighted by how often a class is true; the
-    code of MulT swaps the arguments, see :func:`~lightning_mm.tasks.sentiment_figures.polarity_figures`.
+    ``binary``: ``acc2`` (the primary one), ``f1``, ``auroc``. Every F1 is weighted by how often a class is true, but
+    ``f1_non0_swapped`` by how often it is predicted: the code of MulT swaps the arguments, and this is the figure to
+    stand beside its F1, see :func:`~lightning_mm.tasks.sentiment_figures.polarity_figures`.
 
     Args:
         model: The network, ``{modality: [B, ...]} -> [B]`` or ``[B, 1]``, the sentiment or the logit of class 1; with
@@ -93,7 +94,7 @@ class SentimentTask(BaseTask):
         if self.binary:
             self.metric_directions = {"acc2": "max", "f1": "max", "auroc": "max"}
         else:
-            signs = ("acc2_has0", "f1_has0", "acc2_non0", "f1_non0")
+            signs = ("acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "f1_non0_swapped")
             self.metric_directions = {"mae": "min", **dict.fromkeys(("pearson", "acc7", "acc5", *signs), "max")}
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -122,6 +123,7 @@ class SentimentTask(BaseTask):
             metrics |= {"acc7": RoundedAccuracy(3), "acc5": RoundedAccuracy(2)}
             metrics |= {"acc2_has0": PolarityAccuracy("has0"), "f1_has0": PolarityF1("has0")}
             metrics |= {"acc2_non0": PolarityAccuracy("non0"), "f1_non0": PolarityF1("non0")}
+            metrics |= {"f1_non0_swapped": PolarityF1("non0", swapped=True)}
         # Groups are found by comparing states after the first batch, where both conventions may have the same.
         return MetricCollection(metrics, compute_groups=False)
 

@@ -54,7 +54,7 @@ def polarity_figures(
         convention: What the two classes are.
         swapped: Weight the F1 of a class by how often it is predicted and not by how often it is true. The reference
             code of MulT does, since it gives scikit-learn's ``f1_score`` the prediction as the truth; many published
-            F1 are of this kind. Our ``f1_*`` are not.
+            F1 are of this kind. Of our figures ``f1_non0_swapped`` is, the other ``f1_*`` are not.
 
     Reference:
         MulT, arXiv 1906.00295.
@@ -66,16 +66,22 @@ def binary_figures(
     prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"], swapped: bool = False
 ) -> tuple[float, float]:
     """Accuracy and weighted F1 of classes 0 and 1, ``Int[N]`` twice; see :func:`polarity_figures` for ``swapped``."""
+    accuracy, f1, f1_swapped = _three_figures(prediction, target)
+    return accuracy, f1_swapped if swapped else f1
+
+
+def _three_figures(prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"]) -> tuple[float, float, float]:
+    """Accuracy, and F1 weighted by how often a class is true and by how often it is predicted."""
     samples, predicted, true = len(target), int(prediction.sum()), int(target.sum())
     if not samples:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     # Three counts are enough, and much faster than a confusion matrix.
     hits = int((prediction * target).sum())
     hits_of_zero = samples - predicted - true + hits
     of_one = 2 * hits / max(predicted + true, 1)
     of_zero = 2 * hits_of_zero / max(2 * samples - predicted - true, 1)
-    weight = (predicted if swapped else true) / samples
-    return (hits + hits_of_zero) / samples, weight * of_one + (1 - weight) * of_zero
+    f1, swapped = (weight / samples * of_one + (1 - weight / samples) * of_zero for weight in (true, predicted))
+    return (hits + hits_of_zero) / samples, f1, swapped
 
 
 def rounded(values: Float[Tensor, " sample"], limit: int) -> Float[Tensor, " sample"]:
@@ -98,10 +104,11 @@ def pearson(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample
 
 
 def sentiment_figures(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample"]) -> dict[str, float]:
-    """``mae``, ``pearson``, ``acc7``, ``acc5``, and accuracy and F1 of the sign in both conventions.
+    """``mae``, ``pearson``, ``acc7``, ``acc5``, and accuracy and F1 of the sign in several conventions.
 
     ``acc2_has0`` and ``f1_has0``: non-negative against negative; ``acc2_non0`` and ``f1_non0``: positive against
-    negative, samples with label zero left out. F1 is weighted by how often a class is true.
+    negative, samples with label zero left out. F1 is weighted by how often a class is true, but ``f1_non0_swapped``,
+    which is to stand beside figures of the code of MulT, by how often it is predicted.
     """
     figures = {
         "mae": (prediction.double() - target.double()).abs().mean().item(),
@@ -109,9 +116,9 @@ def sentiment_figures(prediction: Float[Tensor, " sample"], target: Float[Tensor
         "acc7": (rounded(prediction, 3) == rounded(target, 3)).double().mean().item(),
         "acc5": (rounded(prediction, 2) == rounded(target, 2)).double().mean().item(),
     }
-    for convention in ("has0", "non0"):
-        figures[f"acc2_{convention}"], figures[f"f1_{convention}"] = polarity_figures(prediction, target, convention)
-    return figures
+    figures["acc2_has0"], figures["f1_has0"] = polarity_figures(prediction, target, "has0")
+    accuracy, f1, swapped = _three_figures(*polarity(prediction, target, "non0"))
+    return figures | {"acc2_non0": accuracy, "f1_non0": f1, "f1_non0_swapped": swapped}
 
 
 class Pearson(Metric):
@@ -162,11 +169,13 @@ class PolarityAccuracy(BinaryAccuracy):
 
 
 class PolarityF1(MulticlassF1Score):
-    """Weighted F1 of the sign, see :func:`polarity`."""
+    """Weighted F1 of the sign, see :func:`polarity`, and :func:`polarity_figures` for ``swapped``."""
 
-    def __init__(self, convention: Convention) -> None:
+    def __init__(self, convention: Convention, swapped: bool = False) -> None:
         super().__init__(num_classes=2, average="weighted", validate_args=False)
         self.convention: Convention = convention
+        self.swapped = swapped
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(*polarity(preds, target, self.convention))
+        predicted, true = polarity(preds, target, self.convention)
+        super().update(*((true, predicted) if self.swapped else (predicted, true)))

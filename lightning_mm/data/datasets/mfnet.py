@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.images import read_image, read_labels
 from lightning_mm.data.datasets.labelled_images import LabelledImages
-from lightning_mm.errors import DataNotFoundError
+from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 _LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 
@@ -46,8 +46,8 @@ class MFNet(LabelledImages):
 
     Raises:
         DataNotFoundError: If the folder or a file is not there; all files are looked for at once.
-        LightningMMError: If an argument is out of range; when read, if a file is damaged or has another form, files
-            differ in size, or a label is out of range.
+        LightningMMError: If an argument is out of range; when read, if a file is damaged or has another form (thermal
+            in colours, too), files differ in size, or a label is out of range.
 
     Reference:
         Ha et al.: MFNet, IROS 2017.
@@ -65,7 +65,7 @@ class MFNet(LabelledImages):
   labels/NAME.png                                      8-bit, 0 to 8
 and either
   rgb/NAME.jpg                                         8-bit RGB
-  ther/NAME.jpg                                        8-bit gray
+  ther/NAME.jpg                                        8-bit gray (or RGB, three times the same)
 or, as first released,
   images/NAME.png                                      8-bit, four channels: RGB and thermal""",
         counts={"train": 784, "val": 392, "test": 393},
@@ -108,8 +108,16 @@ All 9 classes count in the mIoU, the first (unlabeled) too.""",
         if self._stacked:
             image = read_image(files[0], (4,))
             return image[..., :3] if modality == "rgb" else image[..., 3:]
+        if modality == "rgb":
+            return read_image(files[0], (3,))
+        image = read_image(files[0], (1, 3))
+        if (image != image[..., :1]).any():
+            raise LightningMMError(
+                f"{files[0]} is a coloured picture, expected one channel of thermal values, or three that are equal; "
+                "store the values themselves, not a colour map of them (and look whether rgb/ and ther/ are exchanged)"
+            )
         # A gray JPEG may have been saved with three equal channels.
-        return read_image(files[0], (3,) if modality == "rgb" else (1, 3))
+        return image[..., :1]
 
     def read_label(self, path: Path) -> NDArray[Any]:
         return read_labels(path, len(self.class_names))
