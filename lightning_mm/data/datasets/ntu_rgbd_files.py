@@ -92,6 +92,7 @@ def decode_frame(folder: Path, modality: str, place: int) -> Image.Image:
 
     Raises:
         DataNotFoundError: If it is not there.
+        PermissionError: If it may not be read.
         LightningMMError: If it is damaged or no image of its kind.
     """
     path = folder / FILES[modality].format(place + 1)
@@ -101,6 +102,8 @@ def decode_frame(folder: Path, modality: str, place: int) -> Image.Image:
             loaded = image.copy()
     except FileNotFoundError as error:
         raise DataNotFoundError(f"NtuRgbd: {path} is gone since it was looked for") from error
+    except PermissionError:  # an OSError, but no damage
+        raise
     # Pillow tells of damage in all of these ways, depending on where it begins.
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise LightningMMError(f"NtuRgbd: {path} is damaged ({error}); copy it again from the source") from error

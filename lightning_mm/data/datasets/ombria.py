@@ -211,6 +211,8 @@ def _decode(path: Path, mode: str) -> Image.Image:
             loaded = image.copy()
     except FileNotFoundError as error:
         raise DataNotFoundError(f"Ombria: {path} is gone since the data set was opened") from error
+    except PermissionError:  # an OSError, but no damage
+        raise
     # Pillow tells of damage in all of these ways, depending on where it begins.
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise LightningMMError(f"Ombria: {path} is damaged ({error}); copy it again from the source") from error

@@ -22,6 +22,7 @@ def read_photo(data_set: str, path: Path) -> Image.Image:
 
     Raises:
         DataNotFoundError: If the file is gone.
+        PermissionError: If it may not be read.
         LightningMMError: If it is damaged, truncated among that.
     """
     try:
@@ -32,6 +33,8 @@ def read_photo(data_set: str, path: Path) -> Image.Image:
             return whole.convert("RGB")
     except FileNotFoundError as error:
         raise DataNotFoundError(f"{data_set}: {path} is gone since the data set was opened") from error
+    except PermissionError:  # an OSError, but no damage
+        raise
     # Pillow tells of damage in all of these ways, depending on where it begins.
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise LightningMMError(f"{data_set}: {path} is damaged ({error}); copy it again from the source") from error
