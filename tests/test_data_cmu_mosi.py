@@ -194,6 +194,8 @@ def test_no_sequence_is_empty_and_the_file_need_not_name_utterances(tmp_path: Pa
         (lambda part: part.pop("labels"), "lacks 'labels', it has .*; set layout, or copy"),
         (lambda part: part.update(text=[[1], [1, 2]]), "expected text to hold numbers, got object"),
         (lambda part: part.update(id=["one"]), "expected 7 names, got 1"),
+        (lambda part: part.update(id=7), "id: expected 7 names, got 7; copy"),
+        (lambda part: part.update(id=np.array("one")), r"id: expected 7 names, got array\('one'"),
     ],
 )
 def test_wrong_content_is_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -209,6 +211,15 @@ def test_wrong_lengths_are_named(tmp_path: Path, lengths: list[float]) -> None:
     content["test"]["audio_lengths"] = lengths
     root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
     with pytest.raises(LightningMMError, match="expected 7 lengths of audio from 0 to 7 in 'audio_lengths', got"):
+        CmuMosi("test", root=root, layout="mmsa", aligned=False)
+
+
+@pytest.mark.parametrize("words", ["words", [[1], [1, 2]], np.full((7, 3, 5), "word"), np.full((7, 3, 5), np.nan)])
+def test_counts_of_words_that_are_none(tmp_path: Path, words: Any) -> None:
+    content = _content(layout="mmsa", aligned=False)
+    content["test"]["text_bert"] = words
+    root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
+    with pytest.raises(LightningMMError, match=r"test: expected (text_bert to hold numbers|7 lengths of text)"):
         CmuMosi("test", root=root, layout="mmsa", aligned=False)
 
 

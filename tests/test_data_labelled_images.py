@@ -16,7 +16,7 @@ from image_files import save
 
 from lightning_mm.data import MCubeS, MFNet, ModalityDropoutDataModule, NYUDv2
 from lightning_mm.data.datasets.labelled_images import LabelledImages, fraction, read_list
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 
 @dataclass
@@ -96,6 +96,21 @@ def test_missing_files_are_errors_or_none(case: Case, root: Path) -> None:
     (root / case.label).unlink()
     with pytest.raises(DataNotFoundError, match=rf"has no label image, sought at {root / case.label}"):
         case.data_set("test", root=str(root), allow_missing=True)
+
+
+def test_the_first_missing_file_is_named_and_the_others_counted(case: Case, root: Path) -> None:
+    whole = case.data_set("train", root=str(root))
+    for name in whole.ids[:2]:
+        whole.label_file(name).unlink()
+    with pytest.raises(
+        IncompleteDataError, match=r"has no label image, sought at \S+ \(1 more samples lack files\)$"
+    ) as told:
+        case.data_set("train", root=str(root))
+    assert [f"sample {name} " in problem for name, problem in zip(whole.ids, told.value.problems)] == [True] * 2
+    rest = told.value.opened
+    assert isinstance(rest, case.data_set)  # type: ignore[arg-type]
+    assert rest.ids == whole.ids[2:]
+    assert torch.equal(rest[0]["target"], whole[2]["target"])
 
 
 def test_a_sample_without_any_modality(case: Case, root: Path) -> None:
