@@ -151,6 +151,14 @@ def test_a_modality_that_the_file_lacks(tmp_path: Path) -> None:
         CmuMosi("test", root=str(_write(tmp_path, content)), allow_missing=True)
 
 
+def test_names_of_odd_parts(tmp_path: Path) -> None:
+    content = _content()
+    content["test"]["id"] = [["video", np.zeros((2, 3)), [1, 2]], np.array([b"a", b"b"]), "one", b"two", 3, ("x",), []]
+    ids = CmuMosi("test", root=str(_write(tmp_path, content))).ids
+    assert ids[0].startswith("video_[[0. 0. 0.]")
+    assert ids[1:] == ("a_b", "one", "two", "3", "x", "")
+
+
 def test_rows_of_zeros_are_not_missing(tmp_path: Path) -> None:
     content = _content()
     content["test"]["vision"][2] = 0

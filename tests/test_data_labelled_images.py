@@ -72,6 +72,9 @@ def test_lists_that_are_empty_gone_or_twice(case: Case, root: Path) -> None:
     path.write_text("\n")
     with pytest.raises(LightningMMError, match=rf"{path} is empty; expected one name a line"):
         case.data_set("test", root=str(root))
+    path.write_text("one\n" + 300 * "name" + "\n")
+    with pytest.raises(LightningMMError, match=rf"{path} is no list of names: one of them has 1200 letters and begins"):
+        case.data_set("test", root=str(root))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LightningMMError, match=rf"{path} is no text"):
         case.data_set("test", root=str(root))

@@ -298,7 +298,7 @@ def _ids(found: Any, count: int, where: str) -> tuple[str, ...]:
         return tuple(str(number) for number in range(count))
     if not isinstance(found, (list, tuple, np.ndarray)) or (isinstance(found, np.ndarray) and found.ndim == 0):
         raise LightningMMError(f"{where}: expected {count} names, got {found!r}; copy the file again from the source")
-    names = tuple("_".join(_text(part) for part in np.ravel(np.asarray(one, dtype=object))) for one in found)
+    names = tuple("_".join(map(_text, one if isinstance(one, (list, tuple)) else np.ravel(one))) for one in found)
     if len(names) != count:
         raise LightningMMError(
             f"{where}: expected {count} names, got {len(names)}; copy the file again from the source"

@@ -24,6 +24,7 @@ from lightning_mm.errors import DataNotFoundError, IncompleteDataError, Lightnin
 Array = NDArray[Any]
 
 SPLITS = ("train", "val", "test")
+_LONGEST_NAME = 240  # bytes; file systems end at 255, the ending of the file among them
 
 
 class LabelledImages(Dataset[dict[str, Any]]):
@@ -187,7 +188,7 @@ def read_list(data_set: str, path: Path) -> tuple[str, ...]:
 
     Raises:
         DataNotFoundError: If the list is not there.
-        LightningMMError: If it is no text, names nothing, or a name twice.
+        LightningMMError: If it is no text, names nothing, a name twice, or one that no file can have.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -200,6 +201,12 @@ def read_list(data_set: str, path: Path) -> tuple[str, ...]:
     names = tuple(line.split()[0] for line in lines if line.strip())
     if not names:
         raise LightningMMError(f"{data_set}: {path} is empty; expected one name a line")
+    longest = max(names, key=len)
+    if len(longest.encode()) > _LONGEST_NAME:
+        raise LightningMMError(
+            f"{data_set}: {path} is no list of names: one of them has {len(longest)} letters and begins with "
+            f"{longest[:20]!r}; expected one name a line"
+        )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise LightningMMError(f"{data_set}: {path} names {twice!r} twice; expected distinct names, one a line")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.images import DAMAGE
 from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 SPLITS = ("train", "val", "test")
@@ -232,8 +232,7 @@ def _decode(path: Path, mode: str) -> Image.Image:
         raise DataNotFoundError(f"Ombria: {path} is gone since the data set was opened") from error
     except PermissionError:  # an OSError, but no damage
         raise
-    # Pillow tells of damage in all of these ways, depending on where it begins.
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise LightningMMError(f"Ombria: {path} is damaged ({error}); copy it again from the source") from error
     if loaded.mode != mode:
         raise LightningMMError(f"Ombria: {path} should be {_MODE_WORDS[mode]}, got mode {loaded.mode}")

@@ -5,7 +5,6 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from lightning_mm.data.datasets.images import DAMAGE
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 
@@ -35,8 +35,7 @@ def read_photo(data_set: str, path: Path) -> Image.Image:
         raise DataNotFoundError(f"{data_set}: {path} is gone since the data set was opened") from error
     except PermissionError:  # an OSError, but no damage
         raise
-    # Pillow tells of damage in all of these ways, depending on where it begins.
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise LightningMMError(f"{data_set}: {path} is damaged ({error}); copy it again from the source") from error
 
 
