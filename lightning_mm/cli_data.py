@@ -12,7 +12,7 @@ from lightning_mm.errors import LightningMMError
 
 
 def run_data(args: list[str]) -> None:
-    """List the data sets, print the page of one, or read a copy of it from end to end.
+    """List the data sets, print the page of one, or read all samples of a copy of it.
 
     Raises:
         UsageError: If the name or an option is not known.
@@ -21,14 +21,19 @@ def run_data(args: list[str]) -> None:
     parser = Parser(
         "lightning-mm data",
         description="List the data sets; with NAME show source, licence and expected files of one; with --check read a "
-        "copy of it from end to end and say what is there and what is broken (exit code 1).",
+        "copy of it sample by sample and say what is there, what is missing and what is broken (exit code 1).",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a data set, such as mfnet")
-    parser.add_argument("--check", type=Path, metavar="FOLDER", help="the folder of the data set, to be read whole")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="the folder of the data set, to be read")
     parser.add_argument("--limit", type=int, metavar="N", help="read N samples of each split, evenly spread")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the data set, such as val_fraction=0.2"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of the data set, such as val_fraction=0.2; with allow_missing=true missing files of a modality "
+        "are counted and no errors",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
@@ -108,6 +113,8 @@ def _page(data_set: Any, as_json: bool) -> None:
 
 
 def _facts(data_set: Any) -> dict[str, Any]:
+    from lightning_mm.data.about import modalities_of
+
     about = data_set.about
     return {
         "name": about.name,
@@ -116,7 +123,7 @@ def _facts(data_set: Any) -> dict[str, Any]:
         "source": about.source,
         "licence": about.licence,
         "reference": about.reference,
-        "modalities": list(getattr(data_set, "channels", ())),
+        "modalities": modalities_of(data_set),
         "classes": list(getattr(data_set, "class_names", ())),
         "counts": dict(about.counts),
         "recalled": about.recalled,
@@ -151,4 +158,6 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise UsageError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
-    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    values = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    # Data sets take pairs such as a height and a width, and no lists.
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Reading a copy of a data set from end to end, and what is said about it."""
+"""Reading all samples of a copy of a data set, and what is said about it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_mm.cli_errors import UsageError
-from lightning_mm.data.about import About
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.about import About, modalities_of
+from lightning_mm.errors import IncompleteDataError, LightningMMError
 
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
@@ -68,8 +68,12 @@ class Seen:
 def check(data_set: Any, folder: Path, limit: int | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Open every split and read its samples; how far it is goes to standard error.
 
+    A modality that a sample lacks is an error, of which equal ones are one, unless ``allow_missing`` is set; a data set
+    that does not take ``allow_missing`` may lack what it likes. Samples that cannot be opened are errors too, and the
+    others are read all the same.
+
     Args:
-        data_set: The class.
+        data_set: The class; its method ``explain_missing(index, modality)``, if it has one, gives the text of an error.
         folder: Its root.
         limit: How many samples of a split to read, evenly spread; all when not given.
         settings: Further arguments of the data set.
@@ -85,10 +89,11 @@ def check(data_set: Any, folder: Path, limit: int | None, settings: Mapping[str,
     if unknown:
         names = [name for name in known if name not in ("split", "root")]
         raise UsageError(f"--set: {data_set.__name__} takes {', '.join(names)}; got {unknown[0]!r}")
-    # What is missing is counted; what was read is not kept.
-    given = {"allow_missing": True, "cache": False, **settings}
+    # A sample that lacks a modality is opened all the same, to read what it has; what was read is not kept.
+    given = {"cache": False, **settings, "allow_missing": True}
     arguments = {name: value for name, value in given.items() if name in known}
-    return [_split(data_set, split, folder, limit, arguments) for split in SPLITS]
+    complete = "allow_missing" in known and not settings.get("allow_missing")
+    return [_split(data_set, split, folder, limit, arguments, complete) for split in SPLITS]
 
 
 def describe(about: About, reports: Sequence[Mapping[str, Any]]) -> str:
@@ -118,36 +123,37 @@ def describe(about: About, reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _split(data_set: Any, split: str, folder: Path, limit: int | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    errors: list[str] = []
+def _split(
+    data_set: Any, split: str, folder: Path, limit: int | None, arguments: Mapping[str, Any], complete: bool
+) -> dict[str, Any]:
+    opened, problems = _open(data_set, split, folder, arguments)
+    errors = dict.fromkeys(problems)
     inputs: dict[str, Seen] = {}
     target: dict[str, Seen] = {}
     missing: Counter[str] = Counter()
-    samples, read = None, 0
-    try:
-        opened = data_set(split, root=str(folder), **arguments)
-        samples = len(opened)
-    except (LightningMMError, OSError) as error:
-        errors.append(str(error))
-    if samples:
-        names = list(getattr(opened, "channels", ()))
+    samples, read = None if opened is None else len(opened), 0
+    if opened is not None and samples:
+        names = modalities_of(opened)
         missing.update(dict.fromkeys(names, 0))
         chosen = np.arange(samples) if limit is None else np.linspace(0, samples - 1, limit).round().astype(int)
         for index in _told(np.unique(chosen).tolist(), split):
             try:
                 sample = opened[index]
             except (LightningMMError, OSError) as error:
-                errors.append(str(error))
+                errors[str(error)] = None
                 continue
             read += 1
             given = sample["inputs"]
-            missing.update(name for name in {*names, *given} if given.get(name) is None)
+            lacking = [name for name in dict.fromkeys([*names, *given]) if given.get(name) is None]
+            missing.update(lacking)
+            if complete:
+                errors |= dict.fromkeys(_lacks(opened, index, name) for name in lacking)
             places = [(inputs, name, value) for name, value in _leaves(given)]
             places += [(target, name, value) for name, value in _leaves(sample["target"], "target")]
             for where, name, value in places:
                 bad = where.setdefault(name, Seen(integers=where is target)).add(value)
                 if bad:
-                    errors.append(f"{_name(opened, index)}: {name} holds {bad} values that are not finite")
+                    errors[f"{_name(opened, index)}: {name} holds {bad} values that are not finite"] = None
     return {
         "split": split,
         "samples": samples,
@@ -156,9 +162,25 @@ def _split(data_set: Any, split: str, folder: Path, limit: int | None, arguments
         "missing": {name: missing[name] / read for name in missing} if read else {},
         "inputs": {name: seen.facts() for name, seen in inputs.items()},
         "target": {name: seen.facts() for name, seen in target.items()},
-        "errors": errors[:SHOWN_ERRORS],
+        "errors": list(errors)[:SHOWN_ERRORS],
         "n_errors": len(errors),
     }
+
+
+def _open(data_set: Any, split: str, folder: Path, arguments: Mapping[str, Any]) -> tuple[Any | None, Sequence[str]]:
+    """The data set, without the samples that cannot be opened, or None; and what is wrong."""
+    try:
+        return data_set(split, root=str(folder), **arguments), ()
+    except IncompleteDataError as error:
+        return error.opened, error.problems
+    except (LightningMMError, OSError) as error:
+        return None, (str(error),)
+
+
+def _lacks(opened: Any, index: int, modality: str) -> str:
+    if hasattr(opened, "explain_missing"):
+        return str(opened.explain_missing(index, modality))
+    return f"{_name(opened, index)} has no {modality}"
 
 
 def _told(indices: Sequence[int], split: str) -> Iterator[int]:

@@ -18,6 +18,7 @@ import test_data_nyudv2
 import test_data_utd_mhad
 import torch
 from conftest import REPOSITORY
+from fake_data import FETCHED, FOLDERS, SMALL, lose_modality, write_data
 from image_files import save
 
 import lightning_mm.data
@@ -28,12 +29,12 @@ from lightning_mm.cli_errors import UsageError
 from lightning_mm.data.about import About
 from lightning_mm.errors import LightningMMError
 
-REAL = {"AVDigits", "MCubeS", "MFNet", "MosiFeatures", "MsLesions", "NYUDv2", "Ombria", "UtdMhad"}
+REAL = {"AVDigits", "MosiFeatures", "MsLesions", "Ombria", "UtdMhad", *(one.__name__ for one in FETCHED.values())}
 
 
 def test_every_set_that_is_fetched_has_a_page_and_is_found_by_both_names() -> None:
     found = data_sets()
-    assert {one.__name__ for one in found} >= REAL
+    assert {one.__name__ for one in found} == REAL
     names = [one.about.name for one in found]
     assert len(set(names)) == len(names)
     for one in found:
@@ -127,12 +128,104 @@ def test_broken_files_are_named_and_the_rest_is_read(tmp_path: Path, capsys: pyt
     label = save(tmp_path / f"labels/{test_data_mfnet.TRAIN[0]}.png", np.full((12, 16), 9))
     assert main(["data", "mfnet", "--check", str(tmp_path), "--set", "val_fraction=0.3"]) == 1
     captured = capsys.readouterr()
-    assert "2 errors\n" in captured.out
+    assert "3 errors\n" in captured.out
     assert f"test: {broken} is damaged" in captured.out
+    assert f"test: MFNet: sample 00202N has no thermal, sought at {tmp_path / 'ther/00202N.jpg'}; " in captured.out
     assert f"label out of range in {label}" in captured.out
     assert "missing  thermal 50.0%" in captured.out  # of the two that could be read
     assert "test: 3 samples (published: 393, recalled), 2 read" in captured.out
-    assert f"error: {tmp_path} is not a whole copy of mfnet: 2 errors, the first are above" in captured.err
+    assert f"error: {tmp_path} is not a whole copy of mfnet: 3 errors, the first are above" in captured.err
+    given = ["--set", "val_fraction=0.3", "allow_missing=true"]
+    assert main(["data", "mfnet", "--check", str(tmp_path), *given]) == 1
+    out = capsys.readouterr().out
+    assert "2 errors\n" in out
+    assert "missing  thermal 50.0%" in out
+
+
+def settings(family: str) -> list[str]:
+    pairs = [
+        f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in SMALL.get(family, {}).items()
+    ]
+    return ["--set", *pairs] if pairs else []
+
+
+@pytest.mark.parametrize("family", FETCHED)
+def test_page_and_check_of_the_sets_that_nobody_could_fetch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    folder = write_data(family, tmp_path)
+    arguments = SMALL.get(family, {})
+    parts = {split: FETCHED[family](split, root=str(folder), **arguments) for split in ("train", "val", "test")}
+    names = list(parts["test"][0]["inputs"])
+    assert main(["data", family]) == 0
+    page = capsys.readouterr().out
+    assert f"\nmodalities  {', '.join(names)}\n" in page
+    assert f"$LIGHTNING_MM_DATA/{FOLDERS.get(family, family)}, or root" in page
+    command = ["data", family, "--check", str(folder), *settings(family)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "no errors"
+    assert [line.split()[1:] for line in out.splitlines() if line.startswith("  missing ")] == [["nothing"]] * 3
+    assert main([*command, "--json"]) == 0
+    for report in json.loads(capsys.readouterr().out)["splits"]:
+        assert report["read"] == report["samples"] == len(parts[report["split"]])
+        assert report["missing"] == dict.fromkeys(names, 0.0)
+        assert {name.split(".")[0] for name in report["inputs"]} == set(names)
+
+
+@pytest.mark.parametrize("family", FETCHED)
+def test_a_copy_without_a_modality_is_not_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    folder = write_data(family, tmp_path)
+    counts = {
+        split: len(FETCHED[family](split, root=str(folder), **SMALL.get(family, {})))
+        for split in ("train", "val", "test")
+    }
+    lost = lose_modality(family, folder)
+    command = ["data", family, "--check", str(folder), *settings(family)]
+    assert main([*command, "--json"]) == 1
+    captured = capsys.readouterr()
+    for report in json.loads(captured.out)["splits"]:
+        assert report["read"] == counts[report["split"]], "what is there is read"
+        assert report["missing"] == {name: float(name == lost) for name in report["missing"]}
+        # one file holds the array of all utterances
+        assert report["n_errors"] == (1 if family.startswith("cmu") else counts[report["split"]])
+        assert all(f"has no {lost}" in one.replace("'", "") for one in report["errors"])
+        assert all(str(folder) in one for one in report["errors"])
+    assert f"{folder} is not a whole copy of {family}: " in captured.err
+    command += ["allow_missing=true"] if "--set" in command else ["--set", "allow_missing=true"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"{lost} 100.0%\n") == 3
+    assert out.splitlines()[-1] == "no errors"
+
+
+def test_samples_that_cannot_be_opened_are_told_and_the_others_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data("mfnet", tmp_path)
+    for name in ("00201D", "00203D"):
+        (tmp_path / f"mfnet/labels/{name}.png").unlink()
+    (tmp_path / "mfnet/ther/00203D.jpg").unlink()
+    (tmp_path / "mfnet/rgb/00203D.jpg").unlink()
+    assert main(["data", "mfnet", "--check", str(tmp_path / "mfnet")]) == 1
+    out = capsys.readouterr().out
+    assert "2 errors\n" in out
+    assert "test: 1 samples (published: 393, recalled)" in out
+    for name in ("00201D", "00203D"):
+        assert f"test: MFNet: sample {name} has no label image, sought at {tmp_path}/mfnet/labels/{name}.png" in out
+    write_data("ntu_rgbd", tmp_path)
+    recording = FETCHED["ntu_rgbd"]("test", root=str(tmp_path / "ntu_rgbd")).recordings[0]
+    for modality in ("rgb", "depth"):
+        folder = recording.folder(tmp_path / "ntu_rgbd", modality)
+        folder.rename(folder.with_name("gone"))
+    command = ["data", "ntu_rgbd", "--check", str(tmp_path / "ntu_rgbd"), *settings("ntu_rgbd")]
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "1 errors\n" in out
+    assert f"test: NtuRgbd: recording {recording.name} has neither modality, sought at" in out
+    assert "test: 5 samples" in out
 
 
 def test_no_more_than_ten_errors_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,6 +151,14 @@ def test_a_modality_that_the_file_lacks(tmp_path: Path) -> None:
         CmuMosi("test", root=str(_write(tmp_path, content)), allow_missing=True)
 
 
+def test_names_of_odd_parts(tmp_path: Path) -> None:
+    content = _content()
+    content["test"]["id"] = [["video", np.zeros((2, 3)), [1, 2]], np.array([b"a", b"b"]), "one", b"two", 3, ("x",), []]
+    ids = CmuMosi("test", root=str(_write(tmp_path, content))).ids
+    assert ids[0].startswith("video_[[0. 0. 0.]")
+    assert ids[1:] == ("a_b", "one", "two", "3", "x", "")
+
+
 def test_rows_of_zeros_are_not_missing(tmp_path: Path) -> None:
     content = _content()
     content["test"]["vision"][2] = 0
@@ -194,6 +202,8 @@ def test_no_sequence_is_empty_and_the_file_need_not_name_utterances(tmp_path: Pa
         (lambda part: part.pop("labels"), "lacks 'labels', it has .*; set layout, or copy"),
         (lambda part: part.update(text=[[1], [1, 2]]), "expected text to hold numbers, got object"),
         (lambda part: part.update(id=["one"]), "expected 7 names, got 1"),
+        (lambda part: part.update(id=7), "id: expected 7 names, got 7; copy"),
+        (lambda part: part.update(id=np.array("one")), r"id: expected 7 names, got array\('one'"),
     ],
 )
 def test_wrong_content_is_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -209,6 +219,15 @@ def test_wrong_lengths_are_named(tmp_path: Path, lengths: list[float]) -> None:
     content["test"]["audio_lengths"] = lengths
     root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
     with pytest.raises(LightningMMError, match="expected 7 lengths of audio from 0 to 7 in 'audio_lengths', got"):
+        CmuMosi("test", root=root, layout="mmsa", aligned=False)
+
+
+@pytest.mark.parametrize("words", ["words", [[1], [1, 2]], np.full((7, 3, 5), "word"), np.full((7, 3, 5), np.nan)])
+def test_counts_of_words_that_are_none(tmp_path: Path, words: Any) -> None:
+    content = _content(layout="mmsa", aligned=False)
+    content["test"]["text_bert"] = words
+    root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
+    with pytest.raises(LightningMMError, match=r"test: expected (text_bert to hold numbers|7 lengths of text)"):
         CmuMosi("test", root=root, layout="mmsa", aligned=False)
 
 

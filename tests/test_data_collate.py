@@ -1,6 +1,7 @@
 """Collate: what was not observed becomes a placeholder, sequences are padded, policies only take away."""
 
 from collections import namedtuple
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,17 +44,14 @@ def test_none_and_absent_keys_become_zeros_of_the_right_shape() -> None:
 
 
 def test_a_modality_that_no_sample_of_the_batch_has_takes_its_shape_from_the_template() -> None:
-    asked: list[str] = []
-
-    def template(name: str) -> torch.Tensor:
-        asked.append(name)
-        return torch.full((4,), 9.0)
+    def template(name: str, sample: Mapping[str, Any]) -> torch.Tensor:
+        assert name == "b"
+        return torch.full((2 * len(sample["inputs"]["a"]),), 9.0)
 
     collate = Collate(AB, template=template)
-    for _ in range(2):
-        batch = collate([_sample(torch.ones(2), None)])
-        assert batch["inputs"]["b"].tolist() == [[0.0] * 4]
-    assert asked == ["b"]  # remembered
+    for length in (2, 3):
+        batch = collate([_sample(torch.ones(length), None)] * 2)
+        assert batch["inputs"]["b"].tolist() == [[0.0] * 2 * length] * 2
     with pytest.raises(
         LightningMMError, match="modality 'b': absent from the batch, and Collate was given no template"
     ):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from image_files import png16, save
+from image_files import _chunk, png16, save
 from PIL import Image
 
+from lightning_mm.data.datasets import ombria
 from lightning_mm.data.datasets.images import (
     read_array,
     read_image,
@@ -19,6 +24,8 @@ from lightning_mm.data.datasets.images import (
     scale,
     to_tensor,
 )
+from lightning_mm.data.datasets.ntu_rgbd_files import decode_frame
+from lightning_mm.data.datasets.photos import read_photo
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 RNG = np.random.default_rng(0)
@@ -32,6 +39,44 @@ def test_a_png_comes_back_bit_for_bit(tmp_path: Path, channels: int, dtype: type
     read = read_image(path, (channels,))
     assert read.dtype == dtype
     assert np.array_equal(read, values)
+
+
+READERS = pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_image(path, (3,)),
+        lambda path: read_labels(path, 9),
+        lambda path: read_photo("Food101", path),
+        lambda path: decode_frame(path.parent, "rgb", 0),
+        lambda path: ombria._decode(path, "L"),
+    ],
+    ids=["images", "labels", "photos", "ntu_rgbd", "ombria"],
+)
+
+
+@READERS
+def test_a_size_that_cannot_be_is_damage(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "000001.jpg"
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9))))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts))
+    with pytest.raises(
+        LightningMMError, match=rf"{path} is damaged \(Image size \(10000000000 pixels\).*copy it again"
+    ):
+        read(path)
+
+
+@READERS
+def test_what_may_not_be_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], Any]
+) -> None:
+    path = save(tmp_path / "000001.jpg", np.zeros((4, 4, 3)))
+
+    def refuse(*args: Any, **settings: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        read(path)
 
 
 def test_16_bits_are_not_8_bits_times_256(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from image_files import save
 
 from lightning_mm.data import MCubeS, MFNet, ModalityDropoutDataModule, NYUDv2
 from lightning_mm.data.datasets.labelled_images import LabelledImages, fraction, read_list
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 
 @dataclass
@@ -72,6 +72,9 @@ def test_lists_that_are_empty_gone_or_twice(case: Case, root: Path) -> None:
     path.write_text("\n")
     with pytest.raises(LightningMMError, match=rf"{path} is empty; expected one name a line"):
         case.data_set("test", root=str(root))
+    path.write_text("one\n" + 300 * "name" + "\n")
+    with pytest.raises(LightningMMError, match=rf"{path} is no list of names: one of them has 1200 letters and begins"):
+        case.data_set("test", root=str(root))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LightningMMError, match=rf"{path} is no text"):
         case.data_set("test", root=str(root))
@@ -96,6 +99,21 @@ def test_missing_files_are_errors_or_none(case: Case, root: Path) -> None:
     (root / case.label).unlink()
     with pytest.raises(DataNotFoundError, match=rf"has no label image, sought at {root / case.label}"):
         case.data_set("test", root=str(root), allow_missing=True)
+
+
+def test_the_first_missing_file_is_named_and_the_others_counted(case: Case, root: Path) -> None:
+    whole = case.data_set("train", root=str(root))
+    for name in whole.ids[:2]:
+        whole.label_file(name).unlink()
+    with pytest.raises(
+        IncompleteDataError, match=r"has no label image, sought at \S+ \(1 more samples lack files\)$"
+    ) as told:
+        case.data_set("train", root=str(root))
+    assert [f"sample {name} " in problem for name, problem in zip(whole.ids, told.value.problems)] == [True] * 2
+    rest = told.value.opened
+    assert isinstance(rest, case.data_set)  # type: ignore[arg-type]
+    assert rest.ids == whole.ids[2:]
+    assert torch.equal(rest[0]["target"], whole[2]["target"])
 
 
 def test_a_sample_without_any_modality(case: Case, root: Path) -> None:

@@ -196,11 +196,28 @@ def test_training_is_drawn_anew_by_seed_index_and_epoch(root: Path) -> None:
     assert torch.equal(read("val", seed=1), read("val"))
     plain = open_(root, "val")
     assert torch.equal(read("val")[1], torch.cat(list(plain[1]["inputs"].values())))
-    # both streams are cut at one place, and only where a whole square fits
-    sizes = {
-        tuple(open_(root, "train").draw_sample(0, np.random.default_rng(s))["inputs"]["rgb"].shape) for s in range(9)
-    }
-    assert sizes == {(3, 4, 16, 16)}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_both_streams_are_cut_at_one_place_and_only_where_a_whole_square_fits(tmp_path: Path, axis: int) -> None:
+    """Gray frames of 18 x 24 pixels whose rows, or columns, are 10 levels apart."""
+    lists = _lists()
+    _write(tmp_path, {"@CS/train": lists["@CS/train"][1:8:6], "@CS/valid": lists["@CS/valid"][:1]})
+    levels = (10 * np.indices((18, 24))[axis]).astype(np.uint8)
+    for path in tmp_path.rglob("*.*g"):
+        _save(path, levels if path.suffix == ".png" else levels[..., None].repeat(3, 2))
+    dataset = open_(tmp_path, "train")
+    begins = set()
+    for seed in range(40):
+        inputs = dataset.draw_sample(0, np.random.default_rng(seed))["inputs"]
+        colour, depth = (clip.permute(1, 2, 3, 0).numpy() * 128 + 127.5 for clip in inputs.values())
+        level = np.abs(depth[..., None, :] - JET).sum(-1).argmin(-1)
+        for place in (np.rint(colour.mean(-1) / 10), np.rint(level / 10)):
+            begin = int(place[0, 0, 0])
+            begins.add(begin)
+            assert (place == begin + np.indices((16, 16))[axis]).all(), "the same in all frames"
+        assert begin == int(np.rint(colour[0, 0, 0].mean() / 10)), "depth begins where colour does"
+    assert begins == set(range(3 if axis == 0 else 9))
 
 
 def test_root_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -293,6 +310,9 @@ def test_frames_of_another_kind_are_named(own: Path) -> None:
         ("S001C001P003R001A001 20 0", r"valid.txt, line 4: expected a name, a number of frames and a label"),
         ("S001C001P003R001A009_rgb 20", "line 4: expected a name, a number of frames and a label"),
         ("S001C001P003R001A009_rgb 20 -1", "line 4: expected a name"),
+        (f"S001C001P003R001A009_rgb {10**6} 0", "line 4: expected a name"),
+        (f"S001C001P003R001A009_rgb 20 {'1' * 5000}", "line 4: expected a name"),
+        ("S\u0660\u0661\u0661C001P003R001A009_rgb 20 0", "line 4: expected a name"),
         ("S001C001P003R001A009_rgb 20 60", "label out of range in .*valid.txt, line 4: expected 0 to 59, got 60"),
         ("S001C001P003R001A001_rgb 20 0", "valid.txt names S001C001P003R001A001_rgb twice"),
         ("S001C001P009R001A001_rgb 30 0", "recording S001C001P009R001A001_rgb has no rgb, sought at"),

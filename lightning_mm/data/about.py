@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,14 @@ class About:
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: str = ""
     recalled: bool = False
+
+
+def modalities_of(data_set: Any) -> list[str]:
+    """The modalities of a data set or its class: its ``modalities``, or the names of its ``channels``; may be none.
+
+    Example:
+        >>> from lightning_mm.data import Food101, MFNet
+        >>> modalities_of(Food101), modalities_of(MFNet)
+        (['image', 'text'], ['rgb', 'thermal'])
+    """
+    return list(getattr(data_set, "modalities", getattr(data_set, "channels", ())))

@@ -42,7 +42,8 @@ class Collate:
         modalities: Names in the order of the masks' columns.
         policy: What to drop; nothing when not given.
         seed: Seed of the policy.
-        template: Gives a value of a modality for a batch in which no sample has it.
+        template: Called with a modality and the first sample of a batch in which no sample has it; gives a value of the
+            shape that it would have in that sample.
 
     Shape:
         ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 where samples carry none.
@@ -52,7 +53,7 @@ class Collate:
 
     Example:
         >>> sample = {"inputs": {"a": torch.ones(2), "b": None}, "target": 1}
-        >>> collate = Collate(Modalities(["a", "b"]), template=lambda name: torch.ones(3))
+        >>> collate = Collate(Modalities(["a", "b"]), template=lambda name, sample: torch.ones(3))
         >>> batch = collate([sample, sample])
         >>> batch["observed"].tolist(), batch["inputs"]["b"].shape
         ([[True, False], [True, False]], torch.Size([2, 3]))
@@ -63,16 +64,15 @@ class Collate:
         modalities: Modalities,
         policy: MissingnessPolicy | None = None,
         seed: int = 0,
-        template: Callable[[str], Any] | None = None,
+        template: Callable[[str, Mapping[str, Any]], Any] | None = None,
     ) -> None:
         self.modalities, self.policy, self.seed, self.template = modalities, policy, seed, template
-        self._templates: dict[str, Any] = {}
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         columns = {name: [sample["inputs"].get(name) for sample in samples] for name in self.modalities}
         observed = torch.tensor([[value is not None for value in column] for column in columns.values()]).T.contiguous()
         return {
-            "inputs": {name: self._input(name, column) for name, column in columns.items()},
+            "inputs": {name: self._input(name, column, samples[0]) for name, column in columns.items()},
             "available": self._available(samples, observed),
             "observed": observed,
             "target": _stack([sample["target"] for sample in samples], "target"),
@@ -95,19 +95,17 @@ class Collate:
         # Drawn and observed may have nothing in common; such a row is shown with what it has.
         return torch.where(available.any(1, keepdim=True), available, observed)
 
-    def _input(self, name: str, values: list[Any]) -> Any:
+    def _input(self, name: str, values: list[Any], first: Mapping[str, Any]) -> Any:
         if any(value is None for value in values):
             seen = [value for value in values if value is not None]
-            blank = _blank(seen[0] if seen else self._template(name))
+            blank = _blank(seen[0] if seen else self._template(name, first))
             values = [blank if value is None else value for value in values]
         return _single(_stack(values, f"modality {name!r}"))
 
-    def _template(self, name: str) -> Any:
-        if name not in self._templates:
-            if self.template is None:
-                raise LightningMMError(f"modality {name!r}: absent from the batch, and Collate was given no template")
-            self._templates[name] = self.template(name)
-        return self._templates[name]
+    def _template(self, name: str, sample: Mapping[str, Any]) -> Any:
+        if self.template is None:
+            raise LightningMMError(f"modality {name!r}: absent from the batch, and Collate was given no template")
+        return self.template(name, sample)
 
 
 def _blank(value: Any) -> Any:

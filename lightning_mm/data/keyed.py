@@ -26,7 +26,10 @@ class KeyedDataset(Dataset[list[Sample]]):
     Args:
         dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}`` with a length. If it has a
             method ``draw_sample(i, rng)``, that is called in its place with a generator keyed by (seed, index, epoch):
-            for data sets that read another part of a long recording in every epoch.
+            for data sets that read another part of a long recording in every epoch. If it has a method
+            ``template(modality, sample)``, that gives a value (its numbers do not matter) of the shape that a modality
+            would have beside the inputs of a sample that was read and augmented, or None where it cannot tell: for data
+            sets of which a whole split may lack a modality.
         modalities: The modalities to keep; other inputs are left out.
         augment: Called with the sample and a generator keyed by (seed, index, epoch).
         seed: Seed of the augmentation.
@@ -50,6 +53,7 @@ class KeyedDataset(Dataset[list[Sample]]):
             raise LightningMMError(f"{name}: expected a data set with __len__ and __getitem__, got {dataset!r}")
         if len(dataset) == 0:
             raise LightningMMError(f"{name}: the data set is empty; expected at least one sample")
+        self._found: dict[str, Any] = {}
         self._check_names()
 
     def __len__(self) -> int:
@@ -77,17 +81,29 @@ class KeyedDataset(Dataset[list[Sample]]):
             sample = self.augment(sample, self._generator(_AUGMENT, index, epoch))
         return {**sample, "index": index, "epoch": epoch}
 
-    def template(self, modality: str) -> Any:
-        """The first value of a modality that the data set has; gives placeholders their shape.
+    def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
+        """A value of the shape that a modality would have in a sample without it; gives placeholders their shape.
+
+        It is what the data set's own ``template`` gives, else the first value of the modality that any sample has.
 
         Raises:
-            LightningMMError: If no sample has the modality.
+            LightningMMError: If neither is there.
         """
+        if hasattr(self.dataset, "template"):
+            offered = self.dataset.template(modality, sample)
+            if offered is not None:
+                return offered
+        if modality not in self._found:
+            self._found[modality] = self._first(modality)
+        return self._found[modality]
+
+    def _first(self, modality: str) -> Any:
         for index in range(len(self)):
             if self._raw(index)["inputs"].get(modality) is not None:
                 return self.read(index, 0)["inputs"][modality]
         raise LightningMMError(
-            f"{self.name}: no sample has modality {modality!r}, so its shape is unknown; drop it from data.modalities"
+            f"{self.name}: no sample has modality {modality!r}, so its shape is unknown; drop it from data.modalities, "
+            "or give the data set a method template(modality, sample) that returns a value of that shape"
         )
 
     def _generator(self, stream: int, index: int, epoch: int) -> np.random.Generator:

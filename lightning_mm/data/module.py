@@ -38,7 +38,8 @@ class ModalityDropoutDataModule(LightningDataModule):
 
     Args:
         dataset: Called with ``train``, ``val`` or ``test``; gives a map-style data set of
-            ``{"inputs": {modality: value or None}, "target": ...}``.
+            ``{"inputs": {modality: value or None}, "target": ...}``. Where a whole split may lack a modality, a method
+            ``template(modality, sample)`` gives a value of the shape that it would have beside the inputs of a sample.
         modalities: Modalities to load, in the order of the masks' columns; a part of those of the data set is allowed.
         train_policy: What to drop in training; ``UniformCombinations()`` when not given.
         val_policy: What to drop in validation; nothing when not given.
@@ -54,7 +55,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         seed: Seed of shuffling, augmentation and dropping.
 
     Raises:
-        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or lacks a modality.
+        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality.
     """
 
     def __init__(

@@ -71,6 +71,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         Zadeh et al.: MOSI, arXiv 1606.06259; files: MulT, arXiv 1906.00295; MMSA, arXiv 2203.12441.
     """
 
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
     folder: ClassVar[str] = "cmu_mosi"
     files: ClassVar[dict[Layout, tuple[str, str]]] = {
         "mult": ("mosi_data.pkl", "mosi_data_noalign.pkl"),
@@ -111,6 +112,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         file = self.files[layout][0 if aligned else 1]
         self.path = find_folder(name, self.folder, root, [file]) / file
         part = self._part(read_pickle(self.path))
+        self._keys = list(part)[:12]
         labels = _numbers(part, LABELS[layout], self._where)
         self._labels = _labels(labels, f"{self._where}: {LABELS[layout]}")
         self._values = {one: self._features(part, one) for one in MODALITIES if self._has(part, one)}
@@ -123,7 +125,8 @@ class CmuMosi(Dataset[dict[str, Any]]):
             raise LightningMMError(
                 f"{self._where}: aligned modalities differ in their steps, {steps}; set aligned=false"
             )
-        self._lengths = {} if aligned or layout == "mult" else self._stored_lengths(part)
+        self._lengths = self._stored_lengths(part) if self._stores_lengths else {}
+        self._counts_words = "text_bert" in part
         self.ids = _ids(part.get("id"), len(self._labels), f"{self._where}: id")
 
     def __len__(self) -> int:
@@ -142,6 +145,25 @@ class CmuMosi(Dataset[dict[str, Any]]):
             else:
                 inputs[name] = values[index].clone()
         return {"inputs": inputs, "target": self._labels[index]}
+
+    def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
+        """As many steps as the sample has of another modality, in the form that the file would give them."""
+        present = next(value for value in sample["inputs"].values() if value is not None)
+        steps = len(present["values"] if isinstance(present, Mapping) else present)
+        values = torch.zeros(steps, self.channels[modality])
+        counted = modality != "text" or self._counts_words
+        return {"values": values, "length": steps} if self._stores_lengths and counted else values
+
+    def explain_missing(self, index: int, modality: str) -> str:
+        """Which array the file lacks, and the way out; the same for all utterances."""
+        return self._lacks(modality)
+
+    def _lacks(self, modality: str) -> str:
+        return f"{self._where} has no {modality!r}, it has {self._keys}; complete the file, or set allow_missing=true"
+
+    @property
+    def _stores_lengths(self) -> bool:
+        return self.layout == "mmsa" and not self.aligned
 
     @property
     def _where(self) -> str:
@@ -166,9 +188,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
 
     def _has(self, part: Mapping[str, Any], name: str) -> bool:
         if name not in part and not self.allow_missing:
-            raise DataNotFoundError(
-                f"{self._where} has no {name!r}, it has {list(part)[:12]}; complete the file, or set allow_missing=true"
-            )
+            raise DataNotFoundError(self._lacks(name))
         return name in part
 
     def _features(self, part: Mapping[str, Any], name: str) -> Tensor:
@@ -196,7 +216,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         stored = {}
         for name, values in self._values.items():
             if name == "text":
-                tokens: Array = np.asarray(part["text_bert"]) if "text_bert" in part else np.empty(0)
+                tokens = _numbers(part, "text_bert", self._where) if "text_bert" in part else np.empty(0)
                 if tokens.ndim != 3 or tokens.shape[1] != 3:  # ids, mask, segment of every token
                     continue
                 found, key = tokens[:, 1].sum(1), "text_bert"
@@ -276,7 +296,9 @@ def _ids(found: Any, count: int, where: str) -> tuple[str, ...]:
     """Names of all utterances; those of several parts (video, start, end) are joined."""
     if found is None:
         return tuple(str(number) for number in range(count))
-    names = tuple("_".join(_text(part) for part in np.ravel(np.asarray(one, dtype=object))) for one in found)
+    if not isinstance(found, (list, tuple, np.ndarray)) or (isinstance(found, np.ndarray) and found.ndim == 0):
+        raise LightningMMError(f"{where}: expected {count} names, got {found!r}; copy the file again from the source")
+    names = tuple("_".join(map(_text, one if isinstance(one, (list, tuple)) else np.ravel(one))) for one in found)
     if len(names) != count:
         raise LightningMMError(
             f"{where}: expected {count} names, got {len(names)}; copy the file again from the source"

@@ -82,6 +82,7 @@ class Food101(Dataset[dict[str, Any]]):
         notes="The counts are of split.json, samples without a text among them, which are left out. Images of the "
         "validation split lie under images/train.",
     )
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def __init__(
         self,
@@ -132,15 +133,29 @@ class Food101(Dataset[dict[str, Any]]):
         inputs = {"image": None if path is None else self._image(path), "text": self._text(self.texts[index])}
         return {"inputs": inputs, "target": self.targets[index]}
 
+    def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
+        """An image of the least size; a text is never missing."""
+        return self._pixels(torch.zeros(3, self.size, self.size)) if modality == "image" else None
+
+    def explain_missing(self, index: int, modality: str) -> str:
+        """Which file was not there, and the way out."""
+        name = self.files[index]
+        return (
+            f"Food101: {name} has no {modality}, sought at {self._folder / _class_of(name) / name}; complete the "
+            "data, or set allow_missing=true"
+        )
+
     def _image(self, path: Path) -> Float[Tensor, "3 height width"] | dict[str, Tensor]:
         photo = read_photo("Food101", path)
         width, height = self.size, self.size
         if self.longer is not None:
             width, height = size_within(photo.size, self.size, self.longer, self.multiple)
-        pixels = resized(photo, width, height)
+        return self._pixels(resized(photo, width, height))
+
+    def _pixels(self, values: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"] | dict[str, Tensor]:
         if self.longer is None:
-            return pixels
-        return {"pixel_values": pixels, "pixel_mask": torch.ones(height, width, dtype=torch.int64)}
+            return values
+        return {"pixel_values": values, "pixel_mask": torch.ones(values.shape[1:], dtype=torch.int64)}
 
     def _text(self, text: str) -> dict[str, Tensor]:
         encoded = self._tokenizer.encode(text)
@@ -154,9 +169,13 @@ class Food101(Dataset[dict[str, Any]]):
             )
         return classes[label]
 
+    @property
+    def _folder(self) -> Path:
+        return self.root / "images" / ("test" if self.split == "test" else "train")
+
     def _find_images(self) -> list[Path | None]:
         """The path of each image; a folder is listed once, as there are tens of thousands of files."""
-        folder = self.root / "images" / ("test" if self.split == "test" else "train")
+        folder = self._folder
         listed = {
             label: set(os.listdir(folder / label)) if (folder / label).is_dir() else set()
             for label in {_class_of(name) for name in self.files}

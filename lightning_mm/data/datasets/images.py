@@ -30,8 +30,8 @@ _CHANNELS = {"L": 1, "I;16": 1, "I;16B": 1, "I": 1, "RGB": 3, "RGBA": 4}
 _FORMS = {1: "gray", 3: "RGB", 4: "four channels (RGBA)"}
 _LABEL_MODES = ("L", "P", "I;16", "I;16B", "I")  # numbers, or numbers with a palette of colours for the eye
 
-# Pillow tells of damage in all of these ways, depending on where it begins.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+"""Pillow tells of damage in all of these ways, depending on where it begins; the last is a size that cannot be."""
 
 
 def read_image(path: Path, channels: Sequence[int]) -> Array:
@@ -178,5 +178,5 @@ def _open(path: Path) -> tuple[Image.Image, Image.Image | None]:
         raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
     except PermissionError:  # an OSError, but no damage
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise LightningMMError(f"{path} is damaged ({error}); copy it again from the source") from error

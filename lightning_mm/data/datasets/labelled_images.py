@@ -6,7 +6,7 @@ Shapes: H x W pixels, C channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.folders import find_folder
 from lightning_mm.data.datasets.images import resize_image, resize_labels, to_tensor
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 Array = NDArray[Any]
 
 SPLITS = ("train", "val", "test")
+_LONGEST_NAME = 240  # bytes; file systems end at 255, the ending of the file among them
 
 
 class LabelledImages(Dataset[dict[str, Any]]):
@@ -66,9 +67,16 @@ class LabelledImages(Dataset[dict[str, Any]]):
             raise LightningMMError(f"{self.name}: val_fraction must be at least 0 and below 1, got {val_fraction}")
         self.split, self.val_fraction, self.allow_missing, self.cache = split, val_fraction, allow_missing, cache
         self.root = find_folder(self.name, self.about.name, root, [lists["train"], lists["test"]])
-        self.ids = self._find_ids(lists)
-        self._files = [self._find_files(name) for name in self.ids]
         self._cache: dict[int, dict[str, Array | None]] = {}
+        found, problems = {}, []
+        for name in self._find_ids(lists):
+            try:
+                found[name] = self._find_files(name)
+            except DataNotFoundError as error:
+                problems.append(str(error))
+        self.ids, self._files = tuple(found), list(found.values())
+        if problems:
+            raise IncompleteDataError.of(problems, self)
 
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         """Modality to the files that it needs, for one name of the list."""
@@ -107,6 +115,22 @@ class LabelledImages(Dataset[dict[str, Any]]):
         assert target is not None  # _find_files sees to it
         return {"inputs": inputs, "target": torch.from_numpy(target.astype(np.int64))}
 
+    def template(self, modality: str, sample: Mapping[str, Any]) -> Tensor:
+        """Of the shape of the pictures that the sample has: pictures are registered, and all have three channels."""
+        return torch.zeros_like(next(value for value in sample["inputs"].values() if value is not None))
+
+    def explain_missing(self, index: int, modality: str) -> str:
+        """Which file was not there, and the way out."""
+        name = self.ids[index]
+        return self._lacks(name, modality, self.modality_files(name)[modality])
+
+    def _lacks(self, name: str, modality: str, files: Sequence[Path]) -> str:
+        place = next((path for path in files if not path.is_file()), files[0])
+        return (
+            f"{self.name}: sample {name} has no {modality}, sought at {place}; complete the data, take the name off "
+            "its list, or set allow_missing=true"
+        )
+
     def _find_ids(self, lists: dict[str, str]) -> tuple[str, ...]:
         own = self.root / lists.get(self.split, "")
         if self.split == "test" or ("val" in lists and (self.root / lists["val"]).is_file()):
@@ -123,14 +147,10 @@ class LabelledImages(Dataset[dict[str, Any]]):
         found: dict[str, tuple[Path, ...]] = {}
         sought = self.modality_files(name)
         for modality, files in sought.items():
-            missing = [path for path in files if not path.is_file()]
-            if not missing:
+            if all(path.is_file() for path in files):
                 found[modality] = files
             elif not self.allow_missing:
-                raise DataNotFoundError(
-                    f"{self.name}: sample {name} has no {modality}, sought at {missing[0]}; complete the data, take "
-                    "the name off its list, or set allow_missing=true"
-                )
+                raise DataNotFoundError(self._lacks(name, modality, files))
         if not found:
             places = ", ".join(str(path) for files in sought.values() for path in files)
             raise DataNotFoundError(f"{self.name}: sample {name} has no modality at all, sought at {places}")
@@ -168,7 +188,7 @@ def read_list(data_set: str, path: Path) -> tuple[str, ...]:
 
     Raises:
         DataNotFoundError: If the list is not there.
-        LightningMMError: If it is no text, names nothing, or a name twice.
+        LightningMMError: If it is no text, names nothing, a name twice, or one that no file can have.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -181,6 +201,12 @@ def read_list(data_set: str, path: Path) -> tuple[str, ...]:
     names = tuple(line.split()[0] for line in lines if line.strip())
     if not names:
         raise LightningMMError(f"{data_set}: {path} is empty; expected one name a line")
+    longest = max(names, key=len)
+    if len(longest.encode()) > _LONGEST_NAME:
+        raise LightningMMError(
+            f"{data_set}: {path} is no list of names: one of them has {len(longest)} letters and begins with "
+            f"{longest[:20]!r}; expected one name a line"
+        )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise LightningMMError(f"{data_set}: {path} names {twice!r} twice; expected distinct names, one a line")

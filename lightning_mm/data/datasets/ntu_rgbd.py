@@ -6,6 +6,7 @@ Shapes: T = ``frames``, H = W = ``size``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from lightning_mm.data.datasets.ntu_rgbd_files import (
     read_recordings,
     refuse,
 )
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import IncompleteDataError, LightningMMError
 
 Pixels = NDArray[np.uint8]
 
@@ -143,10 +144,11 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         if split != "test":
             val = _val_subjects({one.subject for one in recordings}, val_fraction)
             recordings = [one for one in recordings if (one.subject in val) == (split == "val")]
-        self.recordings = tuple(recordings)
+        problems = {one: problem for one in recordings if (problem := self._problem(one)) is not None}
+        self.recordings = tuple(one for one in recordings if one not in problems)
         """Name, length, label and subject of every sample."""
-        for one in self.recordings:
-            self._look_for(one)
+        if problems:
+            raise IncompleteDataError.of(list(problems.values()), self)
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -158,6 +160,14 @@ class NtuRgbd(Dataset[dict[str, Any]]):
     def draw_sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A random frame of each segment and a random square in the train split; the others as by index."""
         return self._sample(index, rng if self.split == "train" else None)
+
+    def template(self, modality: str, sample: Mapping[str, Any]) -> torch.Tensor:
+        """Of the shape of the clip that the sample has: both are cut alike, and have three channels."""
+        return torch.zeros_like(next(value for value in sample["inputs"].values() if value is not None))
+
+    def explain_missing(self, index: int, modality: str) -> str:
+        """Which folder was not there or holds no frame, and the way out."""
+        return self._lacks(self.recordings[index], modality)
 
     def _sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -194,20 +204,25 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         box = (left, top, left + self.size, top + self.size)
         return np.asarray(image.resize(self.resize, Image.Resampling.BILINEAR).crop(box), dtype=np.uint8)
 
-    def _look_for(self, recording: Recording) -> None:
+    def _problem(self, recording: Recording) -> str | None:
         """Folders are looked for at once, frames when they are read: there are millions."""
-        found = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
-        lacking = [modality for modality, folder in found.items() if not folder.is_dir()]
+        sought = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
+        lacking = [modality for modality, folder in sought.items() if not folder.is_dir()]
         if lacking and not self.allow_missing:
-            raise DataNotFoundError(
-                f"NtuRgbd: recording {recording.name} has no {lacking[0]}, sought at {found[lacking[0]]}; complete the "
-                "data, take it off the lists, or set allow_missing=true"
-            )
-        if len(lacking) == len(found):
-            raise DataNotFoundError(
+            return self._lacks(recording, lacking[0])
+        if len(lacking) == len(sought):
+            return (
                 f"NtuRgbd: recording {recording.name} has neither modality, sought at "
-                f"{' and '.join(map(str, found.values()))}; take it off the lists"
+                f"{' and '.join(map(str, sought.values()))}; take it off the lists"
             )
+        return None
+
+    def _lacks(self, recording: Recording, modality: str) -> str:
+        return (
+            f"NtuRgbd: recording {recording.name} has no {modality}, sought at "
+            f"{recording.folder(self.root, modality)}; complete the data, take it off the lists, or set "
+            "allow_missing=true"
+        )
 
 
 def spread(length: int, frames: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:

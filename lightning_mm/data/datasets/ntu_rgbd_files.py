@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from lightning_mm.data.datasets.images import DAMAGE
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 NUM_CLASSES = 60
@@ -17,7 +17,8 @@ FOLDERS = {"rgb": "ImagesResize", "depth": "nturgb+d_depth_masked"}
 FILES = {"rgb": "{:06d}.jpg", "depth": "MDepth-{:08d}.png"}
 
 _SHORTEST = 17  # recordings of 16 frames or fewer are left out
-_NAME = re.compile(r"S\d{3}C\d{3}P(\d{3})R\d{3}A\d{3}_rgb")
+_DIGITS = 6  # of the number of a frame in the name of its file
+_NAME = re.compile(r"S\d{3}C\d{3}P(\d{3})R\d{3}A\d{3}_rgb", re.ASCII)
 _MODES = {"rgb": ("RGB",), "depth": ("I;16", "I;16B", "I", "L")}
 _WORDS = {"rgb": "8-bit RGB", "depth": "16-bit or 8-bit gray"}
 
@@ -48,7 +49,8 @@ def read_recordings(path: Path) -> list[Recording]:
         if not words:
             continue
         name = _NAME.fullmatch(words[0])
-        if name is None or len(words) != 3 or not words[1].isdecimal() or not words[2].isdecimal():
+        numbers = all(word.isdecimal() and len(word) <= _DIGITS for word in words[1:])
+        if name is None or len(words) != 3 or not numbers:
             raise LightningMMError(
                 f"NtuRgbd: {path}, line {number}: expected a name, a number of frames and a label, such as "
                 f"'S001C001P001R001A001_rgb 103 0', got {line!r}"
@@ -92,6 +94,7 @@ def decode_frame(folder: Path, modality: str, place: int) -> Image.Image:
 
     Raises:
         DataNotFoundError: If it is not there.
+        PermissionError: If it may not be read.
         LightningMMError: If it is damaged or no image of its kind.
     """
     path = folder / FILES[modality].format(place + 1)
@@ -101,8 +104,9 @@ def decode_frame(folder: Path, modality: str, place: int) -> Image.Image:
             loaded = image.copy()
     except FileNotFoundError as error:
         raise DataNotFoundError(f"NtuRgbd: {path} is gone since it was looked for") from error
-    # Pillow tells of damage in all of these ways, depending on where it begins.
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except PermissionError:  # an OSError, but no damage
+        raise
+    except DAMAGE as error:
         raise LightningMMError(f"NtuRgbd: {path} is damaged ({error}); copy it again from the source") from error
     if loaded.mode not in _MODES[modality]:
         raise LightningMMError(f"NtuRgbd: {path} should be {_WORDS[modality]}, got mode {loaded.mode}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.data.datasets.images import DAMAGE
+from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 SPLITS = ("train", "val", "test")
 MODALITIES = ("s1_before", "s1_after", "s2_before", "s2_after")
@@ -108,9 +109,16 @@ Tiles of one flood lie in all splits, so that figures say nothing about floods n
         ids = _find_ids(self.root, self.folder)
         if split != "test":
             ids = [tile for tile in ids if (_fraction(tile) < val_fraction) == (split == "val")]
-        self.ids = tuple(ids)
-        self._files = [self._find_files(tile) for tile in self.ids]
         self._cache: dict[int, dict[str, NDArray[np.uint8] | None]] = {}
+        found, problems = {}, []
+        for tile in ids:
+            try:
+                found[tile] = self._find_files(tile)
+            except DataNotFoundError as error:
+                problems.append(str(error))
+        self.ids, self._files = tuple(found), list(found.values())
+        if problems:
+            raise IncompleteDataError.of(problems, self)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,6 +134,20 @@ Tiles of one flood lie in all splits, so that figures say nothing about floods n
         inputs = {name: None if images[name] is None else _normalise(name, images[name]) for name in MODALITIES}
         return {"inputs": inputs, "target": torch.from_numpy(target.astype(np.int64))}
 
+    def template(self, modality: str, sample: Mapping[str, Any]) -> torch.Tensor:
+        """Of the height and width of the mask, to which all images are registered."""
+        return torch.zeros(self.channels[modality], *sample["target"].shape)
+
+    def explain_missing(self, index: int, modality: str) -> str:
+        """Which file was not there, and the way out."""
+        return self._lacks(self.ids[index], modality)
+
+    def _lacks(self, tile: str, modality: str) -> str:
+        return (
+            f"Ombria: tile {tile} has no {modality}, sought at {_path(self.root, self.folder, modality, tile)}; "
+            f"complete the data, take the tile off {self.folder}_ids.txt, or set allow_missing=true"
+        )
+
     def _find_files(self, tile: str) -> dict[str, Path | None]:
         """The files of one tile; ``mask`` beside the modalities."""
         files: dict[str, Path | None] = {}
@@ -133,10 +155,7 @@ Tiles of one flood lie in all splits, so that figures say nothing about floods n
             path = _path(self.root, self.folder, name, tile)
             files[name] = path if path.is_file() else None
             if files[name] is None and not self.allow_missing:
-                raise DataNotFoundError(
-                    f"Ombria: tile {tile} has no {name}, sought at {path}; complete the data, take the tile off "
-                    f"{self.folder}_ids.txt, or set allow_missing=true"
-                )
+                raise DataNotFoundError(self._lacks(tile, name))
         if all(path is None for path in files.values()):
             raise DataNotFoundError(f"Ombria: tile {tile} has no image under {self.root}; take it off the list of ids")
         masks = [_path(self.root, self.folder, name, tile) for name in ("s1_mask", "s2_mask")]
@@ -211,8 +230,9 @@ def _decode(path: Path, mode: str) -> Image.Image:
             loaded = image.copy()
     except FileNotFoundError as error:
         raise DataNotFoundError(f"Ombria: {path} is gone since the data set was opened") from error
-    # Pillow tells of damage in all of these ways, depending on where it begins.
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except PermissionError:  # an OSError, but no damage
+        raise
+    except DAMAGE as error:
         raise LightningMMError(f"Ombria: {path} is damaged ({error}); copy it again from the source") from error
     if loaded.mode != mode:
         raise LightningMMError(f"Ombria: {path} should be {_MODE_WORDS[mode]}, got mode {loaded.mode}")

@@ -5,7 +5,6 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from lightning_mm.data.datasets.images import DAMAGE
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 
@@ -22,6 +22,7 @@ def read_photo(data_set: str, path: Path) -> Image.Image:
 
     Raises:
         DataNotFoundError: If the file is gone.
+        PermissionError: If it may not be read.
         LightningMMError: If it is damaged, truncated among that.
     """
     try:
@@ -32,8 +33,9 @@ def read_photo(data_set: str, path: Path) -> Image.Image:
             return whole.convert("RGB")
     except FileNotFoundError as error:
         raise DataNotFoundError(f"{data_set}: {path} is gone since the data set was opened") from error
-    # Pillow tells of damage in all of these ways, depending on where it begins.
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except PermissionError:  # an OSError, but no damage
+        raise
+    except DAMAGE as error:
         raise LightningMMError(f"{data_set}: {path} is damaged ({error}); copy it again from the source") from error
 
 
