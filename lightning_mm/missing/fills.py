@@ -58,6 +58,8 @@ class Fill(nn.Module):
                 if is_length
                 else self.row(name, value, path).to(dtype=value.dtype, device=value.device)
             )
+            if _may_look(present) and not value.requires_grad and not bool(present.any()):
+                return row.expand(value.shape).clone(memory_format=torch.contiguous_format)
             return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, row)
         if isinstance(value, Mapping):
             return {key: self._fill(name, leaf, present, f"{path}.{key}".lstrip(".")) for key, leaf in value.items()}
@@ -69,6 +71,11 @@ class Fill(nn.Module):
             filled = [self._fill(name, leaf, present, f"{path}.{i}".lstrip(".")) for i, leaf in enumerate(value)]
             return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
         return value
+
+
+def _may_look(mask: Tensor) -> bool:
+    """Whether its values are at hand: not those of a GPU, and not where a graph is recorded."""
+    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 class Zeros(Fill):
