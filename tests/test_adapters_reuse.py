@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +236,32 @@ def test_a_network_that_turns_out_to_change_it_is_no_silent_error() -> None:
     adapted.base.after = "relu"
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gradients(adapted, batch())
+
+
+@pytest.mark.parametrize("basis", [OneHot, Additive])
+def test_rows_of_all_layers_are_mixed_in_one_go(basis: type[Basis], monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted, widths = build(basis=basis()), []
+    mix = basis.mix
+
+    def watched(self: Basis, route: Tensor, table: Tensor) -> Tensor:
+        widths.append(table.shape[1])
+        return mix(self, route, table)
+
+    monkeypatch.setattr(basis, "mix", watched)
+    once = adapted(**batch(), available=NAMES.masks())
+    assert widths == [2 * sum(site.channels for site in adapted.adapter.sites)]
+    assert not adapted.adapter.mixed, "nothing stays behind"
+    monkeypatch.setattr(type(adapted.adapter), "mix", lambda self, route: None)
+    torch.testing.assert_close(adapted(**batch(), available=NAMES.masks()), once, rtol=1e-6, atol=1e-6)
+    assert len(widths) == 1 + len(adapted.adapter.sites)
+
+
+def test_a_call_that_fails_leaves_nothing_that_cannot_be_copied() -> None:
+    adapted = build()
+    expected = adapted(**batch(), available=NAMES.masks())
+    handle = adapted.base.conv.register_forward_pre_hook(lambda module, args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        adapted(**batch(), available=NAMES.masks())
+    handle.remove()
+    for again in (adapted, copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
+        assert torch.equal(again(**batch(), available=NAMES.masks()), expected)

@@ -44,7 +44,7 @@ class AbsentRows:
         rows, self.back = (torch.tensor(places, device=adapter.device) for places in (keep, back))
         self.route = adapter.route
         if self.route is not None and len(self.route) == len(codes):
-            adapter.route = self.route[rows]
+            adapter.route, adapter.rows = self.route[rows], rows
         changed: Call = take_rows((args, kwargs), rows, len(codes))
         return changed
 
@@ -53,7 +53,7 @@ class AbsentRows:
         back, self.back = self.back, None
         if back is None:
             return None
-        self.adapter.route, self.route = self.route, None
+        self.adapter.route, self.adapter.rows, self.route = self.route, None, None
         return take_rows(output, back, self.encoded)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows, tracing
-from lightning_mm.adapters.banks import Bank, Kind, first_argument
-from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.banks import Bank, Kind, Mixed, first_argument
+from lightning_mm.adapters.bases import Basis, mix_together
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.adapters.layout import Site
@@ -27,6 +27,16 @@ from lightning_mm.adapters.reuse import is_own, may_be_undone, scales_away_from_
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
+
+
+class OfOneCall(dict[str, Tensor]):
+    """Holds tensors with a gradient during a call; copies and pickles are empty."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OfOneCall:
+        return OfOneCall()
+
+    def __reduce__(self) -> tuple[type[OfOneCall], tuple[()]]:
+        return OfOneCall, ()
 
 
 class SiteHook:
@@ -41,7 +51,7 @@ class SiteHook:
         if not adapter.adapts(self.site):
             return None
         bank = cast(Bank, adapter.banks[self.key])
-        route = cast(Tensor, adapter.route)
+        route: Any = adapter.route_for(self.key)
         given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
         in_place = self.key in adapter.undone and may_be_undone(self.site, module, output)
         if in_place if torch.is_grad_enabled() else is_own(module, output):
@@ -83,6 +93,7 @@ class EndHook:
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.adapter.running = False
+        self.adapter.mixed.clear()
 
 
 class NetworkHook:
@@ -156,6 +167,8 @@ class Adapter(nn.Module):
         self.codes: list[int] | None = None
         self.merges = True
         self.undone: frozenset[str] = frozenset()
+        self.mixed = OfOneCall()
+        self.rows: Tensor | None = None
         self.running = self.learns = False
         self.expects_mask = False
         self._handles: list[RemovableHandle] = []
@@ -302,12 +315,30 @@ class Adapter(nn.Module):
         self.mask = available if self.grouped else None
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
-        if self.learns and self.route is not None and not tracing():
-            self.undone = scales_away_from_zero(self.banks, self.basis)
+        self.mixed, self.rows = OfOneCall(), None
+        if self.route is not None and not tracing():
+            self.mix(self.route)
+            self.undone = scales_away_from_zero(self.banks, self.basis) if self.learns else frozenset()
         self.codes = None
         if self.encoders and self.merges and not tracing():
             codes = self.modalities.code(available).tolist()
             self.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
+
+    def mix(self, route: Shaped[Tensor, " batch *route"]) -> None:
+        """Mix the rows of all banks that can be mixed before their layers run."""
+        banks = {key: cast(Bank, bank).tables() for key, bank in self.banks.items()}
+        tables = {key: found for key, found in banks.items() if found}
+        if tables:
+            mixed = mix_together(route, self.basis, [table for found in tables.values() for table in found])
+            widths = [sum(table.shape[1] for table in found) for found in tables.values()]
+            self.mixed.update(zip(tables, mixed.split(widths, 1)))
+
+    def route_for(self, key: str) -> Tensor | Mixed:
+        """What a bank is given: the route, with what was mixed along it."""
+        route, mixed = cast(Tensor, self.route), self.mixed.get(key)
+        if mixed is None:
+            return route
+        return Mixed(route, mixed if self.rows is None else mixed.index_select(0, self.rows))
 
     def adapts(self, site: Site) -> bool:
         """Whether a layer that runs now is to be modulated.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from lightning_mm.adapters.bases import Basis
 from lightning_mm.adapters.inputs import Call
 from lightning_mm.adapters.layout import Site
 from lightning_mm.errors import LightningMMError
+
+
+class Mixed(NamedTuple):
+    """The route of a call, and what it picks from the tables of one bank, where that was done for all banks at once."""
+
+    route: Tensor
+    values: Float[Tensor, "batch entry"]
 
 
 class Bank(nn.Module):
@@ -66,6 +73,13 @@ class Bank(nn.Module):
         """
         changed: Tensor = self(output, route, basis, site, *given)
         return changed
+
+    def tables(self) -> tuple[Float[Tensor, "row _"], ...]:
+        """Tables ``[K, ...]`` whose rows the basis may mix before the layers run, for all banks in one go.
+
+        A bank that has some is given a :class:`Mixed` in the place of the route, with their mixtures side by side.
+        """
+        return ()
 
     def divisor(self) -> Float[Tensor, "row channel"] | None:
         """What :meth:`overwrite` divides by in the backward pass, less 1, ``[K, C]``; None if it is for inference."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lightning_mm.adapters.absent_rows import tracing
+from lightning_mm.adapters.absent_rows import full_precision, tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 
@@ -109,6 +110,14 @@ class _SumOfRows(torch.autograd.Function):
         if is_finite(gradient):
             return None, route.mT.to(gradient.dtype) @ gradient
         return None, _sum_of_rows(route.mT, gradient)
+
+
+def mix_together(
+    route: Shaped[Tensor, " batch *route"], basis: Basis, tables: Sequence[Float[Tensor, "row _"]]
+) -> Float32[Tensor, "batch entry"]:
+    """What a route picks from several tables, side by side, in float32: one call costs less than many small ones."""
+    with full_precision(route.device.type):
+        return basis.mix(route, (tables[0] if len(tables) == 1 else torch.cat(list(tables), 1)).float())
 
 
 def _look_up(route: Tensor, table: Tensor) -> Tensor:

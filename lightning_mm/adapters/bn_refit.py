@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
-from lightning_mm.adapters.banks import Kind
+from lightning_mm.adapters.banks import Kind, Mixed
 from lightning_mm.adapters.bases import Basis, OneHot
 from lightning_mm.adapters.inputs import Call, batch_size, map_tensors, parameter_path
 from lightning_mm.adapters.layout import Site
@@ -50,7 +50,7 @@ class BatchNormSSFBank(SSFBank):
     def forward(
         self,
         output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
+        route: Shaped[Tensor, " batch *route"] | Mixed,
         basis: Basis,
         site: Site,
         layer: nn.Module | None = None,
@@ -61,6 +61,7 @@ class BatchNormSSFBank(SSFBank):
         if layer.running_mean is None or layer.running_var is None:
             return super().forward(output, route, basis, site)
         scale, shift = self.coefficients(route, basis)
+        plain = route.route if isinstance(route, Mixed) else route
         assert scale is not None
         assert shift is not None
         layout = site.layout(output)
@@ -72,8 +73,22 @@ class BatchNormSSFBank(SSFBank):
             factor, term = layout.place(own * scale, output), layout.place(offset * scale + shift, output)
             changed = torch.addcmul(term, given.float(), factor).to(output.dtype)
             # samples that lack nothing keep the very output of the layer
-            used = layout.place(basis.uses(route).unsqueeze(1).expand(-1, site.channels), output)
+            used = layout.place(basis.uses(plain).unsqueeze(1).expand(-1, site.channels), output)
             return torch.where(used, changed, output)
+
+    def overwrite(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"] | Mixed,
+        basis: Basis,
+        site: Site,
+        *given: Any,
+    ) -> Float[Tensor, " *output"]:
+        changed: Tensor = self(output, route, basis, site, *given)
+        return changed
+
+    def divisor(self) -> None:
+        return None
 
 
 class BatchNormSSF(Kind):

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 
-from lightning_mm.adapters.absent_rows import full_precision, tracing
-from lightning_mm.adapters.banks import Bank, Kind
-from lightning_mm.adapters.bases import Basis
+from lightning_mm.adapters.absent_rows import tracing
+from lightning_mm.adapters.banks import Bank, Kind, Mixed
+from lightning_mm.adapters.bases import Basis, mix_together
 from lightning_mm.adapters.folding import fold_scale_shift
 from lightning_mm.adapters.layers import Adaptable
 from lightning_mm.adapters.layout import Site
@@ -40,22 +40,27 @@ class SSFBank(Bank):
         for part in ("scale", "shift"):
             self.register_parameter(part, nn.Parameter(torch.zeros(rows, channels)) if part in parts else None)
 
+    def tables(self) -> tuple[Float[Tensor, "row channel"], ...]:
+        return tuple(table for table in (self.scale, self.shift) if table is not None)
+
     def coefficients(
-        self, route: Shaped[Tensor, " batch *route"], basis: Basis
+        self, route: Shaped[Tensor, " batch *route"] | Mixed, basis: Basis
     ) -> tuple[Float32[Tensor, "batch channel"] | None, Float32[Tensor, "batch channel"] | None]:
         """Scale and shift of each sample in float32, both ``[B, C]``; None for the one that is not learned."""
-        with full_precision(route.device.type):
-            if self.scale is None:
-                assert self.shift is not None
-                return None, basis.mix(route, self.shift.float())
-            if self.shift is None:
-                return 1 + basis.mix(route, self.scale.float()), None
-            # in one go: on small layers the calls cost more than what they do
-            scale, shift = basis.mix(route, torch.cat([self.scale, self.shift], 1).float()).chunk(2, 1)
-            return 1 + scale, shift
+        mixed = route.values if isinstance(route, Mixed) else mix_together(route, basis, self.tables())
+        if self.scale is None:
+            return None, mixed
+        if self.shift is None:
+            return 1 + mixed, None
+        scale, shift = mixed.chunk(2, 1)
+        return 1 + scale, shift
 
     def forward(
-        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"] | Mixed,
+        basis: Basis,
+        site: Site,
     ) -> Float[Tensor, " *output"]:
         scale, shift = self._placed(output, route, basis, site)
         if scale is None:
@@ -73,7 +78,7 @@ class SSFBank(Bank):
     def overwrite(
         self,
         output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
+        route: Shaped[Tensor, " batch *route"] | Mixed,
         basis: Basis,
         site: Site,
         *given: Any,
@@ -90,7 +95,9 @@ class SSFBank(Bank):
     def divisor(self) -> Float[Tensor, "row channel"] | None:
         return self.scale
 
-    def _placed(self, output: Tensor, route: Tensor, basis: Basis, site: Site) -> tuple[Tensor | None, Tensor | None]:
+    def _placed(
+        self, output: Tensor, route: Tensor | Mixed, basis: Basis, site: Site
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Scale and shift in the dtype of the output, in shapes that broadcast with it."""
         layout = site.layout(output)
         scale, shift = (
