@@ -53,7 +53,7 @@ class SiteHook:
         bank = cast(Bank, adapter.banks[self.key])
         route: Any = adapter.route_for(self.key)
         given = (module, first_argument(self.site, args, kwargs)) if bank.needs_input else ()
-        in_place = self.key in adapter.undone and may_be_undone(self.site, module, output)
+        in_place = not tracing() and self.key in adapter.undone and may_be_undone(self.site, module, output)
         if in_place if torch.is_grad_enabled() else is_own(module, output):
             return bank.overwrite(output, route, adapter.basis, self.site, *given)
         if isinstance(output, tuple):
@@ -93,7 +93,8 @@ class EndHook:
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.adapter.running = False
-        self.adapter.mixed.clear()
+        if not tracing():
+            self.adapter.mixed = OfOneCall()
 
 
 class NetworkHook:
@@ -315,10 +316,11 @@ class Adapter(nn.Module):
         self.mask = available if self.grouped else None
         # in grouped mode all samples are of one combination, and one row of coefficients holds for all
         self.route = self.routed(available[:1] if self.grouped else available)
-        self.mixed, self.rows = OfOneCall(), None
-        if self.route is not None and not tracing():
-            self.mix(self.route)
-            self.undone = scales_away_from_zero(self.banks, self.basis) if self.learns else frozenset()
+        if not tracing():  # a graph holds no state of one call
+            self.mixed, self.rows, self.undone = OfOneCall(), None, frozenset()
+            if self.route is not None:
+                self.mix(self.route)
+                self.undone = scales_away_from_zero(self.banks, self.basis) if self.learns else frozenset()
         self.codes = None
         if self.encoders and self.merges and not tracing():
             codes = self.modalities.code(available).tolist()
@@ -335,7 +337,7 @@ class Adapter(nn.Module):
 
     def route_for(self, key: str) -> Tensor | Mixed:
         """What a bank is given: the route, with what was mixed along it."""
-        route, mixed = cast(Tensor, self.route), self.mixed.get(key)
+        route, mixed = cast(Tensor, self.route), None if tracing() else self.mixed.get(key)
         if mixed is None:
             return route
         return Mixed(route, mixed if self.rows is None else mixed.index_select(0, self.rows))
