@@ -158,6 +158,8 @@ def absent(pairs: int) -> Iterator[Ratio]:
     one = names.mask("rgb").expand(16, -1)
     limit = f"{share.median + 0.05:.3f}"
     yield ratio("two encoders: one absent, folded / base", partial(adapted.fold("rgb"), batch), base, pairs, limit)
+    folded = adapted.fold("rgb", ((batch,), {}))
+    yield ratio("two encoders: one absent, folded on an example / base", partial(folded, batch), base, pairs, limit)
     with_hooks = partial(adapted, batch, available=one)
     with adapted.adapter.disabled():
         yield ratio("two encoders: one absent, adapter off / base", with_hooks, base, pairs, limit)

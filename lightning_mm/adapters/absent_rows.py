@@ -106,11 +106,11 @@ class OneRowForward:
     All rows are the same there: it runs on the first, and the result is expanded.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: nn.Module, modality: str) -> None:
+        self.encoder, self.modality = encoder, modality
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        size = _leaves((args, kwargs))[0].shape[0]
+        size = leaves_of((args, kwargs))[0].shape[0]
         first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
         output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
         # rows of their own: the network may change them in place
@@ -195,9 +195,9 @@ def _trial(
     if len(seen) != 2:
         return f"it runs {len(seen) / 2:g} times in one call of the network, not once"
     ((args, kwargs), output), (other, _) = seen
-    if not _same((args, kwargs), other):
+    if not same_tensors((args, kwargs), other):
         return "what it is given depends on more than its modality"
-    given, put_out = _leaves((args, kwargs)), _leaves(output)
+    given, put_out = leaves_of((args, kwargs)), leaves_of(output)
     if not given or not put_out or any(not leaf.ndim or leaf.shape[0] != size for leaf in (*given, *put_out)):
         return "what it is given and puts out are not tensors, batch first"
     rows = torch.arange(size - 1, 0, -1)  # all but the first, in another order
@@ -206,7 +206,7 @@ def _trial(
         alone = encoder(*part[0], **part[1])
     except Exception as error:
         return f"it does not run on its own ({type(error).__name__}: {error})"
-    if not _same(alone, take_rows(output, rows, size)):
+    if not same_tensors(alone, take_rows(output, rows, size)):
         return "its output for a sample depends on the other samples"
     return None
 
@@ -232,16 +232,18 @@ def _disturbed(nest: Any, seed: int) -> Any:
     return map_tensors(nest, change)
 
 
-def _leaves(nest: Any) -> list[Tensor]:
+def leaves_of(nest: Any) -> list[Tensor]:
+    """The tensors of a nest in order."""
     if isinstance(nest, Tensor):
         return [nest]
     values = nest.values() if isinstance(nest, Mapping) else nest if isinstance(nest, (list, tuple)) else ()
-    return [leaf for value in values for leaf in _leaves(value)]
+    return [leaf for value in values for leaf in leaves_of(value)]
 
 
-def _same(one: Any, other: Any) -> bool:
-    pairs = list(zip(_leaves(one), _leaves(other)))
-    return len(_leaves(one)) == len(_leaves(other)) and all(
+def same_tensors(one: Any, other: Any) -> bool:
+    """Whether two nests hold as many tensors, of equal shapes and of values that are equal but for rounding."""
+    pairs = list(zip(leaves_of(one), leaves_of(other)))
+    return len(leaves_of(one)) == len(leaves_of(other)) and all(
         a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
         for a, b in pairs
     )

@@ -55,9 +55,20 @@ class Adapted(nn.Module):
         self.base.eval()
         return self
 
-    def fold(self, combination: str) -> Folded:
-        """A plain copy of the base for one combination: adapter in its weights, absent inputs filled, no hooks."""
-        return fold_network(self.base, self.adapter, combination)
+    def fold(self, combination: str, example: Call | None = None) -> Folded:
+        """A plain copy of the base for one combination: adapter in its weights, absent inputs filled, no hooks.
+
+        Args:
+            combination: Its name.
+            example: ``(args, kwargs)`` of a typical call. With it, the ``encoders`` of absent modalities become
+                constants without weights, which no call has to compute, and the copy takes inputs of these shapes only
+                (any batch size). Without it they run on one row in every call.
+
+        Raises:
+            LightningMMError: If the combination does not exist, a layer cannot take the fold (it is named), or an
+                encoder cannot be a constant.
+        """
+        return fold_network(self.base, self.adapter, combination, example)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base, only its fingerprint.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_mm.adapters.absent_rows import OneRowForward
 from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.banks import Bank
+from lightning_mm.adapters.constants import bake
 from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
@@ -68,11 +69,17 @@ class Folded(nn.Module):
 
 
 @torch.no_grad()
-def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
+def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: Call | None = None) -> Folded:
     """Fold the adapter of one combination into a copy of the base.
 
     The weights of adapted layers change: a network that also reads them elsewhere (tied by hand, ``x @ layer.weight``)
     must not be folded; compare with the hooks on an example if in doubt.
+
+    Args:
+        base: The network that the adapter is attached to; not changed.
+        adapter: The adapter.
+        combination: Its name.
+        example: See :meth:`Adapted.fold`.
 
     Raises:
         LightningMMError: If the combination does not exist, or a layer cannot take the fold (it is named).
@@ -100,5 +107,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str) -> Folded:
     for modality, encoder in copied.encoders.items():
         if modality not in adapter.modalities.parse(name):
             module = network.get_submodule(encoder)
-            module.forward = OneRowForward(module)
-    return Folded(network, name, available, copied.fill, copied.paths)
+            module.forward = OneRowForward(module, modality)
+    folded = Folded(network, name, available, copied.fill, copied.paths)
+    if example is not None:
+        bake(folded, example)
+    return folded

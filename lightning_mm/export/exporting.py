@@ -47,7 +47,11 @@ class Exporting:
                 if required:
                     raise
                 return {}, str(error)
-            module = CombinationProgram(folded, self.inputs, self.source.modalities.parse(combination))
+            present = self.source.modalities.parse(combination)
+            try:
+                module = CombinationProgram(folded, self.inputs, present)
+            except LightningMMError:  # the network reads an encoder's weights itself: leave them there
+                module = CombinationProgram(self.source.fold(combination), self.inputs, present, constants=False)
             program = self._trace(combination, module, module.names)
             programs[combination] = self._files(combination, program, module.names, beside)
         return programs, None

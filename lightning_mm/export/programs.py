@@ -14,6 +14,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.constants import bake
 from lightning_mm.adapters.folded import Folded, fold_network
 from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
@@ -119,13 +120,27 @@ class FixedRows(Fill):
 
 
 class CombinationProgram(nn.Module):
-    """One combination: takes the tensors of its modalities, makes the absent ones inside."""
+    """One combination: takes the tensors of its modalities, makes the absent ones inside.
 
-    def __init__(self, folded: Folded, inputs: CallInputs, modalities: tuple[str, ...]) -> None:
+    Args:
+        folded: The network of the combination; its fill is replaced by rows.
+        inputs: The inputs.
+        modalities: Those of the combination.
+        constants: Whether the encoders of absent modalities become constants where no size of their inputs may change.
+    """
+
+    def __init__(self, folded: Folded, inputs: CallInputs, modalities: tuple[str, ...], constants: bool = True) -> None:
         super().__init__()
         self.folded, self.inputs = folded, inputs
         if folded.fill is not None:
             folded.fill = FixedRows(folded.fill, inputs)
+        if constants:
+            fixed = [
+                name
+                for name in inputs.paths
+                if not any(isinstance(size, str) for leaf in inputs.of([name]) for size in leaf.shape[1:])
+            ]
+            bake(folded, inputs.call(inputs.examples), fixed)
         self.names = [leaf.name for leaf in inputs.of(modalities)]
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
