@@ -120,11 +120,24 @@ def mix_together(
         return basis.mix(route, (tables[0] if len(tables) == 1 else torch.cat(list(tables), 1)).float())
 
 
-def _look_up(route: Tensor, table: Tensor) -> Tensor:
-    """The row of each sample; one row of zeros more is for those without."""
-    table = F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))
-    # on the GPU its gradient would be summed in any order, and no run be like the one before
-    return table.index_select(0, route) if route.device.type == "cpu" else table[route]
+class LookUp:
+    """Takes the row of each sample out of tables; zeros for samples whose row is one past the last."""
+
+    def __init__(self) -> None:
+        self.route: Tensor | None = None
+        self.places: tuple[Tensor, Tensor | None] | None = None
+
+    def __call__(self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]) -> Tensor:
+        if route.device.type != "cpu" or tracing():
+            # on the GPU the gradient of index_select would be summed in any order, and no run be like the one before
+            return F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))[route]
+        if self.route is not route or self.places is None:  # all layers of a call are given one and the same
+            empty = (route >= table.shape[0]).nonzero().squeeze(1)
+            self.route = route
+            self.places = (route.clamp(max=table.shape[0] - 1), empty) if empty.shape[0] else (route, None)
+        rows, without = self.places
+        found = table.index_select(0, rows)
+        return found if without is None else found.index_fill_(0, without, 0.0)
 
 
 class Additive(Basis):
@@ -193,6 +206,7 @@ class OneHot(Basis):
         if unseen not in ("base", "superset", "subset"):
             raise LightningMMError(f"OneHot: unseen must be 'base', 'superset' or 'subset', got {unseen!r}")
         self.combinations, self.unseen = combinations, unseen
+        self.look_up = LookUp()
 
     def bind(self, modalities: Modalities) -> None:
         super().bind(modalities)
@@ -229,12 +243,12 @@ class OneHot(Basis):
         return self.rows[self.modalities.code(available)]
 
     def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:
-        return _look_up(route, table)
+        return self.look_up(route, table)
 
     def gather(
         self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]
     ) -> Float[Tensor, "batch 1 *entry"]:
-        return _look_up(route, table).unsqueeze(1)
+        return self.look_up(route, table).unsqueeze(1)
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)
