@@ -74,7 +74,7 @@ def test_a_task_with_an_adapter_is_swept_with_it_off_and_on(adapted: SemanticSeg
     result = sweep(adapted, build_data(), trainer=quiet(), bootstrap=0)
     base = sweep(build_task(), build_data(), trainer=quiet(), bootstrap=0)
     assert result.methods == ["zero_fill", "adapted"]
-    for metric in ("miou", "pixel_accuracy", "iou_0"):
+    for metric in ("miou", "macc", "mf1", "pixel_accuracy", "iou_0"):
         assert result.values("zero_fill", metric) == base.values("zero_fill", metric)
         assert result.full("adapted", metric) == base.full("zero_fill", metric)
     assert result.values("adapted") != result.values("zero_fill")
@@ -98,9 +98,8 @@ def test_equals_a_test_run_with_that_combination_alone(combination: str) -> None
     (logged,) = quiet().test(build_task(), datamodule=one, verbose=False)
     result = sweep(build_task(), one, trainer=quiet(), bootstrap=0)
     assert result.value("zero_fill", combination) == pytest.approx(logged["test/miou"], abs=1e-6)
-    assert result.value("zero_fill", combination, "pixel_accuracy") == pytest.approx(
-        logged["test/pixel_accuracy"], abs=1e-6
-    )
+    for metric in ("macc", "mf1", "pixel_accuracy"):
+        assert result.value("zero_fill", combination, metric) == pytest.approx(logged[f"test/{metric}"], abs=1e-6)
 
 
 def test_a_sample_counts_where_it_observed_everything(adapted: SemanticSegmentationTask) -> None:

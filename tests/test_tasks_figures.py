@@ -1,8 +1,4 @@
-"""Segmentation figures: additive over samples, equal to torchmetrics, and the official confusion matrix and IoU.
-
-Of the official numbers ``acc`` (mean recall of the classes) and ``f1`` (2 TP / (2 TP + FP + FN) of a class) are not
-compared: the task gives neither, and both are read off the confusion matrix, which is compared in every cell.
-"""
+"""Segmentation figures: additive over samples, equal to torchmetrics, and the official confusion matrix and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +11,13 @@ import torch
 from torch import nn
 
 from lightning_mm.tasks import SemanticSegmentationTask
-from lightning_mm.tasks.segmentation_figures import confusion_per_sample, segmentation_figures
+from lightning_mm.tasks.segmentation_figures import (
+    AbsentClasses,
+    MeanOverClasses,
+    class_figures,
+    confusion_per_sample,
+    segmentation_figures,
+)
 
 
 def labels(classes: int, batch: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +61,40 @@ def test_two_classes_have_the_iou_of_class_one() -> None:
     assert figures["iou"] == figures["iou_flood"] == pytest.approx(4 / 7)
 
 
+# Truth in rows. "c" is predicted but nowhere in the truth, "d" is nowhere.
+CONFUSION = [[3, 1, 1, 0], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("absent", "ignored", "macc", "mf1"),
+    [
+        ("skip", 255, (3 / 5 + 4 / 6) / 2, (6 / 10 + 8 / 11 + 0) / 3),
+        ("zero", 255, (3 / 5 + 4 / 6 + 0 + 0) / 4, (6 / 10 + 8 / 11 + 0 + 0) / 4),
+        ("skip", 2, (3 / 5 + 4 / 6) / 2, (6 / 10 + 8 / 11) / 2),
+        ("zero", 2, (3 / 5 + 4 / 6 + 0) / 3, (6 / 10 + 8 / 11 + 0) / 3),
+    ],
+)
+def test_mean_accuracy_and_f1_by_hand(absent: AbsentClasses, ignored: int, macc: float, mf1: float) -> None:
+    """As figures of a confusion matrix, and as metrics that see the pixels."""
+    confusion = torch.tensor(CONFUSION)
+    figures = segmentation_figures(confusion, list("abcd"), ignored, absent)
+    pairs = [(truth, found) for truth, found in np.ndindex(4, 4) for _ in range(CONFUSION[truth][found])]
+    target, prediction = torch.tensor([*pairs, (ignored, 0)]).T
+    for figure, expected in (("acc", macc), ("f1", mf1)):
+        metric = MeanOverClasses(figure, 4, ignored, absent)  # type: ignore[arg-type]
+        metric.update(prediction, target)
+        assert metric.compute().item() == pytest.approx(expected, rel=1e-6)
+        assert figures[f"m{figure}"] == pytest.approx(expected)
+    assert not [name for name in figures if name.startswith(("acc", "f1"))], "none of single classes"
+
+
+def test_nothing_to_average_is_no_number() -> None:
+    metric = MeanOverClasses("acc", 3, 255, "skip")
+    metric.update(torch.zeros(1, 4, dtype=torch.int64), torch.full((1, 4), 255))
+    figures = segmentation_figures(torch.zeros(3, 3, dtype=torch.int64), ["a", "b", "c"], 255)
+    assert all(math.isnan(value) for value in (metric.compute().item(), figures["macc"], figures["mf1"]))
+
+
 class Given(nn.Module):
     """Puts out the logits that it is given."""
 
@@ -68,7 +104,7 @@ class Given(nn.Module):
         return inputs["rgb"]
 
 
-def test_official_confusion_and_iou(golden_root: Path) -> None:
+def test_official_confusion_and_figures(golden_root: Path) -> None:
     with np.load(golden_root / "c2_segmentation_metrics.npz") as stored:
         data = {name: torch.from_numpy(stored[name]) for name in stored}
     task = SemanticSegmentationTask(Given(), ["rgb"], 9, absent_classes="zero")
@@ -84,7 +120,14 @@ def test_official_confusion_and_iou(golden_root: Path) -> None:
         iou = torch.tensor([figures[f"iou_{c}"] for c in range(9)])
         torch.testing.assert_close(iou.double(), data["derived_iou"], rtol=1e-6, atol=0)
         assert (100 * iou).tolist() == pytest.approx(data["iou_per_class_pct_rounded"].tolist(), abs=0.0051)
-        assert 100 * figures["miou"] == pytest.approx(data["iou_mean_pct_rounded"].item(), abs=0.0051)
+        for name in ("iou", "acc", "f1"):
+            assert 100 * figures[f"m{name}"] == pytest.approx(data[f"{name}_mean_pct_rounded"].item(), abs=0.0051)
+            assert figures[f"m{name}"] == pytest.approx(data[f"derived_{name}"].mean().item(), rel=1e-6)
+    for name, values in class_figures(confusion.sum(0), "zero").items():
+        torch.testing.assert_close(values, data[f"derived_{name}"], rtol=1e-6, atol=0)
+        assert (100 * values).tolist() == pytest.approx(data[f"{name}_per_class_pct_rounded"].tolist(), abs=0.0051)
     assert data["derived_iou"][7] == 0, "the class that is nowhere"
     skipped = segmentation_figures(confusion.sum(0), [str(c) for c in range(9)], 255)
     assert skipped["miou"] * 8 / 9 == pytest.approx(figures["miou"])
+    assert skipped["mf1"] * 8 / 9 == pytest.approx(figures["mf1"])
+    assert skipped["macc"] * 7 / 9 == pytest.approx(figures["macc"]), "class 8 is predicted, but not in the truth"

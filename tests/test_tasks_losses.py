@@ -1,8 +1,4 @@
-"""Losses against loops written here, torch, and the official numbers.
-
-Of the official numbers ``ohem_tuple`` and ``ce_tuple3`` are not compared: they are weighted sums of the loss over
-several predictions of one network (auxiliary heads), of which networks here put out one.
-"""
+"""Losses against loops written here, torch, and the official numbers."""
 
 from __future__ import annotations
 
@@ -127,6 +123,24 @@ def test_official_ohem_and_cross_entropy(golden_root: Path, case: str, weighted:
         torch.testing.assert_close(
             gradient[0, :, 0], torch.from_numpy(data[f"ohem_{case}__grad_image0_row0"]), rtol=1e-4, atol=1e-8
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "cases", "shares"),
+    [
+        ("ohem_tuple", OhemCrossEntropyLoss(), ["hard", "easy"], [1.0, 1.0]),
+        ("ce_tuple3", CrossEntropyLoss(), ["hard", "easy", "hard"], [1.0, 0.4, 0.4]),
+    ],
+)
+def test_official_losses_of_several_outputs(
+    golden_root: Path, name: str, loss: torch.nn.Module, cases: list[str], shares: list[float]
+) -> None:
+    """The official losses take the outputs of all heads of a network; networks here have one, so the test adds up."""
+    data = golden(golden_root, "d2_ohem")
+    labels = torch.from_numpy(data["labels"])
+    outputs = [torch.from_numpy(data[f"logits_{case}"]) for case in cases]
+    total = sum(share * loss(logits, labels).item() for share, logits in zip(shares, outputs))
+    assert total == pytest.approx(data[name].item(), rel=1e-4)
 
 
 def test_official_dice(golden_root: Path) -> None:

@@ -21,7 +21,7 @@ from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
 from lightning_mm.tasks.segmentation_figures import (
     AbsentClasses,
-    MeanOverAllClasses,
+    MeanOverClasses,
     confusion_per_sample,
     segmentation_figures,
 )
@@ -33,8 +33,9 @@ LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 class SemanticSegmentationTask(BaseTask):
     """Trains and evaluates a network that puts out one logit per class and pixel.
 
-    Metrics: ``miou`` (classes in neither truth nor prediction left out, see ``absent_classes``), ``iou_<class>``,
-    ``pixel_accuracy``; with two classes also ``iou``, that of class 1, which is then the primary metric.
+    Metrics: ``miou``, ``macc`` (mean class accuracy, the mean recall of the classes) and ``mf1``, means over the
+    classes that have a value (see ``absent_classes``); ``iou_<class>``, ``pixel_accuracy``; with two classes also
+    ``iou``, that of class 1, which is then the primary metric.
 
     Args:
         model: The network, ``{modality: [B, C_m, H, W]} -> [B, C, H, W]``; see :class:`BaseTask`.
@@ -45,8 +46,9 @@ class SemanticSegmentationTask(BaseTask):
         ignore_index: Label of pixels that count in neither loss nor metrics.
         class_names: Names for the metrics of single classes, by default their numbers.
         fill: See :class:`BaseTask`, as for the rest.
-        absent_classes: What a class in neither truth nor prediction counts: ``skip``, it has no IoU (NaN) and is left
-            out of the mean; ``zero``, its IoU is 0 and counts, the convention of the code of CMNeXt (arXiv 2303.01480).
+        absent_classes: What a class counts that is nowhere, in neither truth nor prediction (for ``macc``: not in the
+            truth): ``skip``, it has no figure (NaN) and is left out of the mean; ``zero``, its figure is 0 and counts,
+            the convention of the code of CMNeXt (arXiv 2303.01480).
 
     Shape:
         Target ``Int64[B, H, W]`` with labels 0 to C - 1 and ``ignore_index``.
@@ -107,8 +109,8 @@ class SemanticSegmentationTask(BaseTask):
             teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
         )  # fmt: skip
         self.primary_metric = "iou" if num_classes == 2 else "miou"
-        figures = ["miou", "pixel_accuracy", *(f"iou_{name}" for name in names), *(["iou"] if num_classes == 2 else [])]
-        self.metric_directions = dict.fromkeys(figures, "max")
+        figures = ["miou", "macc", "mf1", "pixel_accuracy", *(f"iou_{name}" for name in names)]
+        self.metric_directions = dict.fromkeys(figures + ["iou"] * (num_classes == 2), "max")
         self.criterion = _criterion(loss, ignore_index, class_weights)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -123,8 +125,11 @@ class SemanticSegmentationTask(BaseTask):
         zero = self.absent_classes == "zero"
         undefined = 0.0 if zero else float("nan")
         per_class = MulticlassJaccardIndex(average="none", zero_division=undefined, **settings)
+        ours: dict[str, Any] = {"absent_classes": self.absent_classes, **settings}
         metrics: dict[str, Any] = {
-            "miou": MeanOverAllClasses(**settings) if zero else MulticlassJaccardIndex(average="macro", **settings),
+            "miou": MeanOverClasses("iou", **ours) if zero else MulticlassJaccardIndex(average="macro", **settings),
+            "macc": MeanOverClasses("acc", **ours),
+            "mf1": MeanOverClasses("f1", **ours),
             "pixel_accuracy": MulticlassAccuracy(average="micro", **settings),
             "per_class": ClasswiseWrapper(per_class, labels=self.class_names, prefix="iou_"),
         }

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int, Int64, Real
+from jaxtyping import Float64, Int, Int64, Real
 from torch import Tensor
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 AbsentClasses = Literal["skip", "zero"]
-"""What a class that is in neither truth nor prediction counts: ``skip`` it has no IoU, ``zero`` its IoU is 0."""
+"""What a figure of a class counts where it is 0/0, the class being nowhere: ``skip``, there is none; ``zero``, 0."""
+
+ClassFigure = Literal["iou", "acc", "f1"]
+"""What a class has of its own: intersection over union, recall (the accuracy of its pixels), F1."""
 
 
 def confusion_per_sample(
@@ -41,44 +44,85 @@ def confusion_per_sample(
     return counts.view(len(target), num_classes, num_classes)
 
 
+def class_figures(
+    confusion: Real[Tensor, "class class"], absent_classes: AbsentClasses = "skip"
+) -> dict[ClassFigure, Float64[Tensor, " class"]]:
+    """IoU, recall and F1 of every class; what is 0/0 is NaN, or 0 if ``absent_classes`` is ``zero``.
+
+    IoU and F1 are 0/0 for a class that is in neither truth nor prediction. Recall is so for every class without a
+    pixel in the truth, predicted or not: nothing was there to be found.
+
+    Shape:
+        ``Int[C, C]`` -> three times ``Float64[C]``, on the CPU.
+
+    Example:
+        >>> class_figures(torch.tensor([[3, 1], [0, 0]]))["acc"]
+        tensor([0.7500,    nan], dtype=torch.float64)
+    """
+    counts = confusion.double().cpu()
+    hit, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    figures: dict[ClassFigure, Tensor] = {
+        "iou": hit / (truth + predicted - hit),
+        "acc": hit / truth,
+        "f1": 2 * hit / (truth + predicted),
+    }
+    return {name: value.nan_to_num(0.0) for name, value in figures.items()} if absent_classes == "zero" else figures
+
+
+def mean_over_classes(values: Float64[Tensor, " class"], ignore_index: int) -> Float64[Tensor, ""]:
+    """The mean of the classes that have a value, that of ``ignore_index`` left out if it is one of the classes."""
+    counted = ~values.isnan()
+    if 0 <= ignore_index < len(values):
+        counted[ignore_index] = False
+    return values[counted].mean()
+
+
 def segmentation_figures(
     confusion: Real[Tensor, "class class"],
     class_names: Sequence[str],
     ignore_index: int,
     absent_classes: AbsentClasses = "skip",
 ) -> dict[str, float]:
-    """``miou``, ``iou_<class>`` and ``pixel_accuracy`` of a confusion matrix; of two classes also ``iou`` (class 1).
+    """The figures of a confusion matrix.
 
-    A class that is in neither truth nor prediction has no IoU (NaN) and is left out of the mean unless
-    ``absent_classes`` is ``zero``; the ignored class is always left out if it is one of the classes.
+    ``miou``, ``macc`` and ``mf1`` are means over the classes of IoU, recall and F1, see :func:`class_figures` for
+    classes that have none. ``macc`` is the mean class accuracy (mAcc) of papers on RGB and thermal images, and not
+    ``pixel_accuracy``, the share of pixels that are right. ``iou_<class>`` stands for every class; of two classes there
+    is also ``iou``, that of class 1.
 
     Args:
         confusion: ``Int[C, C]``.
         class_names: One name per class.
-        ignore_index: The label that was left out of the counts.
-        absent_classes: Whether the IoU of a class that is nowhere is none or 0, as the code of CMNeXt has it.
+        ignore_index: The label that was left out of the counts; if it is one of the classes, so it is of the means.
+        absent_classes: Whether a figure of a class that is 0/0 is none (NaN) and left out of the mean, or 0 and counts,
+            as the code of CMNeXt has it.
     """
+    of_classes = class_figures(confusion, absent_classes)
+    figures = {f"m{name}": mean_over_classes(values, ignore_index).item() for name, values in of_classes.items()}
     counts = confusion.double().cpu()
-    hit = counts.diagonal()
-    iou = hit / (counts.sum(0) + counts.sum(1) - hit)
-    if absent_classes == "zero":
-        iou = iou.nan_to_num(0.0)
-    counted = ~iou.isnan()
-    if 0 <= ignore_index < len(class_names):
-        counted[ignore_index] = False
-    figures = {"miou": iou[counted].mean().item(), "pixel_accuracy": (hit.sum() / counts.sum()).item()}
-    figures |= {f"iou_{name}": value for name, value in zip(class_names, iou.tolist())}
+    figures["pixel_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()
+    iou = of_classes["iou"].tolist()
+    figures |= {f"iou_{name}": value for name, value in zip(class_names, iou)}
     if len(class_names) == 2:
-        figures["iou"] = iou[1].item()
+        figures["iou"] = iou[1]
     return figures
 
 
-class MeanOverAllClasses(MulticlassJaccardIndex):
-    """The mean IoU in which a class that is nowhere counts 0; that of torchmetrics leaves it out of the mean."""
+class MeanOverClasses(MulticlassConfusionMatrix):
+    """The mean of a figure over the classes of an epoch, in the conventions of :func:`segmentation_figures`.
 
-    def __init__(self, num_classes: int, ignore_index: int, **settings: Any) -> None:
-        super().__init__(num_classes, average="none", ignore_index=ignore_index, zero_division=0.0, **settings)
-        self.counted = [label for label in range(num_classes) if label != ignore_index]
+    The macro averages of torchmetrics have others: recall counts 0 for a class that is predicted but not in the truth,
+    recall and F1 do so for the ignored class if it is predicted, and a class that is nowhere never counts.
+    """
+
+    def __init__(
+        self, figure: ClassFigure, num_classes: int, ignore_index: int, absent_classes: AbsentClasses, **settings: Any
+    ) -> None:
+        super().__init__(num_classes, ignore_index=ignore_index, **settings)
+        self.figure: ClassFigure = figure
+        self.left_out, self.absent_classes = ignore_index, absent_classes
 
     def compute(self) -> Tensor:
-        return super().compute()[self.counted].mean()
+        confusion = super().compute()
+        values = class_figures(confusion, self.absent_classes)[self.figure]
+        return mean_over_classes(values, self.left_out).to(confusion.device, torch.float32)
