@@ -13,6 +13,18 @@ class LightningMMError(ValueError):
     """A mistake in a config, a call or the data that the user can mend; the message says how."""
 
 
+class UsageError(LightningMMError):
+    """A mistake in the command or a config file, found before anything ran; exit code 2."""
+
+
+class StepFailed(LightningMMError):
+    """A command that another one ran has failed and printed why; carries its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class DataNotFoundError(LightningMMError, FileNotFoundError):
     """A file or folder of a data set is not where it was sought; the message names the place and how to set it."""
 

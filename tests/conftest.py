@@ -13,11 +13,10 @@ A function that checks a tensor itself, so that its error can say more, is annot
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,29 +25,20 @@ import torch
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+import tests.support.type_checker  # noqa: F401, the hook looks it up
+from tests.support.repository import REPOSITORY, find_root
+from tests.support.type_hook import NO_TYPE_HOOK, TYPE_HOOK, WITHOUT_TYPE_HOOK, own_process
 
 # Before anything imports wandb or matplotlib, which read these once.
 os.environ.update({"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MPLBACKEND": "Agg"})
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-NO_TYPE_HOOK = "LIGHTNING_MM_NO_TYPE_HOOK"
-# Not in the worker processes of a test: they import the package to unpickle their task before they get here.
-TYPE_HOOK = os.environ.get(NO_TYPE_HOOK, "0") in ("", "0") and multiprocessing.parent_process() is None
-WITHOUT_TYPE_HOOK = {
-    # Lightning's save_hyperparameters() reads the arguments of __init__ off the stack, from the base task up to the
-    # task, and stops at a frame that is neither: a checked __init__ of a task would lose its hyper-parameters.
-    "lightning_mm.tasks.base",
-    "lightning_mm.tasks.classification",
-    "lightning_mm.tasks.segmentation",
-    "lightning_mm.tasks.sentiment",
-}
 if TYPE_HOOK:
     assert "lightning_mm" not in sys.modules, "something imported lightning_mm before its types could be checked"
     # By their files: a package in the list would bring all that is in it.
     paths = (path for path in (REPOSITORY / "lightning_mm").rglob("*.py") if path.stem != "__init__")
     names = (".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in paths)
-    install_import_hook([name for name in names if name not in WITHOUT_TYPE_HOOK], "type_checker.check")
+    install_import_hook([name for name in names if name not in WITHOUT_TYPE_HOOK], "tests.support.type_checker.check")
 
 
 @pytest.fixture(autouse=True)
@@ -60,22 +50,6 @@ def types_may_be_wrong(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
-
-
-def own_process(test: str, warnings: Sequence[str] | None) -> list[str]:
-    """The command that runs one test, with the ``-W`` options of this run."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--quiet",
-        "--numprocesses=0",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "slow or not slow",
-    ]
-    return [*command, *(part for option in warnings or () for part in ("-W", option)), test]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -109,14 +83,6 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("WANDB_DIR", str(tmp_path_factory.mktemp("wandb")))
         yield
     torch.set_num_threads(threads)
-
-
-def find_root(variable: str, beside: str) -> Path:
-    """The folder that an environment variable names, else one beside the repository; the test is skipped without it."""
-    folder = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / beside)
-    if not folder.is_dir():
-        pytest.skip(f"needs {variable}: {folder} is not a folder")
-    return folder
 
 
 @pytest.fixture(scope="session")

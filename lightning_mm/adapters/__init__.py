@@ -1,23 +1,23 @@
 """Adapters for missing modalities on any ``nn.Module``; pure torch."""
 
-from lightning_mm.adapters.adapted import Adapted, adapt, load
+from lightning_mm.adapters.adapt import Adapted, adapt, load
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.banks import Bank, Kind
-from lightning_mm.adapters.bases import Additive, Basis, OneHot, Pairwise, Shared
-from lightning_mm.adapters.bitfit import BitFit
-from lightning_mm.adapters.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
-from lightning_mm.adapters.bottleneck import Bottleneck, BottleneckBank
+from lightning_mm.adapters.basis import Additive, Basis, OneHot, Pairwise, Shared
 from lightning_mm.adapters.build import build_adapter
-from lightning_mm.adapters.folded import Folded
-from lightning_mm.adapters.ia3 import IA3, InputScaleBank
-from lightning_mm.adapters.lora import LoRA, LoRABank
-from lightning_mm.adapters.norm_tuning import NormTuning, NormTuningBank
-from lightning_mm.adapters.placement import keep_layers, place
-from lightning_mm.adapters.prompts import PromptBank, PromptTokens
-from lightning_mm.adapters.saving import fingerprint, list_adapters
-from lightning_mm.adapters.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
-from lightning_mm.adapters.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
-from lightning_mm.adapters.together import Together, TogetherBank
+from lightning_mm.adapters.folded.network import Folded
+from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.kinds.bitfit import BitFit
+from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
+from lightning_mm.adapters.kinds.bottleneck import Bottleneck, BottleneckBank
+from lightning_mm.adapters.kinds.ia3 import IA3, InputScaleBank
+from lightning_mm.adapters.kinds.lora import LoRA, LoRABank
+from lightning_mm.adapters.kinds.norm_tuning import NormTuning, NormTuningBank
+from lightning_mm.adapters.kinds.prompts import PromptBank, PromptTokens
+from lightning_mm.adapters.kinds.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
+from lightning_mm.adapters.kinds.together import Together, TogetherBank
+from lightning_mm.adapters.placement.choose import keep_layers, place
+from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
+from lightning_mm.adapters.saving.folder import fingerprint, list_adapters
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.inputs import Call, InputPath, map_tensors, parameter_path
+from lightning_mm.adapters.network.inputs import Call, InputPath, map_tensors, parameter_path
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows, tracing
-from lightning_mm.adapters.banks import Bank, Kind, Mixed, first_argument
-from lightning_mm.adapters.bases import Basis, mix_together
+from lightning_mm.adapters.basis import Basis, mix_together
 from lightning_mm.adapters.grouped import GroupedForward
-from lightning_mm.adapters.inputs import Call, InputPath, batch_size, parameter_path
-from lightning_mm.adapters.layout import Site
-from lightning_mm.adapters.probe import refuse_nested_tensors
-from lightning_mm.adapters.reuse import is_own, may_be_undone, scales_away_from_zero
+from lightning_mm.adapters.kinds.base import Bank, Kind, Mixed, first_argument
+from lightning_mm.adapters.layers.in_place import is_own, may_be_undone, scales_away_from_zero
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.inputs import Call, InputPath, batch_size, parameter_path
+from lightning_mm.adapters.network.probe import refuse_nested_tensors
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities

@@ -13,11 +13,11 @@ from torch import nn
 
 from lightning_mm.adapters.absent_rows import find_encoders
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.banks import Kind
-from lightning_mm.adapters.bases import Basis, OneHot
+from lightning_mm.adapters.basis import Basis, OneHot
 from lightning_mm.adapters.grouped import tensors_for_all
-from lightning_mm.adapters.inputs import Call, batch_size, locate_inputs, parameter_path
-from lightning_mm.adapters.probe import probe, quiet, resized
+from lightning_mm.adapters.kinds.base import Kind
+from lightning_mm.adapters.network.inputs import Call, batch_size, locate_inputs, parameter_path
+from lightning_mm.adapters.network.probe import probe, quiet, resized
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities

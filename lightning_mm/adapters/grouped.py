@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.absent_rows import tracing
-from lightning_mm.adapters.inputs import Call, map_named_tensors, mapping_like
+from lightning_mm.adapters.network.inputs import Call, map_named_tensors, mapping_like
 from lightning_mm.errors import LightningMMError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from torch import Tensor
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.bases import OneHot
-from lightning_mm.adapters.bn_refit import BatchNormSSF, batch_norm_names, refit_batch_norm
-from lightning_mm.adapters.inputs import Call, parameter_path
+from lightning_mm.adapters.basis import OneHot
+from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, batch_norm_names, refit_batch_norm
+from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError

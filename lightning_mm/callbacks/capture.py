@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
-from lightning_mm.adapters.inputs import Call
+from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}

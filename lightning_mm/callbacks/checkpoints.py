@@ -13,8 +13,8 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.placement import keep_layers
-from lightning_mm.adapters.saving import adapter_config, check_fingerprint, check_keys, fingerprint
+from lightning_mm.adapters.placement.choose import keep_layers
+from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys, fingerprint
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY
 

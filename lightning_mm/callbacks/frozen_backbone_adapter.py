@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapter
-from lightning_mm.adapters.inputs import Call, parameter_path
+from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
 from lightning_mm.callbacks.placement import Placement

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.inputs import parameter_path
-from lightning_mm.adapters.placement import STRATEGIES, budget_parameters, keep_layers, place
-from lightning_mm.adapters.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
+from lightning_mm.adapters.network.inputs import parameter_path
+from lightning_mm.adapters.placement.choose import STRATEGIES, budget_parameters, keep_layers, place
+from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
 from lightning_mm.callbacks.capture import batches_of, capture_call, run_step
 from lightning_mm.callbacks.unchanged import unchanged
 from lightning_mm.errors import LightningMMError

@@ -19,8 +19,8 @@ from lightning_mm.compare.runner import threads_of
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
+from lightning_mm.results.files import git_commit, replace_file, versions
 from lightning_mm.sweep import SweepResult, constant_rows, merge
-from lightning_mm.sweep.files import git_commit, replace_file, versions
 
 MAJORITY = "majority"
 Facts = Mapping[Path, Mapping[str, Any]]

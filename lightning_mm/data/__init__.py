@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lightning_mm.data.augment import Augmentation, Compose, Dihedral, RandomCropResize
-from lightning_mm.data.augment_clips import CropClips, FlipClips
-from lightning_mm.data.augment_images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
-from lightning_mm.data.augment_sequences import JitterSequences, WarpSequences
+from lightning_mm.data.augment.base import Augmentation, Compose, Dihedral, RandomCropResize
+from lightning_mm.data.augment.clips import CropClips, FlipClips
+from lightning_mm.data.augment.images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
+from lightning_mm.data.augment.sequences import JitterSequences, WarpSequences
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.datasets.av_digits import AVDigits
 from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi

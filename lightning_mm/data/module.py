@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate
-from lightning_mm.data.keyed import Augmentation, KeyedDataset
+from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations

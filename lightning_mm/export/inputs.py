@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
+from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, Path, completed, mapped, tensors_of
 from lightning_mm.missing.fills import Nest

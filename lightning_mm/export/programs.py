@@ -14,9 +14,9 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.constants import bake
-from lightning_mm.adapters.folded import Folded, fold_network
-from lightning_mm.adapters.inputs import Call, InputPath, parameter_path
+from lightning_mm.adapters.folded.constants import bake
+from lightning_mm.adapters.folded.network import Folded, fold_network
+from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.inputs import CallInputs
 from lightning_mm.export.leaves import tensors_of

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lightning_mm.adapters import Adapted, Adapter, fingerprint
-from lightning_mm.adapters.inputs import Call, locate_inputs
-from lightning_mm.adapters.settings import settings_of
+from lightning_mm.adapters.network.inputs import Call, locate_inputs
+from lightning_mm.adapters.saving.settings import settings_of
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.exporting import Exporting
 from lightning_mm.export.formats import format_of, require

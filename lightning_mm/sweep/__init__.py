@@ -11,8 +11,8 @@ Example:
     (0.4, ('depth', 0.3), 0.5)
 """
 
-from lightning_mm.sweep.merge import constant_rows, merge
-from lightning_mm.sweep.result import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, SweepRow
+from lightning_mm.results.merge import constant_rows, merge
+from lightning_mm.results.result import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, SweepRow
 from lightning_mm.sweep.run import sweep
 
 __all__ = ["ADAPTED", "DEDICATED", "ZERO_FILL", "SweepResult", "SweepRow", "constant_rows", "merge", "sweep"]

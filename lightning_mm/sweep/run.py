@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.sweep.bootstrap import Bootstrap, replicate_metrics, resample_counts
+from lightning_mm.results.bootstrap import Bootstrap, replicate_metrics, resample_counts
+from lightning_mm.results.result import ADAPTED, ZERO_FILL, SweepResult, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
-from lightning_mm.sweep.result import ADAPTED, ZERO_FILL, SweepResult, SweepRow
 
 Task = nn.Module
 """A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""

@@ -24,7 +24,7 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
 from lightning_mm.tasks.schedules import divide_epochs
-from lightning_mm.tasks.teacher import Schedule, Teacher, distillation_loss
+from lightning_mm.tasks.teacher.teacher import Schedule, Teacher, distillation_loss
 
 Stage = Literal["train", "val", "test"]
 
@@ -46,9 +46,10 @@ class BaseTask(LightningModule):
             belongs to the training of a base: idle once there is an ``adapter``, as the heads are then frozen.
         teacher_weight: Above zero, this times the distance from what the base says of all that was observed is added
             when an ``adapter`` is trained; one more forward per step at most.
-        teacher_temperature: Softens the logits of both, see :func:`~lightning_mm.tasks.teacher.distillation_loss`.
+        teacher_temperature: Softens the logits of both, see
+            :func:`~lightning_mm.tasks.teacher.teacher.distillation_loss`.
         teacher_layers: Names of layers of the network, or patterns (``encoders.*.norm``), whose features are to stay
-            near the teacher's, see :func:`~lightning_mm.tasks.features.feature_distance`.
+            near the teacher's, see :func:`~lightning_mm.tasks.teacher.features.feature_distance`.
         teacher_feature_weight: Above zero, this times the distance between those features is added.
         teacher_schedule: How both weights change over the fit's steps: ``constant``, falling to zero (``linear``,
             ``cosine``), or rising over the first tenth (``warmup``).

@@ -19,8 +19,8 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
-from lightning_mm.tasks.classification_figures import ClassOneAUROC, class_one_probability, classification_figures
-from lightning_mm.tasks.teacher import Schedule
+from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_figures
+from lightning_mm.tasks.teacher.teacher import Schedule
 
 
 class ClassificationTask(BaseTask):

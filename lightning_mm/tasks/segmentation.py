@@ -19,13 +19,13 @@ from lightning_mm.missing import Fill
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
-from lightning_mm.tasks.segmentation_figures import (
+from lightning_mm.tasks.metrics.segmentation import (
     AbsentClasses,
     MeanOverClasses,
     confusion_per_sample,
     segmentation_figures,
 )
-from lightning_mm.tasks.teacher import Schedule
+from lightning_mm.tasks.teacher.teacher import Schedule
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 

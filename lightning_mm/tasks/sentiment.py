@@ -19,8 +19,8 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
-from lightning_mm.tasks.classification_figures import ClassOneAUROC, auroc, class_one_probability
-from lightning_mm.tasks.sentiment_figures import (
+from lightning_mm.tasks.metrics.classification import ClassOneAUROC, auroc, class_one_probability
+from lightning_mm.tasks.metrics.sentiment import (
     Pearson,
     PolarityAccuracy,
     PolarityF1,
@@ -28,7 +28,7 @@ from lightning_mm.tasks.sentiment_figures import (
     binary_figures,
     sentiment_figures,
 )
-from lightning_mm.tasks.teacher import Schedule, distillation_loss
+from lightning_mm.tasks.teacher.teacher import Schedule, distillation_loss
 
 Labels = Literal["regression", "binary"]
 LossName = Literal["l1", "mse", "bce"]
@@ -43,7 +43,7 @@ class SentimentTask(BaseTask):
     against negative), ``acc2_non0`` and ``f1_non0`` (positive against negative, labels of zero left out). Of
     ``binary``: ``acc2`` (the primary one), ``f1``, ``auroc``. Every F1 is weighted by how often a class is true, but
     ``f1_non0_swapped`` by how often it is predicted: the code of MulT swaps the arguments, and this is the figure to
-    stand beside its F1, see :func:`~lightning_mm.tasks.sentiment_figures.polarity_figures`.
+    stand beside its F1, see :func:`~lightning_mm.tasks.metrics.sentiment.polarity_figures`.
 
     Args:
         model: The network, ``{modality: [B, ...]} -> [B]`` or ``[B, 1]``, the sentiment or the logit of class 1; with

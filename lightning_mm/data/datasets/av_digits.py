@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
+from lightning_mm.data.readers.folders import INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 Array = NDArray[Any]

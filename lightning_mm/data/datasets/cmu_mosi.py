@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import find_folder
-from lightning_mm.data.datasets.unpickle import read_pickle
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.data.readers.unpickle import read_pickle
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 Array = NDArray[Any]

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import find_folder
-from lightning_mm.data.datasets.photos import read_photo, resized, size_within
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.data.readers.photos import read_photo, resized, size_within
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 SPLITS = ("train", "val", "test")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.images import read_array, read_image, read_labels
-from lightning_mm.data.datasets.labelled_images import LabelledImages, check_size
+from lightning_mm.data.datasets.base.labelled_images import LabelledImages, check_size
+from lightning_mm.data.readers.images import read_array, read_image, read_labels
 from lightning_mm.errors import LightningMMError
 
 LEFT = 192

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.images import read_image, read_labels
-from lightning_mm.data.datasets.labelled_images import LabelledImages
+from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.readers.images import read_image, read_labels
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 _LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}

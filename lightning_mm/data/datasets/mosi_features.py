@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
+from lightning_mm.data.readers.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
 from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]

@@ -17,9 +17,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import find_folder
-from lightning_mm.data.datasets.jet import JET, linear_levels, wrapped_levels
-from lightning_mm.data.datasets.ntu_rgbd_files import (
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.data.readers.jet import JET, linear_levels, wrapped_levels
+from lightning_mm.data.readers.ntu_rgbd_files import (
     FOLDERS,
     Recording,
     decode_frame,

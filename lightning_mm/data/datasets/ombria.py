@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.images import DAMAGE
+from lightning_mm.data.readers.images import DAMAGE
 from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
 
 SPLITS = ("train", "val", "test")

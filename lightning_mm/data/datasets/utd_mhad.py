@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.folders import INTEGERS, NUMBERS, find_folder, read_npz
+from lightning_mm.data.readers.folders import INTEGERS, NUMBERS, find_folder, read_npz
 from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]

@@ -1,0 +1,1 @@
+"""Networks folded for one combination."""

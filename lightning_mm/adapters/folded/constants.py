@@ -1,0 +1,118 @@
+"""Encoders of absent modalities as constants: in a folded network they see the same fill in every call.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightning_mm.adapters.absent_rows import OneRowForward, leaves_of, same_tensors
+from lightning_mm.adapters.network.inputs import Call, map_tensors
+from lightning_mm.errors import LightningMMError
+
+if TYPE_CHECKING:
+    from lightning_mm.adapters.folded.network import Folded
+
+
+class ConstantForward:
+    """Stands in the place of an encoder's ``forward``: hands out what it put out for the row of the fill.
+
+    What was put out becomes the encoder's buffers, in the place of all its weights.
+
+    Args:
+        encoder: Loses its parameters, buffers and children.
+        given: What it was called with.
+        output: What it put out, of one row or of more that are equal.
+    """
+
+    def __init__(self, encoder: nn.Module, given: Any, output: Any) -> None:
+        self.encoder, self.shapes = encoder, [tuple(leaf.shape[1:]) for leaf in leaves_of(given)]
+        encoder._modules.clear()
+        encoder._parameters.clear()
+        encoder._buffers.clear()
+        for place, leaf in enumerate(leaves_of(output)):
+            encoder.register_buffer(f"constant_{place}", leaf[:1].detach().clone())
+        self.form = map_tensors(output, lambda leaf: torch.empty(0))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = leaves_of((args, kwargs))
+        found = [tuple(leaf.shape[1:]) for leaf in given]
+        if found != self.shapes:
+            raise LightningMMError(
+                f"the encoder of an absent modality ({type(self.encoder).__name__}) is a constant for inputs of shapes "
+                f"{self.shapes} after the batch axis, as in the example it was folded with; got {found}: fold without "
+                "`example`, or with one of these shapes"
+            )
+        rows, size = iter(self.encoder._buffers.values()), given[0].shape[0]
+
+        def of_all(place: torch.Tensor) -> torch.Tensor:
+            row = next(rows)
+            assert row is not None
+            # memory of its own: the network may change it in place
+            return row.expand(size, *row.shape[1:]).clone(memory_format=torch.contiguous_format)
+
+        return map_tensors(self.form, of_all)
+
+
+@torch.no_grad()
+def bake(folded: Folded, example: Call, modalities: Sequence[str] | None = None) -> list[str]:
+    """Put constants in the place of the encoders of absent modalities, for inputs of the example's shapes.
+
+    Args:
+        folded: Changed in place; on an error it is of no use any more.
+        example: ``(args, kwargs)`` of a typical call.
+        modalities: Whose encoders; all that are absent by default.
+
+    Returns:
+        The modalities whose encoders are constants now.
+
+    Raises:
+        LightningMMError: If the network does not run on the example, or reads the encoder's weights itself.
+    """
+    encoders = {
+        module.__dict__["forward"].modality: module
+        for module in folded.network.modules()
+        if isinstance(module.__dict__.get("forward"), OneRowForward)
+    }
+    encoders = {name: module for name, module in encoders.items() if modalities is None or name in modalities}
+    if not encoders:
+        return []
+    seen: dict[str, tuple[Any, Any]] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            # a copy: the network may change it in place
+            seen[name] = ((args, kwargs), map_tensors(output, lambda leaf: leaf[:1].clone()))
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name), with_kwargs=True) for name, module in encoders.items()]
+    try:
+        before = folded(*example[0], **example[1])
+    except Exception as error:
+        raise LightningMMError(
+            f"the network folded for {folded.combination!r} does not run on `example` ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (given, output) in seen.items():
+        encoders[name].__dict__["forward"] = ConstantForward(encoders[name], given, output)
+    try:
+        after = folded(*example[0], **example[1])
+    except Exception as error:
+        raise LightningMMError(
+            f"the encoders of {', '.join(seen)} cannot be constants: the network uses what is in them itself "
+            f"({type(error).__name__}: {error}); fold without `example`"
+        ) from error
+    if not same_tensors(before, after):
+        raise LightningMMError(
+            f"the encoders of {', '.join(seen)} cannot be constants: what they put out is not the same in every call; "
+            "fold without `example`"
+        )
+    return list(seen)

@@ -1,0 +1,114 @@
+"""The plain network of one combination: the adapter is in its weights, absent inputs are filled, there are no hooks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from lightning_mm.adapters.absent_rows import OneRowForward
+from lightning_mm.adapters.adapter import Adapter, bank_key
+from lightning_mm.adapters.folded.constants import bake
+from lightning_mm.adapters.kinds.base import Bank
+from lightning_mm.adapters.network.inputs import Call, InputPath, batch_size, parameter_path
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+
+
+class Folded(nn.Module):
+    """A copy of the base for one combination; called like the base, costs what the base costs.
+
+    Args:
+        network: The base with the adaptation in its weights.
+        combination: Its name, for messages.
+        available: The combination as ``Bool[M]``.
+        fill: What stands for absent inputs.
+        absent: Where the absent modalities' inputs lie.
+    """
+
+    available: Bool[Tensor, " modality"]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        combination: str,
+        available: Bool[Tensor, " modality"],
+        fill: Fill | None,
+        paths: Mapping[str, InputPath],
+    ) -> None:
+        super().__init__()
+        self.network, self.combination, self.fill, self.paths = network, combination, fill, dict(paths)
+        self.available_path = parameter_path(network, "available")
+        self.register_buffer("available", available, persistent=False)
+        self.present = available.tolist()
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        call: Call = (args, kwargs)
+        values = {name: path.get(call) for name, path in self.paths.items()}
+        size = next((size for value in values.values() if (size := batch_size(value)) is not None), None)
+        if size is None:
+            raise LightningMMError(
+                f"the network folded for {self.combination!r} was called without any input of {list(self.paths)}"
+            )
+        for (name, path), present in zip(self.paths.items(), self.present):
+            if not present and self.fill is not None and values[name] is not None:
+                nobody = torch.zeros(size, dtype=torch.bool, device=self.available.device)
+                call = path.put(call, self.fill(name, values[name], nobody))
+        if self.available_path is not None:
+            call = self.available_path.put(call, self.available.expand(size, -1))
+        return self.network(*call[0], **call[1])
+
+    def train(self, mode: bool = True) -> Folded:
+        """A folded network is for inference: it stays in eval mode."""
+        return super().train(False)
+
+
+@torch.no_grad()
+def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: Call | None = None) -> Folded:
+    """Fold the adapter of one combination into a copy of the base.
+
+    The weights of adapted layers change: a network that also reads them elsewhere (tied by hand, ``x @ layer.weight``)
+    must not be folded; compare with the hooks on an example if in doubt.
+
+    Args:
+        base: The network that the adapter is attached to; not changed.
+        adapter: The adapter.
+        combination: Its name.
+        example: See :meth:`Adapted.fold`.
+
+    Raises:
+        LightningMMError: If the combination does not exist, or a layer cannot take the fold (it is named).
+    """
+    name = adapter.modalities.canonical(combination)
+    network, copied = copy.deepcopy((base, adapter))
+    copied.detach()
+    network.requires_grad_(False)
+    available = adapter.modalities.mask(name).to(adapter.device)
+    if name != adapter.modalities.full:
+        route = copied.basis.route(available.unsqueeze(0))
+        modules = dict(network.named_modules())
+        for site in copied.sites:
+            if not site.foldable:
+                kind = type(modules[site.name]).__name__
+                raise LightningMMError(
+                    f"layer {site.name!r} cannot be folded: the forward of {kind} does more than its layer (an "
+                    "activation, standardised weights); keep the hooks, or leave it out with `exclude`"
+                )
+            bank = cast(Bank, copied.banks[bank_key(site.name)])
+            try:
+                bank.fold(modules[site.name], route, copied.basis)
+            except LightningMMError as error:
+                raise LightningMMError(f"layer {site.name!r} cannot be folded: {error}") from None
+    for modality, encoder in copied.encoders.items():
+        if modality not in adapter.modalities.parse(name):
+            module = network.get_submodule(encoder)
+            module.forward = OneRowForward(module, modality)
+    folded = Folded(network, name, available, copied.fill, copied.paths)
+    if example is not None:
+        bake(folded, example)
+    return folded

@@ -1,0 +1,121 @@
+"""(IA)^3: keys and values of attention and the inner activations of feed-forward blocks are scaled.
+
+Reference: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+NeurIPS 2022, section 3.3.
+
+Shapes: B samples, K rows of the basis, C channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.kinds.ssf import SSFBank
+from lightning_mm.adapters.layers.fold import fold_input_scale
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.layers.types import known_type
+from lightning_mm.errors import LightningMMError
+
+OUTPUTS = ("*key", "*value", "*k_proj", "*v_proj", "*.k", "*.v", "*k_lin", "*v_lin", "*to_k", "*to_v")
+"""What projections to keys and values are called in widespread networks."""
+
+INPUTS = ("*linear2", "*fc2", "*down_proj", "*output.dense", "*mlp.3", "*.wo", "*lin2")
+"""What second layers of feed-forward blocks are called in widespread networks."""
+
+
+class InputScaleBank(Bank):
+    """``K`` rows of a scale of what a layer is given; ``scale`` holds the distance from 1."""
+
+    changes_input = True
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(rows, channels))
+
+    def enter(
+        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *input"]:
+        with torch.autocast(given.device.type, enabled=False):
+            scale = 1 + basis.mix(route, self.scale.float())
+            return given * site.layout(given).place(scale.to(given.dtype), given)
+
+    def forward(
+        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
+    ) -> Float[Tensor, " *output"]:
+        return output
+
+    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+        fold_input_scale(module, 1 + basis.mix(route, self.scale.float())[0])
+
+
+class IA3(Kind):
+    """Scales of the outputs of some linear layers and of the inputs of others; identity at the start.
+
+    Args:
+        outputs: Names or patterns of the layers whose outputs are scaled: projections to keys and values. Default:
+            those that are called as in widespread networks (:data:`OUTPUTS`).
+        inputs: Names or patterns of the layers whose inputs are scaled: the second ones of feed-forward blocks.
+            Default: :data:`INPUTS`. A layer that both fit counts as one of these.
+
+    Raises:
+        LightningMMError: When it meets a network, if a pattern of yours fits none of its linear layers, or none of the
+            default ones does.
+    """
+
+    targets = (nn.Linear,)
+
+    def __init__(self, outputs: list[str] | None = None, inputs: list[str] | None = None) -> None:
+        self.outputs, self.inputs = outputs, inputs
+
+    def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+        for setting, patterns in (("outputs", self.outputs), ("inputs", self.inputs)):
+            for pattern in patterns or ():
+                if not any(fnmatchcase(name, pattern) for name in linear):
+                    raise LightningMMError(
+                        f"IA3({setting}=[{pattern!r}]): no linear layer of {type(network).__name__} is called that; "
+                        f"they are named like {list(linear)[:5]}"
+                    )
+        details: dict[str, dict[str, Any]] = {}
+        reasons: dict[str, str] = {}
+        for name, module in linear.items():
+            entering = _fits(name, INPUTS if self.inputs is None else self.inputs)
+            if self.inputs is None and name.endswith("attention.output.dense"):
+                entering = False  # behind attention, no feed-forward block
+            if not entering and not _fits(name, OUTPUTS if self.outputs is None else self.outputs):
+                continue
+            if entering and known_type(module) is None:
+                reasons[name] = f"{type(module).__name__} has a forward of its own, so its input is not known"
+                continue
+            details[name] = {"inputs": module.in_features if entering else 0}
+        if not details and not reasons:
+            raise LightningMMError(
+                f"IA3 knows no projection to keys or values and no feed-forward block in {type(network).__name__}; "
+                f"name its layers in `outputs` and `inputs`, out of {list(linear)[:5]}"
+            )
+        for setting, group, scaled in (("outputs", self.outputs, False), ("inputs", self.inputs, True)):
+            if group is None and not any(bool(about["inputs"]) == scaled for about in details.values()):
+                what = "second layer of a feed-forward block" if scaled else "projection to keys or values"
+                warnings.warn(
+                    f"IA3 finds no {what} in {type(network).__name__} (fused projections and nn.MultiheadAttention "
+                    f"have none of their own), and scales the others alone; name such layers in `{setting}`",
+                    stacklevel=5,
+                )
+        return details, reasons
+
+    def bank(self, site: Site, rows: int) -> Bank:
+        width = site.details["inputs"]
+        return InputScaleBank(rows, width) if width else SSFBank(rows, site.channels, ("scale",))
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

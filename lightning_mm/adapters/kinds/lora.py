@@ -1,0 +1,268 @@
+"""Low-rank change of a layer's weight: ``W x + scaling * up(down(x))``, with factors of its own for each combination.
+
+With a basis that looks rows up, every sample is taken through the factors of its row, in one product for the whole
+batch (for convolutions one of B groups): the cost does not grow with the number of combinations. With a basis that adds
+rows up, all samples go through all rows, which are few, and the part of rows that a sample does not use is left out
+between the two factors. Either way no row meets a sample that does not use it, so that a non-finite one cannot spread.
+
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section 4.1; the form for
+convolutions is that of the peft library.
+
+Shapes: B samples, T steps merged with them, K rows of the basis, S rows that a sample uses, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Float32, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
+
+from lightning_mm.adapters.absent_rows import tracing
+from lightning_mm.adapters.basis import Basis, is_finite
+from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
+from lightning_mm.adapters.layers.fold import fold_weight_change
+from lightning_mm.adapters.layers.layout import Layout, Site
+from lightning_mm.adapters.layers.types import known_type
+from lightning_mm.errors import LightningMMError
+
+
+class LoRABank(Bank):
+    """``K`` rows of two factors of a weight ``[out, *in]``: ``down [K, R, *in]``; ``up [K, R, out]``, zero at first.
+
+    Args:
+        rows: K.
+        weight: Shape of the weight of the layer, e.g. ``[out, in]`` or ``[out, in, height, width]``.
+        rank: R.
+        scaling: Factor of the product.
+    """
+
+    needs_input = True
+
+    def __init__(self, rows: int, weight: Sequence[int], rank: int, scaling: float = 1.0) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(math.prod(weight[1:]))  # that of a fresh layer
+        self.scaling = scaling
+        self.down = nn.Parameter(torch.empty(rows, rank, *weight[1:]).uniform_(-bound, bound))
+        self.up = nn.Parameter(torch.zeros(rows, rank, weight[0]))
+
+    def forward(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        layer: nn.Module | None = None,
+        given: Shaped[Tensor, " *input"] | None = None,
+    ) -> Float[Tensor, " *output"]:
+        """Add the low-rank part; ``given`` is the input of ``layer``."""
+        assert layer is not None
+        assert given is not None
+        return self._change(output, route, basis, site, layer, given)
+
+    def overwrite(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        *given: Any,
+    ) -> Float[Tensor, " *output"]:
+        layer, inputs = given
+        return self._change(output, route, basis, site, layer, inputs, own=True)
+
+    def _change(
+        self,
+        output: Tensor,
+        route: Tensor,
+        basis: Basis,
+        site: Site,
+        layer: nn.Module,
+        given: Tensor,
+        own: bool = False,
+    ) -> Tensor:
+        """The output with the low-rank part; ``own`` allows to add it in place."""
+        layout = site.layout(output)
+        if given.is_floating_point():
+            given = given.to(output.dtype)
+        with torch.autocast(output.device.type, enabled=False):
+            if basis.looks_up:
+                return self._with_own_rows(output, route, basis, layout, layer, given, own)
+            return self._with_all_rows(output, route, layout, layer, given, own)
+
+    def _with_own_rows(
+        self, output: Tensor, route: Tensor, basis: Basis, layout: Layout, layer: nn.Module, given: Tensor, own: bool
+    ) -> Tensor:
+        """Each sample goes through the factors of its row."""
+        up = self._scaled_up(output.dtype)
+        up = basis.gather(route, up).flatten(1, 2)  # [B, R, out]
+        if isinstance(layer, nn.Embedding):
+            hidden = basis.gather(route, self.down.mT).flatten(1, 2).to(output.dtype)  # [B, num, R]
+            ids = layout.by_sample(given, route.shape[0])
+            rows = ids.flatten(1).unsqueeze(2).expand(-1, -1, hidden.shape[2])
+            hidden = _without_padding(layer, ids, hidden.gather(1, rows).view(*ids.shape, -1))
+        else:
+            down = basis.gather(route, self.down.to(output.dtype)).flatten(1, 2)  # [B, R, *in]
+            x = layout.by_sample(given, route.shape[0])  # [B, T, ...]
+            if isinstance(layer, _ConvNd):
+                hidden = _convolve_each(layer, x, down)  # [B, T, R, *space]
+                change = up.mT.unsqueeze(1) @ hidden.flatten(3)
+                return output + layout.merged(change.unflatten(3, hidden.shape[3:]))
+            hidden = x.flatten(1, -2) @ down.mT
+            hidden = hidden.view(*x.shape[:-1], -1)
+        base = layout.by_sample(output, route.shape[0])
+        rows = base.flatten(1, -2)
+        if own and rows.data_ptr() == output.data_ptr():  # no copy
+            rows.baddbmm_(hidden.flatten(1, -2), up)
+            return output
+        changed = torch.baddbmm(rows, hidden.flatten(1, -2), up)
+        return layout.merged(changed.view(base.shape))
+
+    def _with_all_rows(
+        self, output: Tensor, route: Tensor, layout: Layout, layer: nn.Module, given: Tensor, own: bool
+    ) -> Tensor:
+        """All samples go through the factors of all rows in one product, and what is not theirs is left out between."""
+        rank = self.down.shape[1]
+        down = self.down.to(output.dtype).flatten(0, 1)  # [K * R, *in]
+        up = self._scaled_up(output.dtype).flatten(0, 1)  # [K * R, out]
+        mark = None
+        if output.device.type != "cpu" or tracing() or not (is_finite(up) and is_finite(down)):
+            # 0 * NaN is NaN: a row that is not finite marks those who use it, and is left out of the products
+            finite = up.isfinite().all(1) & down.isfinite().flatten(1).all(1)
+            mark = torch.where(finite, 0.0, torch.nan).to(output.dtype)
+            up = torch.where(finite.unsqueeze(1), up, 0.0)
+            down = torch.where(finite.view(-1, *[1] * (down.ndim - 1)), down, 0.0)
+        if isinstance(layer, nn.Embedding):
+            hidden = _without_padding(layer, given, F.embedding(given, down.mT))
+        elif isinstance(layer, _ConvNd):
+            hidden = _convolve(layer, given, down)
+        else:
+            hidden = F.linear(given, down)
+        used = layout.place(route.repeat_interleave(rank, dim=1), hidden)
+        if mark is not None:
+            shape = [1] * hidden.ndim
+            shape[layout.channel_axis] = -1
+            hidden = hidden + mark.view(shape)
+        hidden = hidden.masked_fill_(~used, 0.0) if own else torch.where(used, hidden, 0.0)
+        if isinstance(layer, _ConvNd):
+            change: Tensor = _CONVOLUTIONS[hidden.ndim](hidden, up.mT.view(*up.mT.shape, *[1] * (hidden.ndim - 2)))
+            return output.add_(change) if own else output + change
+        if own and output.is_contiguous():
+            output.view(-1, output.shape[-1]).addmm_(hidden.flatten(0, -2), up)
+            return output
+        flat = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up)
+        return flat.view(output.shape)
+
+    def _scaled_up(self, dtype: torch.dtype) -> Float[Tensor, "row rank out"]:
+        return (self.up.float() * self.scaling).to(dtype) if self.scaling != 1 else self.up.to(dtype)
+
+    def factors(
+        self, route: Shaped[Tensor, " batch *route"], basis: Basis
+    ) -> tuple[Float32[Tensor, "batch slotrank *weight"], Float32[Tensor, "batch slotrank out"]]:
+        """The factors of each sample in float32, ``[B, S * R, *in]`` and ``[B, S * R, out]``; the second is scaled."""
+        with torch.autocast(route.device.type, enabled=False):
+            tables = (self.down.float(), self.up.float() * self.scaling)
+            down, up = (basis.gather(route, table).flatten(1, 2) for table in tables)
+            return down, up
+
+    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+        down, up = self.factors(route, basis)
+        change = up[0].mT @ down[0].flatten(1)
+        if isinstance(module, nn.Embedding):
+            if module.padding_idx is not None:
+                change[:, module.padding_idx] = 0
+            fold_weight_change(module, change.mT)
+        else:
+            fold_weight_change(module, change.view(-1, *down.shape[2:]))
+
+
+def _without_padding(layer: nn.Embedding, ids: Tensor, hidden: Tensor) -> Tensor:
+    """Zero where a token is padding, which an embedding never trains."""
+    return hidden if layer.padding_idx is None else hidden.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0.0)
+
+
+_CONVOLUTIONS: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the axes of a batch
+
+
+def _convolve(layer: _ConvNd, x: Tensor, filters: Tensor, groups: int = 1) -> Tensor:
+    """Convolve as the layer does, with other filters and without a bias."""
+    padding = layer.padding
+    if layer.padding_mode != "zeros":
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+        padding = 0  # type: ignore[assignment]
+    convolved: Tensor = _CONVOLUTIONS[x.ndim](x, filters, None, layer.stride, padding, layer.dilation, groups)
+    return convolved
+
+
+def _convolve_each(
+    layer: _ConvNd,
+    x: Float[Tensor, "batch step channel *space"],
+    filters: Float[Tensor, "batch filter channel *kernel"],
+) -> Float[Tensor, "batch step filter *out"]:
+    """Convolve each sample with filters of its own: one group per sample."""
+    batch = x.shape[0]
+    grouped = x.transpose(0, 1).flatten(1, 2)  # [T, B * C, *space]
+    hidden = _convolve(layer, grouped, filters.flatten(0, 1), groups=batch)
+    return hidden.unflatten(1, (batch, -1)).transpose(0, 1)
+
+
+class LoRA(Kind):
+    """A low-rank change of the weights of linear, convolution (groups=1) and embedding layers; identity at the start.
+
+    Layers of a subclass with a ``forward`` of its own are left out: what they do with their input is not known.
+
+    Args:
+        rank: Of the change. One larger than the rank that the weight can have, min(out, in * kernel size), is cut to
+            it, so that ``LoRA(rank=10_000)`` is a change without restriction.
+        alpha: The change is scaled by ``alpha / rank``, with the rank after the cut; None: not scaled.
+        layers: Names or patterns (``"head*"``) of the layers that this kind is for; default: all linear and convolution
+            layers (embeddings only where they are named here). ``targets`` and ``exclude`` of ``adapt`` count as well.
+
+    Raises:
+        LightningMMError: If the rank is less than one or alpha is no positive number; when it meets a network, if a
+            pattern fits none of its layers of these types.
+    """
+
+    targets = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+
+    def __init__(self, rank: int = 4, alpha: float | None = None, layers: list[str] | None = None) -> None:
+        if rank < 1:
+            raise LightningMMError(f"LoRA needs a rank of at least 1, got {rank}")
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise LightningMMError(f"LoRA scales by alpha / rank, so alpha must be a positive number, got {alpha}")
+        self.rank, self.alpha, self.layers = rank, alpha, layers
+
+    def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        details: dict[str, dict[str, Any]] = {}
+        reasons: dict[str, str] = {}
+        for name, found in chosen_by_pattern(self, network, self.layers).items():
+            module = cast(Any, found)
+            if isinstance(module, nn.Embedding) and self.layers is None:
+                continue
+            if known_type(module) is None:
+                reasons[name] = f"{type(module).__name__} has a forward of its own, so what LoRA adds to is not known"
+            elif getattr(module, "groups", 1) != 1:
+                reasons[name] = f"it has groups={module.groups}, and LoRA adapts convolutions with groups=1"
+            elif isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+                reasons[name] = "it renormalises its weight (max_norm) or scales gradients by frequency"
+            elif isinstance(module, nn.Embedding):
+                # as a linear layer on one-hot tokens: weight [dim, num]
+                details[name] = {"weight": [module.embedding_dim, module.num_embeddings]}
+            else:
+                details[name] = {"weight": list(module.weight.shape)}
+        return details, reasons
+
+    def bank(self, site: Site, rows: int) -> LoRABank:
+        weight = site.details["weight"]
+        if len(weight) > 2 and any(layout.batch_axis != 0 for layout in site.layouts):
+            raise LightningMMError(
+                f"layer {site.name!r} cannot be adapted by LoRA: it is a convolution whose samples do not lie on the "
+                "first axis; leave it out with `exclude`"
+            )
+        rank = min(self.rank, weight[0], math.prod(weight[1:]))
+        return LoRABank(rows, weight, rank, 1.0 if self.alpha is None else self.alpha / rank)

@@ -1,0 +1,101 @@
+"""Weights and biases of normalisation layers: each combination has its own.
+
+Reference: Frankle et al., "Training BatchNorm and Only BatchNorm", ICLR 2021; Basu et al., "Strong Baselines for
+Parameter Efficient Few-Shot Fine-tuning" (LN-Tune), AAAI 2024.
+
+Shapes: B samples, K rows of the basis, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.layers.fold import fold_affine_change
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.layers.types import Normalisation, known_type
+
+
+class NormTuningBank(Bank):
+    """``K`` rows of a change of the weight ``[K, C]`` and, where there is one, of the bias."""
+
+    needs_input = True
+
+    def __init__(self, rows: int, channels: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, channels))
+        self.bias = nn.Parameter(torch.zeros(rows, channels)) if bias else None
+
+    def forward(
+        self,
+        output: Float[Tensor, " *output"],
+        route: Shaped[Tensor, " batch *route"],
+        basis: Basis,
+        site: Site,
+        layer: nn.Module | None = None,
+        given: Float[Tensor, " *output"] | None = None,
+    ) -> Float[Tensor, " *output"]:
+        """Add what the change of the weight makes of the normalised input of ``layer``, and the change of the bias.
+
+        The input is normalised once more, since it cannot be had back from an output whose weight is zero.
+        """
+        assert layer is not None
+        assert given is not None
+        layout = site.layout(output)
+        with torch.autocast(output.device.type, enabled=False):
+            weight, bias = (None if p is None else basis.mix(route, p.float()) for p in (self.weight, self.bias))
+            assert weight is not None
+            change = normalised(layer, given.to(output.dtype)) * layout.place(weight.to(output.dtype), output)
+            output = output + change
+            return output if bias is None else output + layout.place(bias.to(output.dtype), output)
+
+    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+        bias = None if self.bias is None else basis.mix(route, self.bias.float())[0]
+        fold_affine_change(module, basis.mix(route, self.weight.float())[0], bias)
+
+
+class NormTuning(Kind):
+    """A change of the weights and biases of normalisation layers that have some; identity at the start.
+
+    Layers of a subclass with a ``forward`` of its own are left out.
+    """
+
+    targets = Normalisation
+
+    def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        details: dict[str, dict[str, Any]] = {}
+        reasons: dict[str, str] = {}
+        for name, module in network.named_modules():
+            if not isinstance(module, self.targets) or module.weight is None:
+                continue
+            if known_type(module) is None:
+                reasons[name] = f"{type(module).__name__} has a forward of its own, so how it normalises is not known"
+            elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
+                reasons[name] = f"it normalises over {len(module.normalized_shape)} axes, and has no channels"
+            else:
+                details[name] = {"bias": getattr(module, "bias", None) is not None}
+        return details, reasons
+
+    def bank(self, site: Site, rows: int) -> NormTuningBank:
+        return NormTuningBank(rows, site.channels, site.details["bias"])
+
+
+def normalised(layer: nn.Module, x: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+    """What a norm layer in eval mode makes of its input, without its weight and bias."""
+    if isinstance(layer, nn.LayerNorm):
+        return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    if isinstance(layer, nn.RMSNorm):
+        return F.rms_norm(x, list(layer.normalized_shape), eps=layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, eps=layer.eps)
+    assert isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
+    mean, variance = layer.running_mean, layer.running_var
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        return F.instance_norm(x, mean, variance, use_input_stats=mean is None, eps=layer.eps)
+    return F.batch_norm(x, mean, variance, training=mean is None, eps=layer.eps)

@@ -1,0 +1,1 @@
+"""What has to be known about the layers that are adapted."""

@@ -1,0 +1,122 @@
+"""Write a scale and a shift per channel, or a change of the weight, into the weights of a layer: they cost nothing."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_mm.adapters.layers.types import Convolution, Normalisation, Transposed
+from lightning_mm.errors import LightningMMError
+
+
+@torch.no_grad()
+def fold_scale_shift(
+    module: nn.Module, scale: Float[Tensor, " channel"] | None, shift: Float[Tensor, " channel"] | None
+) -> None:
+    """Change ``module`` so that it puts out ``old_output * scale + shift``; None is a scale of 1, a shift of 0.
+
+    The parameters are replaced, not written to: weights that the layer shares with another one stay as they are there.
+
+    Args:
+        module: Linear, Conv, ConvTranspose, BatchNorm, InstanceNorm, LayerNorm, GroupNorm or MultiheadAttention.
+        scale: Per channel, ``[C]``.
+        shift: Per channel, ``[C]``.
+
+    Raises:
+        LightningMMError: If the layer has no place for a scale or a shift, or its weights are parametrised.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        module = module.out_proj
+    _refuse_parametrised(module)
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
+        raise LightningMMError(f"{type(module).__name__} cannot take a folded scale and shift; keep the hooks instead")
+    if isinstance(module, nn.RMSNorm) and shift is not None:
+        raise LightningMMError("RMSNorm has no bias, so a shift cannot be folded into it; keep the hooks instead")
+    if scale is not None:
+        _replace(module, "weight", _scaled(module, weight, scale), like=weight)
+        bias = None if bias is None else bias * scale
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
+    if bias is not None:
+        if isinstance(module, Normalisation) and module.weight is None:  # a bias alone is not affine
+            _replace(module, "weight", torch.ones_like(bias), like=None)
+        _replace(module, "bias", bias, like=weight)
+
+
+def _scaled(
+    module: nn.Module, weight: Float[Tensor, " *weight"] | None, scale: Float[Tensor, " channel"]
+) -> Float[Tensor, " *weight"]:
+    """The weight of a layer whose output channels are scaled."""
+    if weight is None:  # a norm layer without one
+        return scale.clone()
+    if isinstance(module, Transposed):
+        # weight is [in, out / groups, ...]: the output channels of group g belong to the g-th block of input channels
+        per_group = scale.view(module.groups, 1, -1).expand(-1, weight.shape[0] // module.groups, -1)
+        return weight * per_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
+    """Set a new parameter; weights that the layer shares with another one stay as they are there."""
+    value = value if like is None else value.to(like.dtype)
+    module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    for flag in ("affine", "elementwise_affine"):
+        if hasattr(module, flag):
+            setattr(module, flag, True)
+
+
+@torch.no_grad()
+def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> None:
+    """Change ``module`` so that it puts out what it did for ``input * scale``, per input channel ``[C_in]``.
+
+    Raises:
+        LightningMMError: If it is no linear or convolution layer with groups=1, or its weights are parametrised.
+    """
+    _refuse_parametrised(module)
+    if not isinstance(module, (nn.Linear, *Convolution)) or getattr(module, "groups", 1) != 1:
+        kind = type(module).__name__
+        raise LightningMMError(f"{kind} cannot take a folded scale of its input; keep the hooks instead")
+    axis = 0 if isinstance(module, Transposed) else 1
+    shape = [len(scale) if i == axis else 1 for i in range(module.weight.ndim)]
+    _replace(module, "weight", module.weight * scale.view(shape), like=module.weight)
+
+
+@torch.no_grad()
+def fold_affine_change(
+    module: nn.Module, weight: Float[Tensor, " channel"] | None, bias: Float[Tensor, " channel"] | None
+) -> None:
+    """Add to the weight and the bias of a norm layer.
+
+    Raises:
+        LightningMMError: If its weights are parametrised.
+    """
+    _refuse_parametrised(module)
+    for name, change in (("weight", weight), ("bias", bias)):
+        old = getattr(module, name, None)
+        if change is not None and old is not None:
+            _replace(module, name, old + change, like=old)
+
+
+@torch.no_grad()
+def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> None:
+    """Add ``change`` to the weight of ``module``, as a new parameter.
+
+    Raises:
+        LightningMMError: If its weights are parametrised.
+    """
+    _refuse_parametrised(module)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    _replace(module, "weight", weight + change, like=weight)
+
+
+def _refuse_parametrised(module: nn.Module) -> None:
+    old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
+    if parametrize.is_parametrized(module) or old_style:
+        raise LightningMMError(
+            f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot take a fold; "
+            "call torch.nn.utils.parametrize.remove_parametrizations on it first"
+        )

@@ -1,0 +1,1 @@
+"""What has to be known about the network that is adapted."""

@@ -1,0 +1,331 @@
+"""Find out, by a few forwards of an example, which layers fire and where samples and channels lie in their outputs.
+
+Batch axis: from two batch sizes. Order inside a merged axis (B*T or T*B): by changing one sample. Channel axis: for
+layers whose own ``forward`` is torch's, from its definition; for all others by changing one entry of a weight or bias.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.adapters.layers.fold import fold_scale_shift
+from lightning_mm.adapters.layers.in_place import Outputs
+from lightning_mm.adapters.layers.layout import Layout, Order, Site, changed_indices
+from lightning_mm.adapters.layers.types import CHANNELS_LAST, Convolution, known_type
+from lightning_mm.adapters.network.inputs import Call, map_tensors
+from lightning_mm.errors import LightningMMError
+
+
+class Unroutable(Exception):
+    """A layer whose outputs cannot be told apart by sample; the text says why."""
+
+
+_NO_CHANNELS = "its output is no plain tensor, or no axis of it holds the channels"
+
+
+def main_output(output: Any) -> Any:
+    """The tensor that is adapted: the output itself, or the first of a tuple (``nn.MultiheadAttention``)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def probe(
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    size: int,
+    grouped: bool = False,
+    channels: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[dict[str, Site], dict[str, str]]:
+    """Run the example and describe the outputs of ``modules``.
+
+    Args:
+        network: Run in eval mode, without gradients, its mode and the global random state are given back.
+        modules: Name to submodule of the network.
+        example: ``(args, kwargs)`` of a typical call, batch first.
+        size: Its number of samples, at least one.
+        channels: The channel axes of modules of which it is known, from the front or (negative) from the back.
+        grouped: Whether the network will see one combination at a time: where samples lie then does not matter.
+
+    Returns:
+        The sites that can be adapted, and for the others the reason why not.
+    """
+    with quiet(network):
+        three = _shapes(network, modules, resized(example, 3, size))
+        seen = _Seen()
+        two = _shapes(network, modules, resized(example, 2, size), seen, channels)
+        reasons: dict[str, str] = {}
+        layouts: dict[str, list[Layout]] = {}
+        for name in modules:
+            try:
+                found_axes = seen.axes.get(name, {})
+                layouts[name] = (_grouped if grouped else _layouts)(two[name], three[name], found_axes)
+            except Unroutable as reason:
+                reasons[name] = str(reason)
+        merged = {
+            name for name, found in layouts.items() if any(layout.order not in ("plain", "any") for layout in found)
+        }
+        if merged:
+            _order_merged(
+                network, {name: modules[name] for name in merged}, resized(example, 2, size), layouts, reasons
+            )
+    sites = {
+        name: Site(
+            name,
+            next(iter(seen.axes[name].values()))[1],
+            tuple(found),
+            foldable=name not in seen.unfoldable,
+            left_alone=name in seen.left_alone,
+        )
+        for name, found in layouts.items()
+        if name not in reasons
+    }
+    return sites, reasons
+
+
+@contextmanager
+def quiet(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), plain_tensors(network):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def plain_tensors(network: nn.Module) -> Iterator[None]:
+    """Keep ``nn.TransformerEncoder`` from packing padded sequences into nested tensors, which hooks cannot read."""
+    changed = refuse_nested_tensors(network)
+    try:
+        yield
+    finally:
+        for encoder in changed:
+            encoder.use_nested_tensor = True
+
+
+def refuse_nested_tensors(network: nn.Module) -> list[nn.TransformerEncoder]:
+    """Switch them off in every encoder that has them on; these are given back."""
+    encoders = (module for module in network.modules() if isinstance(module, nn.TransformerEncoder))
+    changed = [encoder for encoder in encoders if getattr(encoder, "use_nested_tensor", False)]
+    for encoder in changed:
+        encoder.use_nested_tensor = False
+    return changed
+
+
+def resized(example: Call, size: int, batch: int) -> Call:
+    def resize(tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == batch:
+            tensor = tensor[torch.arange(size, device=tensor.device) % batch]
+        return torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
+
+    args, kwargs = map_tensors(tuple(example[0]), resize), map_tensors(dict(example[1]), resize)
+    return args, kwargs
+
+
+def _change_first(example: Call, size: int) -> Call:
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != size:
+            return tensor
+        changed = tensor.clone()
+        if tensor.is_floating_point():
+            changed[0] += (1 + tensor[0].abs()) * torch.randn_like(tensor[0])
+        elif tensor.dtype != torch.bool and tensor[0].ndim:
+            changed[0] = tensor[0].roll(1)
+        return changed
+
+    return map_tensors(example[0], change), map_tensors(example[1], change)
+
+
+@contextmanager
+def _watch(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, Any, Any, Any], None]) -> Iterator[None]:
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, args, kwargs, output: note(name, module, args, kwargs, main_output(output))
+
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class _Seen:
+    """What one call told of the layers, by name."""
+
+    axes: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    """The channel axis and the number of channels, for each number of axes of the output."""
+    unfoldable: set[str] = field(default_factory=set)
+    left_alone: set[str] = field(default_factory=set)
+
+
+def _shapes(
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    seen: _Seen | None = None,
+    channels: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, list[tuple[int, ...]]]:
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
+    outputs = Outputs()
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) and not output.is_nested else ()
+        shapes[name].append(shape)
+        if seen is None or not shape:
+            return
+        outputs.note(name, output)
+        axes = seen.axes.setdefault(name, {})
+        if len(shape) in axes:
+            return
+        if name in channels:
+            axes[len(shape)] = (channels[name] % len(shape), shape[channels[name]])
+            return
+        axis = _channel_axis(module, args, kwargs, output)
+        if axis is not None:
+            axes[len(shape)] = (axis, shape[axis])
+            if not _folds(module, args, kwargs, output, axis):
+                seen.unfoldable.add(name)
+
+    with _watch(modules, note):
+        returned = network(*example[0], **example[1])
+    if seen is not None:
+        seen.left_alone = outputs.left_alone(returned)
+    return shapes
+
+
+def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> int | None:
+    known = known_type(module)
+    if known is not None:
+        if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
+            return None
+        if isinstance(module, Convolution):  # an unbatched input has one axis less
+            return output.ndim - (3 if "1d" in known.__name__ else 4 if "2d" in known.__name__ else 5) + 1
+        return output.ndim - 1 if issubclass(known, CHANNELS_LAST) else 1
+    changed = copy.copy(module)  # same children and buffers, own parameter table
+    changed._parameters = dict(module._parameters)
+    for entry in ("bias", "weight"):
+        parameter = module._parameters.get(entry)
+        if parameter is None or parameter.ndim == 0:
+            continue
+        for step in (1.0, -1.0, 30.0, -30.0):  # an activation inside the layer may hide the small or one-sided ones
+            altered = parameter.detach().clone()
+            altered[0] += step * (1 + altered[0].abs())
+            changed._parameters[entry] = nn.Parameter(altered)
+            after = main_output(type(module).forward(changed, *args, **kwargs))
+            changed._parameters[entry] = parameter
+            found = [
+                axis
+                for axis in range(output.ndim)
+                if output.shape[axis] == len(altered) and changed_indices(output, after, axis).tolist() == [0]
+            ]
+            if len(found) == 1:
+                return found[0]
+    return None
+
+
+def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int) -> bool:
+    """Whether a scale and a shift in the weights of a layer come out as a scale and a shift of its output."""
+    if known_type(module) is not None:
+        return True  # and what cannot take a fold is refused by fold_scale_shift
+    channels = output.shape[axis]
+    scale = torch.linspace(0.5, 1.5, channels, dtype=output.dtype, device=output.device)
+    shift = torch.linspace(-1.0, 1.0, channels, dtype=output.dtype, device=output.device)
+    folded = copy.copy(module)
+    folded._parameters = dict(module._parameters)
+    try:
+        fold_scale_shift(folded, scale, shift)
+    except LightningMMError:
+        return False
+    shape = [channels if i == axis else 1 for i in range(output.ndim)]
+    expected = output * scale.view(shape) + shift.view(shape)
+    after = main_output(type(module).forward(folded, *args, **kwargs))
+    return torch.allclose(after, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def _grouped(
+    two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
+) -> list[Layout]:
+    """Layouts of which only the channel axis must be known; where samples lie is kept where it can be told."""
+    try:
+        found = _layouts(two, three, axes)
+    except Unroutable:
+        found = []
+    if found and all(layout.order == "plain" for layout in found):
+        return found
+    if not two:
+        raise Unroutable("it never fires as a module in the example")
+    if any(len(shape) not in axes for shape in two):
+        raise Unroutable(_NO_CHANNELS)
+    return [Layout(ndim, 0 if axis else 1, axis, "any") for ndim, (axis, _) in axes.items()]
+
+
+def _layouts(
+    two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
+) -> list[Layout]:
+    if not two:
+        raise Unroutable("it never fires as a module in the example")
+    if len(two) != len(three):
+        raise Unroutable("how often it fires depends on the batch size")
+    found: dict[int, Layout] = {}
+    for small, large in zip(two, three):
+        if len(small) not in axes:
+            raise Unroutable(_NO_CHANNELS)
+        differing = [axis for axis, (a, b) in enumerate(zip(small, large)) if a != b]
+        if len(small) != len(large) or len(differing) != 1:
+            raise Unroutable("its output does not grow with the batch, so it is shared by all samples")
+        axis, channel_axis = differing[0], axes[len(small)][0]
+        if 3 * small[axis] != 2 * large[axis] or axis == channel_axis:
+            raise Unroutable(f"its batch axis cannot be told: output {list(small)} for 2 samples, {list(large)} for 3")
+        order: Order = "plain" if small[axis] == 2 else "sample_major"
+        layout = Layout(len(small), axis, channel_axis, order)
+        if found.setdefault(layout.ndim, layout) != layout:
+            raise Unroutable("it fires several times with its samples on different axes")
+    return list(found.values())
+
+
+def _order_merged(
+    network: nn.Module,
+    modules: Mapping[str, nn.Module],
+    example: Call,
+    layouts: dict[str, list[Layout]],
+    reasons: dict[str, str],
+) -> None:
+    """Tell B*T from T*B: only the entries of the first sample may change when the first sample does."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        outputs[name].append(output)
+
+    with _watch(modules, note):
+        network(*example[0], **example[1])
+    before, outputs = outputs, {name: [] for name in modules}
+    changed = _change_first(example, 2)
+    with _watch(modules, note):
+        network(*changed[0], **changed[1])
+    for name in modules:
+        orders: dict[int, Order] = {}
+        for old, new in zip(before[name], outputs[name]):
+            layout = next(layout for layout in layouts[name] if layout.ndim == old.ndim)
+            if layout.order == "plain":
+                continue
+            size = old.shape[layout.batch_axis]
+            rows = set(changed_indices(old, new, layout.batch_axis).tolist())
+            first_half, even = set(range(size // 2)), set(range(0, size, 2))
+            fits: list[Order] = [o for o, part in (("sample_major", first_half), ("step_major", even)) if rows <= part]  # type: ignore[misc]
+            if not rows or len(fits) != 1 or orders.setdefault(old.ndim, fits[0]) != fits[0]:
+                reasons[name] = "the order of samples and steps inside its first axis cannot be told"
+        layouts[name] = [
+            Layout(layout.ndim, layout.batch_axis, layout.channel_axis, orders.get(layout.ndim, layout.order))
+            for layout in layouts[name]
+        ]

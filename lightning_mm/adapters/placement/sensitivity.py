@@ -1,0 +1,238 @@
+"""How much each layer is disturbed by missing modalities, and how much the loss would gain from an adapter there.
+
+Shapes: B samples, M modalities, T steps merged into the batch axis, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lightning_mm.adapters.adapter import Adapter, bank_key
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.probe import main_output
+from lightning_mm.errors import LightningMMError
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What was seen of one layer.
+
+    Args:
+        name: Of the layer in the network.
+        parameters: What one combination adds there (the one that adds most).
+        disturbance: How far its output moves when modalities go missing, relative to its size; NaN where that could not
+            be seen, as no sample had observed more than it was shown with.
+        gain: Mean squared gradient of the loss with respect to the parameters of its bank, summed over them: a step
+            of gradient descent of rate r there lowers the loss by ``r * gain``.
+    """
+
+    name: str
+    parameters: int
+    disturbance: float
+    gain: float
+
+
+def sensitivity(
+    adapter: Adapter,
+    network: nn.Module,
+    batches: Iterable[Sequence[Any]],
+    loss: Callable[[Any, Tensor], Tensor],
+) -> list[LayerSensitivity]:
+    """Look at every adapted layer while a few batches pass; nothing is trained and no gradient is left behind.
+
+    The disturbance of a layer is the mean of ``||h(available) - h(observed)|| / ||h(observed)||`` over the samples that
+    lack something, where each channel of the output h was first divided by its root mean square over the batch, so that
+    loud channels do not hide the others.
+
+    The gain is an empirical Fisher information: squared gradients with respect to the bank's parameters at the
+    identity, averaged over batches and summed over parameters. Squared gradients of single samples, as in the FISH
+    mask, would need a backward pass for each; here the gradient is that of a batch and row of the bank, so of a batch
+    and combination under the basis ``OneHot``, all in one pass. The noise of single samples averages out of it, which
+    brings it nearer to what a step of training gains.
+
+    Args:
+        adapter: A fresh one, attached to the network.
+        network: Its base.
+        batches: Each ``(batch, available)``, where ``available`` is ``Bool[B, M]``; or ``(batch, available, observed)``
+            if not all was observed. The batch is anything that ``loss`` takes.
+        loss: Runs the network on a batch with a given availability, and returns the mean loss of the batch. It is
+            called twice a batch: with ``available``, and, without gradients, with what was observed.
+
+    Returns:
+        The layers in the order in which they first fired; those that did not fire come last.
+
+    Raises:
+        LightningMMError: If the adapter is a grouped one, no sample of the batches lacks anything, or a loss is no
+            finite scalar that depends on the adapter.
+
+    Reference:
+        Sung, Nair, Raffel, "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
+    """
+    if adapter.grouped:
+        raise LightningMMError(
+            "sensitivity compares outputs of layers sample by sample; build the adapter without grouped"
+        )
+    with adapter.every_row():  # the same samples with and without what is missing
+        return _looked(adapter, network, batches, loss)
+
+
+def _looked(
+    adapter: Adapter,
+    network: nn.Module,
+    batches: Iterable[Sequence[Any]],
+    loss: Callable[[Any, Tensor], Tensor],
+) -> list[LayerSensitivity]:
+    banks = {site.name: list(adapter.banks[bank_key(site.name)].parameters()) for site in adapter.sites}
+    gains = dict.fromkeys(banks, 0.0)
+    disturbances = _Disturbances(adapter, network)
+    number, lacking = 0, False
+    for batch, available, *rest in batches:
+        observed = rest[0] if rest else torch.ones_like(available)
+        lost = (observed & ~available).any(1)
+        lacking = lacking or not bool(available.all())
+        with torch.enable_grad(), disturbances.noting(bool(lost.any())):
+            value = loss(batch, available)
+            _check_loss(value, number)
+            flat = [parameter for bank in banks.values() for parameter in bank]
+            found = iter(torch.autograd.grad(value, flat, allow_unused=True))
+        for name, bank in banks.items():
+            gradients = [gradient for _ in bank if (gradient := next(found)) is not None]
+            gains[name] += sum(float(gradient.float().square().sum()) for gradient in gradients)
+        number += 1
+        if bool(lost.any()):
+            with torch.no_grad(), disturbances.comparing(lost):
+                loss(batch, observed)
+    if not lacking:
+        raise LightningMMError(
+            f"no sample of {number} batches lacks a modality, so that nothing can be told of what missing ones do; "
+            "it takes batches of training data whose policy drops some"
+        )
+    order = sorted(banks, key=lambda name: disturbances.fired.get(name, len(banks)))
+    costs = {site.name: parameters_of(adapter, site) for site in adapter.sites}
+    return [LayerSensitivity(n, costs[n], disturbances.mean(n), gains[n] / number) for n in order]
+
+
+def parameters_of(adapter: Adapter, site: Site) -> int:
+    """What the bank of one layer adds for one combination; over all layers ``Adapter.parameters_per_combination``."""
+    rows = adapter.basis.weights(adapter.modalities.masks(adapter.modalities.incomplete()).to(adapter.device))
+    numbers = sum(parameter.numel() for parameter in adapter.banks[bank_key(site.name)].parameters())
+    return int(rows.sum(1).max()) * numbers // len(adapter.basis.names)
+
+
+def sensitivity_table(layers: Sequence[LayerSensitivity], total: int, chosen: Collection[str] | None = None) -> str:
+    """A markdown table, a line per layer; chosen ones are marked.
+
+    Args:
+        layers: As :func:`sensitivity` gives them.
+        total: Parameters of the network, for the shares.
+        chosen: Names of the layers that get an adapter, if that is known.
+    """
+    head = ["layer", "parameters", "share of the network", "disturbance", "gain", "gain per parameter"]
+    rows = [
+        [
+            one.name or "(the network itself)",
+            f"{one.parameters:,}",
+            f"{100 * one.parameters / max(total, 1):.3f} %",
+            "-" if math.isnan(one.disturbance) else f"{one.disturbance:.3f}",
+            f"{one.gain:.3g}",
+            f"{one.gain / max(one.parameters, 1):.3g}",
+        ]
+        for one in layers
+    ]
+    align = ["---", *["---:"] * (len(head) - 1)]
+    if chosen is not None:
+        head, align = [*head, "chosen"], [*align, ":---:"]
+        rows = [[*row, "x" if one.name in chosen else ""] for one, row in zip(layers, rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, align, *rows)) + "\n"
+
+
+class _Disturbances:
+    """Keeps what layers put out with something missing, and compares it with what they put out when it is there."""
+
+    def __init__(self, adapter: Adapter, network: nn.Module) -> None:
+        self.adapter, self.modules = adapter, dict(network.named_modules())
+        self.fired: dict[str, int] = {}
+        self.kept: dict[str, list[Tensor]] = {}
+        self.sums = {site.name: 0.0 for site in adapter.sites}
+        self.counts = {site.name: 0 for site in adapter.sites}
+
+    def mean(self, name: str) -> float:
+        return self.sums[name] / self.counts[name] if self.counts[name] else math.nan
+
+    @contextmanager
+    def noting(self, keep: bool) -> Iterator[None]:
+        self.kept = {}
+
+        def note(site: Site, output: Tensor) -> None:
+            self.fired.setdefault(site.name, len(self.fired))
+            if keep:  # copies: an activation that works in place would change what is kept
+                self.kept.setdefault(site.name, []).append(output.detach().clone())
+
+        with self._listening(note):
+            yield
+
+    @contextmanager
+    def comparing(self, lost: Bool[Tensor, " batch"]) -> Iterator[None]:
+        def note(site: Site, output: Tensor) -> None:
+            kept = self.kept.get(site.name)
+            if not kept:
+                return  # it fires only when nothing is missing
+            before = kept.pop(0)
+            if before.shape == output.shape:
+                ratios = _ratios(site, before, output, lost.to(output.device))
+                self.sums[site.name] += float(ratios.sum())
+                self.counts[site.name] += len(ratios)
+
+        with self._listening(note):
+            yield
+        self.kept = {}
+
+    @contextmanager
+    def _listening(self, note: Callable[[Site, Tensor], None]) -> Iterator[None]:
+        def hook(site: Site) -> Callable[..., None]:
+            def listen(module: nn.Module, args: Any, output: Any) -> None:
+                if self.adapter.enabled:  # not the network as its own teacher
+                    note(site, main_output(output))
+
+            return listen
+
+        handles = [self.modules[site.name].register_forward_hook(hook(site)) for site in self.adapter.sites]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _ratios(
+    site: Site, without: Float[Tensor, " *output"], complete: Float[Tensor, " *output"], lost: Bool[Tensor, " batch"]
+) -> Float[Tensor, " some"]:
+    """Relative change of each sample that lost something; samples whose complete output is zero have none."""
+    layout, batch = site.layout(complete), len(lost)
+    ours, theirs = (layout.channels_last(one.float(), batch).flatten(1, -2) for one in (without, complete))
+    size = theirs.square().mean((0, 1)).sqrt()  # of each channel
+    weight = torch.where(size > 0, 1 / size, 0.0)  # a channel that is silent has no relative change
+    change = ((ours - theirs) * weight)[lost].flatten(1).norm(dim=1)
+    norm = (theirs * weight)[lost].flatten(1).norm(dim=1)
+    return change[norm > 0] / norm[norm > 0]
+
+
+def _check_loss(value: Any, number: int) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise LightningMMError(f"the loss of batch {number} must be a scalar tensor, got {got}")
+    if not bool(torch.isfinite(value)):
+        raise LightningMMError(f"the loss of batch {number} is {value.item()}: layers cannot be ranked by it")
+    if not value.requires_grad:
+        raise LightningMMError(
+            f"the loss of batch {number} does not depend on the adapter: it has no gradient; "
+            "it must come from the network that the adapter is attached to"
+        )

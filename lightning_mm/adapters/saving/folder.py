@@ -1,0 +1,198 @@
+"""An adapter's saved form: ``adapter_model.safetensors``, and ``adapter_config.json`` with its base's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.kinds.base import Kind
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.inputs import InputPath
+from lightning_mm.adapters.saving.settings import from_settings, settings_of
+from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.missing import Fill
+from lightning_mm.modalities import Modalities
+from lightning_mm.version import __version__
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NAME = re.compile(r"\w[\w.+-]*")
+"""Names of adapters in one folder."""
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of names, shapes, dtypes and values of all weights and buffers of a network."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
+    """Everything but the weights, in plain types."""
+    return {
+        "version": __version__,
+        "kind": settings_of(adapter.kind),
+        "basis": settings_of(adapter.basis),
+        "fill": None if adapter.fill is None else settings_of(adapter.fill),
+        "modalities": list(adapter.modalities),
+        "rows": list(adapter.basis.names),
+        "sites": [site.to_dict() for site in adapter.sites],
+        "inputs": {name: path.to_dict() for name, path in adapter.paths.items()},
+        "encoders": adapter.encoders,
+        "grouped": adapter.grouped,
+        "for_all": adapter.for_all,
+        "base_fingerprint": base_fingerprint,
+    }
+
+
+def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
+    """A fresh adapter as described by :func:`adapter_config`."""
+    return Adapter(
+        from_settings(config["kind"], Kind),
+        from_settings(config["basis"], Basis),
+        Modalities(config["modalities"]),
+        None if config["fill"] is None else from_settings(config["fill"], Fill),
+        [Site.from_dict(site) for site in config["sites"]],
+        {name: InputPath.from_dict(path) for name, path in config["inputs"].items()},
+        config.get("encoders", {}),
+        config.get("grouped", False),
+        config.get("for_all", []),
+    )
+
+
+def check_fingerprint(expected: str, network: nn.Module) -> None:
+    """Raise a LightningMMError unless the network has the weights that the adapter was trained on."""
+    found = fingerprint(network)
+    if found != expected:
+        raise LightningMMError(
+            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has "
+            f"{found}: it is another network or has other weights; load the base's own checkpoint first"
+        )
+
+
+def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Raise a LightningMMError that names every key that is missing, left over or of another shape."""
+    problems = [f"missing {key}" for key in sorted(set(expected) - set(found))]
+    problems += [f"left over {key}" for key in sorted(set(found) - set(expected))]
+    problems += [
+        f"{key}: expected shape {tuple(expected[key].shape)}, got {tuple(found[key].shape)}"
+        for key in sorted(set(expected) & set(found))
+        if expected[key].shape != found[key].shape
+    ]
+    if problems:
+        raise LightningMMError(f"{where} does not fit the adapter: {'; '.join(problems)}")
+
+
+def list_adapters(folder: str | Path) -> list[str]:
+    """Names of the adapters that were saved by name in a folder, sorted; one saved without a name is not among them.
+
+    Raises:
+        DataNotFoundError: If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataNotFoundError(f"no saved adapters in {folder}: it is no folder; `save(folder, name)` makes it")
+    return sorted(one.name for one in folder.iterdir() if NAME.fullmatch(one.name) and _is_adapter(one))
+
+
+def place_of(folder: str | Path, name: str | None) -> Path:
+    """Where an adapter lies: the folder itself, or the one of its name inside.
+
+    Raises:
+        LightningMMError: If the name is not one that a folder may have everywhere.
+    """
+    if name is None:
+        return Path(folder)
+    if not NAME.fullmatch(name) or name in (WEIGHTS, CONFIG):
+        raise LightningMMError(
+            f"the name of an adapter must be letters, digits, '_', '+', '-' and '.', the first no '+', '-' or '.', "
+            f"and not be {WEIGHTS} or {CONFIG}, got {name!r}; write one such as 'lora' or 'rgb+depth'"
+        )
+    return Path(folder) / name
+
+
+def _is_adapter(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (WEIGHTS, CONFIG))
+
+
+def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name: str | None = None) -> None:
+    """Write both files beside their places and rename them, so that a folder never holds half an adapter.
+
+    Args:
+        adapter: What is saved.
+        network: Its base, for the fingerprint.
+        folder: Made if it is not there.
+        name: Of one of several adapters in the folder; it gets a folder of its own inside.
+
+    Raises:
+        LightningMMError: If the name cannot be one of a folder.
+    """
+    folder = place_of(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
+    weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
+        save_file(weights, Path(beside) / WEIGHTS)
+        (Path(beside) / CONFIG).write_text(config + "\n", encoding="utf-8")
+        for file in (WEIGHTS, CONFIG):
+            os.replace(Path(beside) / file, folder / file)
+
+
+def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
+    """Read a saved adapter for a network, without attaching it.
+
+    Args:
+        folder: As given to ``save``.
+        network: The base.
+        name: As given to ``save``.
+
+    Raises:
+        DataNotFoundError: If a file is not there, or no adapter of that name.
+        LightningMMError: If the folder holds adapters by name and none is given, a file is damaged, the network is
+            another one, or keys do not fit; the message says which.
+    """
+    root, folder = Path(folder), place_of(folder, name)
+    if not _is_adapter(folder):
+        _explain_absence(root, folder, name)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        adapter = adapter_from_config(config)
+    except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
+        raise LightningMMError(
+            f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again"
+        ) from None
+    check_fingerprint(config["base_fingerprint"], network)
+    modules = dict(network.named_modules())
+    lost = [site.name for site in adapter.sites if site.name not in modules]
+    if lost:
+        raise LightningMMError(f"the adapter in {folder} adapts layers that the network does not have: {lost}")
+    check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
+    adapter.load_state_dict(weights)
+    return adapter
+
+
+def _explain_absence(root: Path, folder: Path, name: str | None) -> NoReturn:
+    """Say why a folder holds no adapter, and which ones are there."""
+    others = list_adapters(root) if root.is_dir() else []
+    if name is None and others:
+        raise LightningMMError(f"{root} holds adapters by name: {others}; say which, e.g. name={others[0]!r}")
+    absent = next(file for file in (WEIGHTS, CONFIG) if not (folder / file).is_file())
+    known = f"; adapters of these names are there: {others}" if others else ""
+    raise DataNotFoundError(
+        f"no saved adapter in {folder}: {absent} is not there; `save` writes {WEIGHTS} and {CONFIG}{known}"
+    )

@@ -1,0 +1,77 @@
+"""Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments.
+
+A kind may hold other kinds in its arguments, and a fill other fills; they are written in the same form.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from typing import Any, TypeVar
+
+from lightning_mm.adapters.kinds.base import Kind
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
+
+T = TypeVar("T")
+
+
+def settings_of(thing: object) -> dict[str, Any]:
+    """``{"class_path": ..., "init_args": {...}}`` in plain types.
+
+    Raises:
+        LightningMMError: If an argument is not kept as an attribute of the same name, or is not plain.
+    """
+    init_args: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(thing, name):
+            raise LightningMMError(
+                f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved"
+            )
+        init_args[name] = getattr(thing, name)
+    state = {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": init_args}
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested))
+    except TypeError as error:
+        raise LightningMMError(f"the settings of {type(thing).__name__} are not plain types: {error}") from None
+    return plain
+
+
+def from_settings(state: dict[str, Any], expected: type[T]) -> T:
+    """Build the object again; only subclasses of ``expected`` are made.
+
+    Raises:
+        LightningMMError: If the class does not exist or is not one of these.
+    """
+    path = str(state["class_path"])
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise LightningMMError(
+            f"cannot find the class {path!r} that the saved adapter names; install what defines it"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
+    nested: type[Any] = Fill if issubclass(found, Fill) else Kind
+    return found(**{key: _built(value, nested) for key, value in state["init_args"].items()})
+
+
+def _nested(value: object) -> dict[str, Any]:
+    if isinstance(value, (Kind, Fill)):
+        return settings_of(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _built(value: Any, nested: type[Any]) -> Any:
+    """The value with the objects inside that are written as settings; only those of the type ``nested`` are made."""
+    if isinstance(value, list):
+        return [_built(item, nested) for item in value]
+    if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
+        return from_settings(value, nested)
+    if isinstance(value, dict):
+        return {key: _built(item, nested) for key, item in value.items()}
+    return value

@@ -1,0 +1,162 @@
+"""``lightning-mm compare -c study.yaml``: all methods, combinations and seeds of one data set in one table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_mm.cli.errors import Parser
+from lightning_mm.errors import LightningMMError, UsageError
+
+if TYPE_CHECKING:
+    from lightning_mm.compare import Study
+    from lightning_mm.compare.plan import Step
+
+FAST = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1}
+"""Settings that only show that everything runs."""
+
+
+def run_compare(args: list[str]) -> None:
+    """Run a study; what is finished is not run again."""
+    parser = Parser(
+        "lightning-mm compare",
+        description="Train, adapt and sweep every method of a study, with every seed, and put them into one table. "
+        "A stopped study goes on where it was; a finished step is run again only if its settings change.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", type=Path, required=True, help="the study, a YAML file")
+    parser.add_argument("--out", type=Path, help="folder of the runs, in place of the study's")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="folder of the tables, in place of the study's; for a part of a study report/ in --out",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these seeds only")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="these methods only")
+    parser.add_argument("--combinations", nargs="+", help="networks for these combinations only")
+    parser.add_argument("--fast", action="store_true", help="a few batches each, in a folder of their own")
+    parser.add_argument("--again", action="store_true", help="delete and repeat finished runs whose settings changed")
+    parser.add_argument("--dry_run", action="store_true", help="list the steps and whether they are finished")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of every run, such as data.num_workers=2"
+    )
+    options = parser.parse_args(args)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
+
+    from lightning_mm.compare import collect, read_study, run_study, write
+
+    study = _narrowed(read_study(options.config), options)
+    if options.dry_run:
+        _list(study)
+        return
+    os.environ.setdefault("WANDB_SILENT", "true")
+    facts, choices = run_study(study, perform_step, options.jobs, lambda line: print(line, flush=True), options.again)
+    result = collect(study, facts, choices)
+    written = write(study, facts, choices, result, options.jobs)
+    if study.wandb is not None:
+        _log(study, result)
+    result.print(study.metric)
+    print("written: " + ", ".join(map(str, written.values())))
+
+
+def perform_step(step: Step) -> dict[str, Any]:
+    """Perform a step in this process, a worker's; what it needs of Lightning is imported once."""
+    from lightning_mm.cli.lightning import run_lightning
+    from lightning_mm.compare.cells import perform
+
+    try:
+        return perform(step, run_lightning)
+    except LightningMMError:
+        raise
+    except Exception as error:
+        # Not every exception can be sent to another process; the log has its traceback.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def _narrowed(study: Study, options: Any) -> Study:
+    """The study as the options of the command line change it."""
+    from lightning_mm.compare.recipes import BASE
+
+    given: dict[str, Any] = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set: expected KEY=VALUE, got {text!r}")
+        if key == "data.modalities":
+            raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
+        given[key] = value
+    methods = study.methods
+    if options.methods:
+        names = [method.name for method in methods]
+        unknown = [name for name in options.methods if name not in names]
+        if unknown:
+            raise UsageError(f"--methods: this study has {', '.join(names)}; got {unknown[0]!r}")
+        needed = {BASE, *options.methods}
+        for method in reversed(methods):  # each stands after the one that it starts from
+            if method.name in needed and method.recipe.start:
+                needed.add(method.recipe.start)
+        methods = tuple(method for method in methods if method.name in needed)
+    if options.combinations:
+        chosen = study.modalities.select(options.combinations)
+        methods = tuple(replace(method, combinations=chosen) if method.recipe.each else method for method in methods)
+    for method in methods:
+        if method.tuned is not None and method.tuned[0] in given:
+            raise UsageError(f"{method.tuned[0]}: {method.name} tunes it; change the study")
+    # stronger than what the methods ask for
+    methods = tuple(replace(method, settings={**method.settings, **given}) for method in methods)
+    settings = {**study.settings, **given}
+    if options.fast:
+        settings |= FAST
+        # what a method itself asks for stays: bn_refit trains no epoch
+        methods = tuple(
+            replace(
+                method,
+                settings={**method.settings, **{k: v for k, v in FAST.items() if k not in method.recipe.settings}},
+            )
+            for method in methods
+        )
+    out = options.out or (study.out.with_name(f"{study.out.name}_fast") if options.fast else study.out)
+    # A part of a study, or a quick look at one, must not take the place of its tables.
+    narrowed = options.fast or options.methods or options.seeds or options.combinations or options.set
+    results = options.results or (out / "report" if narrowed else study.results)
+    seeds = tuple(dict.fromkeys(options.seeds or study.seeds))
+    for method in methods:
+        if method.tune_seeds and not set(method.tune_seeds) <= set(seeds):
+            raise UsageError(
+                f"--seeds: {method.name} chooses its {method.tuned and method.tuned[0]} with seeds "
+                f"{list(method.tune_seeds)}, which must be among them"
+            )
+    return replace(
+        study,
+        methods=methods,
+        settings=settings,
+        seeds=seeds,
+        out=out,
+        results=results,
+    )
+
+
+def _list(study: Study) -> None:
+    from lightning_mm.compare.cells import finished
+    from lightning_mm.compare.plan import Plan
+
+    steps = Plan(study).steps({})
+    for step in steps:
+        print(f"{'done' if finished(step) else 'open'}  {step.name}")
+    tuned = [method.name for method in study.methods if method.tuned]
+    print(
+        f"{len(steps)} steps; test sweeps of {', '.join(tuned)} follow their choice" if tuned else f"{len(steps)} steps"
+    )
+
+
+def _log(study: Study, result: Any) -> None:
+    from lightning_mm.tracking import OfflineFirstWandbLogger, log_sweep
+
+    settings = {"project": "lightning-mm", "name": f"compare-{study.name}", "save_dir": str(study.out)}
+    logger = OfflineFirstWandbLogger(**{**settings, **(study.wandb or {})})
+    log_sweep(logger, result)
+    logger.experiment.finish()

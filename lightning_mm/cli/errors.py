@@ -1,0 +1,86 @@
+"""Which errors are a user's mistake, and what is said about them: one message, no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import NoReturn
+
+from lightning_mm.errors import LightningMMError, StepFailed, UsageError
+
+SHOWN = 3
+"""How many keys of a checkpoint a message names."""
+
+_QUOTED = re.compile(r'"([^"]+)"')
+_MISMATCH = re.compile(r"size mismatch for ([\w.]+): .*?torch\.Size\((\[[\d, ]*\])\).*?torch\.Size\((\[[\d, ]*\])\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of the verbs that are not LightningCLI's; mistakes are raised, not printed with the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The message for a user's mistake and the exit code; ``None`` for everything else, which is a defect of ours."""
+    # jsonargparse wraps what a constructor raises into a ValueError that lists all types that were tried.
+    while type(error) is ValueError and error.__cause__ is not None:
+        error = error.__cause__
+    text = from_worker(str(error))
+    if isinstance(error, UsageError):
+        return text, 2
+    if isinstance(error, StepFailed):
+        return text, error.code
+    if isinstance(error, LightningMMError) or _is_misconfiguration(error):
+        return text, 1
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)):
+        return text if error.filename is None else f"{error.filename}: {error.strerror}", 1
+    if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
+        return another_network(text), 1
+    return None
+
+
+def from_worker(text: str) -> str:
+    """Take the message out of what a DataLoader's worker hands over.
+
+    Example:
+        >>> from_worker("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback ...\\nValueError: no")
+        'no'
+    """
+    caught = re.match(r"Caught (\w+) in \w+ worker process", text)
+    if not caught:
+        return text
+    # The last line that starts with the error's name: the ones before belong to errors that led to it.
+    starts = list(re.finditer(rf"^(?:[\w.]+\.)?{caught[1]}: ", text, re.MULTILINE))
+    return text[starts[-1].end() :].rstrip() if starts else text
+
+
+def another_network(text: str) -> str:
+    """Shorten PyTorch's list of keys that do not fit, which can be hundreds of lines."""
+    name = re.match(r"Error\(s\) in loading state_dict for (\w+)", text)
+    findings = []
+    for what, heading in (("lacks", "Missing"), ("has unknown", "Unexpected")):
+        keys = re.search(rf"{heading} key\(s\) in state_dict: (.*)", text)
+        if keys:
+            findings.append(f"{what} {_some(_QUOTED.findall(keys[1]))}")
+    shapes = [f"{key} {came} instead of {wanted}" for key, came, wanted in _MISMATCH.findall(text)]
+    if shapes:
+        findings.append(f"has other shapes: {_some(shapes)}")
+    return (
+        f"the checkpoint holds another network than the settings ask for ({name[1] if name else 'model'}): it "
+        + "; ".join(findings or ["does not fit"])
+        + "; give the configs of the run that wrote it"
+    )
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
+
+
+def _is_misconfiguration(error: BaseException) -> bool:
+    # Not imported: whoever raises it has, and an error of `table` need not wait for Lightning.
+    module = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return module is not None and isinstance(error, module.MisconfigurationException)

@@ -1,0 +1,1 @@
+"""Augmentation, keyed by seed, sample and epoch."""

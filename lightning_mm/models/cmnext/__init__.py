@@ -1,0 +1,1 @@
+"""CMNeXt and its parts."""

@@ -1,0 +1,1 @@
+"""ViLT and its parts."""

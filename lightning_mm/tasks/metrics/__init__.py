@@ -1,0 +1,1 @@
+"""Metrics of the tasks, in the conventions of the field."""

@@ -1,0 +1,1 @@
+"""Distillation from a teacher that sees every observed modality."""

@@ -1,0 +1,30 @@
+"""The benchmarks run and write their tables; what they measure is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.repository import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "experiments" / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "only", "rows"),
+    [("adapters", ["absent", "transformer"], 14), ("reference_networks", ["MulT, 24 x 50 steps"], 4)],
+)
+def test_a_table_of_ratios(tmp_path: Path, script: str, only: list[str], rows: int) -> None:
+    file = str(BENCHMARKS / f"{script}.py")
+    command = [sys.executable, file, "--pairs", "2", "--out", str(tmp_path), "--only", *only]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    results = json.loads((tmp_path / f"{script}.json").read_text(encoding="utf-8"))
+    assert len(results["rows"]) == rows
+    assert all(0 < row["low"] <= row["median"] <= row["high"] for row in results["rows"])
+    table = (tmp_path / f"{script}.md").read_text(encoding="utf-8")
+    assert table.count("\n| ") == rows

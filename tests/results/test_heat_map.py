@@ -1,0 +1,86 @@
+"""The heat map holds every figure and label, inside the picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from lightning_mm import Modalities
+from lightning_mm.errors import LightningMMError
+from lightning_mm.results.heat_map import heat_map, write_heat_map
+from lightning_mm.results.tables import summary_markdown
+from lightning_mm.sweep import SweepResult, SweepRow
+
+
+def build(names: list[str], methods: int) -> SweepResult:
+    rows = [
+        SweepRow(f"some_long_method_{m}", combination, combination.count("+") + 1, "miou", (i + m) / 100, 7, 0)
+        for m in range(methods)
+        for i, combination in enumerate(Modalities(names).combinations())
+        if not (m == 1 and i == 2)
+    ]
+    return SweepResult(rows, names, "miou")
+
+
+@pytest.mark.parametrize(("count", "methods"), [(1, 1), (2, 2), (5, 3), (4, 12)])
+def test_every_figure_and_label_is_drawn_inside_the_picture(count: int, methods: int) -> None:
+    result = build([f"modality_{i}" for i in range(count)], methods)
+    figure = heat_map(result)
+    FigureCanvasAgg(figure).draw()
+    texts = [text for axes in figure.axes for text in [*axes.texts, *axes.get_xticklabels()]] + list(figure.texts)
+    words = [text.get_text() for text in texts]
+    for row in result.rows:
+        assert f"{100 * row.value:.1f}" in words
+    for name in [*result.modalities, *result.methods, "miou in %", "n = 7", "mean"]:
+        assert name in words
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+
+
+def test_a_figure_that_is_not_there_is_a_dash_and_not_a_colour() -> None:
+    figure = heat_map(build(["rgb", "depth"], 2))
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    # depth-and-rgb of the second method was not run; its mean over single modalities exists.
+    assert words.count("–") == 1
+    grid = figure.axes[1].images[0].get_array()
+    assert math.isnan(np.ma.filled(grid, np.nan)[2, 1])
+
+
+def test_a_metric_that_was_not_measured_is_an_error_that_names_those_that_were() -> None:
+    result = build(["rgb", "depth"], 2)
+    for draw in (heat_map, SweepResult.to_markdown, SweepResult.table, SweepResult.print, summary_markdown):
+        with pytest.raises(LightningMMError, match=r"no figures of metric 'nope'; this sweep has \['miou'\]"):
+            draw(result, "nope")
+    result.primary_metric = "loss"
+    with pytest.raises(LightningMMError, match=r"no figures of metric 'loss'; this sweep has \['miou'\]"):
+        result.to_markdown()
+
+
+def test_a_correlation_is_no_share() -> None:
+    result = build(["rgb", "depth"], 2)
+    result.rows += [replace(row, metric="pearson", value=0.123) for row in result.rows]
+    assert "### pearson\n" in result.to_markdown("pearson")
+    assert "| 0.123 |" in result.to_markdown("pearson")
+    texts = [text.get_text() for axes in heat_map(result, "pearson").axes for text in axes.texts]
+    assert "0.123" in texts
+    assert "### miou in %" in result.to_markdown()
+
+
+def test_png_is_written_whole(tmp_path: Path) -> None:
+    path = write_heat_map(build(["rgb", "depth"], 2), tmp_path / "deep" / "sweep.png")
+    image = Image.open(io.BytesIO(path.read_bytes()))
+    assert image.format == "PNG"
+    pixels = np.asarray(image.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    assert [file.name for file in path.parent.iterdir()] == ["sweep.png"]

@@ -1,0 +1,196 @@
+"""Holds what is easily lost: light imports, no need for the tools of developers, types that the tests check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.support.repository import REPOSITORY
+from tests.support.type_hook import NO_TYPE_HOOK, TYPE_HOOK, WITHOUT_TYPE_HOOK, own_process
+
+MODULES = [
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for path in sorted((REPOSITORY / "lightning_mm").rglob("*.py"))
+    if path.stem not in ("__init__", "__main__")
+]
+IMPORT_NAMES = {
+    "pytest": ["pytest", "_pytest"],
+    "pytest-xdist": ["xdist", "execnet"],
+    "beartype": ["beartype"],
+    "nbclient": ["nbclient", "nbformat", "jupyter_client", "jupyter_core"],
+    "ipykernel": ["ipykernel", "IPython", "debugpy"],
+    "ruff": ["ruff"],
+    "mypy": ["mypy", "mypyc"],
+    "types-PyYAML": [],
+    # torchmetrics asks pip's records for it and then imports it: it cannot be hidden, only not be installed
+    "transformers": [],
+    "peft": ["peft"],
+    "onnx": ["onnx"],
+    "onnxscript": ["onnxscript", "onnx_ir"],
+    "onnxruntime": ["onnxruntime"],
+}
+"""What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
+
+
+COMPILES = (
+    "torch.compile(",
+    "torch.export.",
+    "torch.jit.",
+    "torch.onnx.",
+    "check_compiles(",
+    "export_adapted(",
+    "export_network(",
+)
+"""What traces the checks of types, in a test or in a helper that it calls."""
+
+
+def unmarked(text: str) -> list[str]:
+    """Names of the tests in the text of a file that compile and are not marked so."""
+    if not any(call in text for call in COMPILES):
+        return []
+    tests = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return [
+        test.name
+        for test in tests
+        if test.name.startswith("test")
+        and any(call in (ast.get_source_segment(text, test) or "") for call in COMPILES)
+        and not any("mark.compiled" in ast.unparse(decorator) for decorator in test.decorator_list)
+    ]
+
+
+def python(code: str, *args: str) -> str:
+    """What a fresh interpreter without the type hook prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def brought_by(statement: str, after: str = "") -> set[str]:
+    """Top-level packages, but those of the standard library, that a statement adds to those of another."""
+    loaded = "{name.split('.')[0] for name in sys.modules}"
+    code = f"import sys\n{after}\nbefore = {loaded}\n{statement}\nprint(*({loaded} - before))"
+    tops = python(code).splitlines()[-1].split()
+    return {top for top in tops if top not in sys.stdlib_module_names and not top.startswith("_")}
+
+
+def test_the_package_and_the_help_import_nothing_but_python() -> None:
+    assert brought_by("import lightning_mm") == {"lightning_mm"}
+    assert brought_by("from lightning_mm.cli import main; main(['--help']); main(['--version'])") == {"lightning_mm"}
+
+
+def test_pure_torch_rooms_need_torch_numpy_and_safetensors_only() -> None:
+    allowed = "import torch, numpy, safetensors.torch, jaxtyping"
+    rooms = "import lightning_mm.modalities, lightning_mm.missing, lightning_mm.adapters, lightning_mm.testing"
+    rooms += ", lightning_mm.export"
+    assert brought_by(rooms, after=allowed) == {"lightning_mm"}
+
+
+def test_adapters_are_imported_in_a_fraction_of_the_time_of_torch() -> None:
+    # Time of the processor in one interpreter, so that a busy machine slows both.
+    code = """
+import time
+start = time.process_time()
+import torch
+middle = time.process_time()
+import lightning_mm.adapters
+print((time.process_time() - middle) / (middle - start))
+"""
+    assert float(python(code)) < 0.5
+
+
+def test_every_module_is_imported_without_the_extras() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    named = {re.split(r"[^\w.-]", requirement)[0] for requirement in extras}
+    assert named == set(IMPORT_NAMES), "say in IMPORT_NAMES how the requirements of the extras are imported"
+    code = """
+import importlib, sys
+absent = set(sys.argv[1].split())
+class Hiding:  # torch asks whether some are there and takes no for an answer
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in absent else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+assert not absent & set(sys.modules)
+"""
+    python(code, " ".join(name for names in IMPORT_NAMES.values() for name in names), *MODULES)
+
+
+@pytest.mark.skipif(not TYPE_HOOK, reason=f"{NO_TYPE_HOOK} is set")
+def test_calls_are_checked() -> None:
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from lightning_mm.modalities import Modalities
+
+    with pytest.raises(TypeCheckError, match="available"):
+        Modalities(["rgb", "depth"]).code(torch.ones(3, 2))  # no Bool
+
+
+@pytest.mark.skipif(not TYPE_HOOK, reason=f"{NO_TYPE_HOOK} is set")
+def test_every_module_but_those_with_a_reason_is_checked() -> None:
+    def loader(name: str) -> str:
+        folder = REPOSITORY.joinpath(*name.split(".")[:-1])
+        specs = (finder.find_spec(name, [str(folder)]) for finder in sys.meta_path)
+        return type(next(spec for spec in specs if spec).loader).__module__
+
+    assert set(MODULES) >= WITHOUT_TYPE_HOOK, "WITHOUT_TYPE_HOOK of conftest.py names a module that is not there"
+    unchecked = {name for name in MODULES if not loader(name).startswith("jaxtyping")}
+    assert unchecked == WITHOUT_TYPE_HOOK
+
+
+def test_users_run_without_checks() -> None:
+    code = """
+import sys
+from lightning_mm.adapters import Adapted
+print(hasattr(Adapted.forward, "__wrapped__"), "beartype" in sys.modules)
+"""
+    assert python(code).split() == ["False", "False"]
+
+
+@pytest.mark.compiled
+def test_compiled_tests_run_without_checks() -> None:
+    assert not TYPE_HOOK
+
+
+@pytest.mark.wrong_types
+def test_wrong_types_reach_our_own_errors() -> None:
+    from lightning_mm.errors import LightningMMError
+    from lightning_mm.modalities import Modalities
+
+    with pytest.raises(LightningMMError, match="non-empty string"):
+        Modalities([3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").glob("test_*.py")), ids=lambda path: path.name)
+def test_what_is_compiled_is_marked(path: Path) -> None:
+    if path != Path(__file__):
+        found = unmarked(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name}: mark {', '.join(found)} with @pytest.mark.compiled"
+
+
+@pytest.mark.parametrize("call", COMPILES)
+def test_a_test_that_compiles_unmarked_is_seen(call: str) -> None:
+    code = f"def test_it() -> None:\n    '{call}'\n"
+    assert unmarked(code) == ["test_it"]
+    assert unmarked(f"@pytest.mark.compiled\n{code}") == []
+    assert unmarked(code.replace("test_it", "helper")) == []
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "default", "-W", "ignore:.*gone"]])
+def test_compiled_tests_keep_the_warnings_of_the_command_line(options: list[str]) -> None:
+    command = own_process("tests/test_some.py::test_it", options[1::2] or None)
+    assert command[command.index("slow or not slow") + 1 :] == [*options, "tests/test_some.py::test_it"]
