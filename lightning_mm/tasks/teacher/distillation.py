@@ -91,15 +91,15 @@ def with_old_names(distillation: Distillation, old: Mapping[str, Any]) -> Distil
         if name not in OldNames.__annotations__:
             raise TypeError(f"a task has no argument {name!r}")
         new = name.removeprefix("teacher_")
-        names.append(f"model.init_args.{name} is now model.init_args.distillation.{new}")
+        names.append(f"model.init_args.distillation.{new} was {name}")
         now, unset = getattr(distillation, new), getattr(default, new)
         if now == unset:
             changes[new] = value
         elif value not in (now, unset):
             raise LightningMMError(f"distillation.{new} is {now!r} and {name}, its old name, {value!r}; give only one")
     warnings.warn(
-        f"settings have new names, the old ones work until the next release: {', '.join(names)}; in Python "
-        "distillation=Distillation(...)",
+        f"settings of the teacher have new names, the old ones work until the next release: {', '.join(names)}; in "
+        "Python distillation=Distillation(...)",
         FutureWarning,
         stacklevel=2,
     )
