@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, OneHot, ScaleOnly, adapt, load
-from lightning_mm.adapters import hooks
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, OneHot, ScaleOnly, adapt, hooks, load
 from lightning_mm.adapters.call import AdapterCall
 from lightning_mm.adapters.layers import in_place as in_place_module
 from lightning_mm.adapters.layers.in_place import ModulateInPlace
