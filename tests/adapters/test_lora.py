@@ -146,13 +146,13 @@ def test_save_and_load(kind: str, basis: type[Basis], tmp_path: Path) -> None:
     assert torch.equal(run(again, NAMES.masks()), expected)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())["kind"]
     lora = {
-        "class_path": "lightning_mm.adapters.kinds.lora.LoRA",
+        "class_path": "lightning_mm.adapters.LoRA",
         "init_args": {"rank": 2, "alpha": None, "layers": None},
     }
     if kind == "together":
-        ssf = {"class_path": "lightning_mm.adapters.kinds.ssf.SSF", "init_args": {}}
+        ssf = {"class_path": "lightning_mm.adapters.SSF", "init_args": {}}
         assert saved == {
-            "class_path": "lightning_mm.adapters.kinds.together.Together",
+            "class_path": "lightning_mm.adapters.Together",
             "init_args": {"kinds": [ssf, lora]},
         }
     assert [type(bank).__name__ for bank in again.adapter.banks.values()] == [
