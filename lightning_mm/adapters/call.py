@@ -52,7 +52,7 @@ class AdapterCall:
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks before the layers run: one product costs less than many small ones."""
-        tables = [table for table in banks.parameters() if table.ndim == 2]
+        tables: list[Tensor] = [table for table in banks.parameters() if table.ndim == 2]
         if not tables or self.route is None or tracing():
             return
         with full_precision(self.route.device.type):

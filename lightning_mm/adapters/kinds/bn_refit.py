@@ -49,7 +49,7 @@ class BatchNormSSFBank(SSFBank):
     """
 
     needs_input = True
-    invertible = False  # type: ignore[assignment]
+    invertible = False
 
     def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
         layer = cast(BatchNorm, call.module)

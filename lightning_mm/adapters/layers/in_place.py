@@ -47,7 +47,7 @@ def may_overwrite(module: nn.Module, output: Any, site: Site, invertible: bool) 
     )
     if not is_own or not torch.is_grad_enabled():
         return is_own
-    return invertible and site.left_alone and output.dtype in (torch.float32, torch.float64) and not output._is_view()
+    return invertible and site.left_alone and output.dtype in (torch.float32, torch.float64) and output._base is None
 
 
 def invertible_banks(banks: nn.Module, rows_at_once: int) -> frozenset[nn.Module]:
