@@ -139,7 +139,7 @@ class Food101(Dataset[dict[str, Any]]):
         """Which file was not there, and the way out."""
         name = self.files[index]
         return (
-            f"Food101: {name} has no {modality}, sought at {self._folder / _class_of(name) / name}; complete the "
+            f"Food101: {name} has no {modality}, expected at {self._folder / _class_of(name) / name}; complete the "
             "data, or set allow_missing=true"
         )
 
@@ -184,7 +184,7 @@ class Food101(Dataset[dict[str, Any]]):
             where = folder / _class_of(missing[0]) / missing[0]
             raise DataNotFoundError(
                 f"Food101: {len(missing)} of {len(found)} samples of split {self.split!r} have no image, the first is "
-                f"{missing[0]}, sought at {where}; complete the data, or set allow_missing=true"
+                f"{missing[0]}, expected at {where}; complete the data, or set allow_missing=true"
             )
         return found
 

@@ -201,20 +201,20 @@ class NtuRgbd(Dataset[dict[str, Any]]):
 
     def _problem(self, recording: Recording) -> str | None:
         """Folders are looked for at once, frames when they are read: there are millions."""
-        sought = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
-        lacking = [modality for modality, folder in sought.items() if not folder.is_dir()]
+        expected = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
+        lacking = [modality for modality, folder in expected.items() if not folder.is_dir()]
         if lacking and not self.allow_missing:
             return self._lacks(recording, lacking[0])
-        if len(lacking) == len(sought):
+        if len(lacking) == len(expected):
             return (
-                f"NtuRgbd: recording {recording.name} has neither modality, sought at "
-                f"{' and '.join(map(str, sought.values()))}; take it off the lists"
+                f"NtuRgbd: recording {recording.name} has neither modality, expected at "
+                f"{' and '.join(map(str, expected.values()))}; take it off the lists"
             )
         return None
 
     def _lacks(self, recording: Recording, modality: str) -> str:
         return (
-            f"NtuRgbd: recording {recording.name} has no {modality}, sought at "
+            f"NtuRgbd: recording {recording.name} has no {modality}, expected at "
             f"{recording.folder(self.root, modality)}; complete the data, take it off the lists, or set "
             "allow_missing=true"
         )
