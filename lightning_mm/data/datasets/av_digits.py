@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
+from lightning_mm.data.pages.av_digits import AV_DIGITS
 from lightning_mm.data.readers.arrays import INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
 from lightning_mm.data.readers.damage import damaged, reading
 from lightning_mm.data.readers.folders import find_folder
@@ -95,22 +96,8 @@ class AVDigits(Dataset[dict[str, Any]]):
         Gradient-based learning applied to document recognition, 1998; pairs as in Vielzeuf et al.: CentralNet, 2018.
     """
 
-    about = About(
-        name="fsdd_mnist",
-        title="AVDigits: digits spoken (Free Spoken Digit Dataset) and written (MNIST), 10 classes",
-        source="github.com/Jakobovski/free-spoken-digit-dataset, recordings packed into one file; MNIST test "
-        "images from github.com/fgnt/mnist",
-        licence="Free Spoken Digit Dataset CC BY-SA 4.0; MNIST: no licence file, commonly given as CC BY-SA 3.0",
-        reference="Jackson et al.: Free Spoken Digit Dataset; LeCun et al., 1998; pairs as in CentralNet, 2018",
-        tree="""\
-fsdd_mnist/
-  fsdd_8khz_int16.npz                recordings one behind the other, with their lengths, digits and speakers
-  t10k-images-idx3-ubyte.gz          as released
-  t10k-labels-idx1-ubyte.gz          as released""",
-        counts={"train": 2400, "val": 300, "test": 300},
-        notes="Pairs are by label and drawn by us. The counts are of recordings with speakers=all and one pair each.",
-    )
-    class_names = tuple("0123456789")
+    about: ClassVar[About] = AV_DIGITS
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"image": 1, "audio": 1}
 
     def __init__(

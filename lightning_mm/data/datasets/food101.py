@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
+from lightning_mm.data.pages.food101 import FOOD101
 from lightning_mm.data.readers.damage import reading
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.photos import read_photo, resized, size_within
@@ -62,28 +63,8 @@ class Food101(Dataset[dict[str, Any]]):
         Lee et al.: Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023.
     """
 
-    about: ClassVar[About] = About(
-        name="food101",
-        title="UPMC Food-101: photos of dishes and the titles of their web pages, 101 classes",
-        source="visiir.isir.upmc.fr (images, titles); the lists are made by the code of arXiv 2303.03369; vocab.txt is "
-        "that of BERT base uncased",
-        licence="none found; for research, as the photos are of the web",
-        reference="Wang et al., Recipe recognition with large multimodal food dataset, ICME Workshops 2015",
-        tree="\n".join(
-            [
-                "images/{train,test}/<class>/<class>_<number>.jpg",
-                "texts/{train,test}_titles.csv   (not read)",
-                "class_idx.json                  class to number",
-                "text.json                       file to its text, or a list of texts",
-                "split.json                      train, val, test: lists of files",
-                "vocab.txt                       one token a line",
-            ]
-        ),
-        counts={"train": 61_142, "val": 6_846, "test": 22_716},
-        notes="The counts are of split.json, samples without a text among them, which are left out. Images of the "
-        "validation split lie under images/train.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    about: ClassVar[About] = FOOD101
+    modalities: ClassVar[tuple[str, ...]] = about.modalities
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
+from lightning_mm.data.pages.mosi_features import MOSI_FEATURES
 from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_fraction, check_whole
@@ -67,20 +68,8 @@ class MosiFeatures(Dataset[dict[str, Any]]):
         user-generated videos, ACL 2017, github.com/declare-lab/multimodal-deep-learning (bc-LSTM).
     """
 
-    about = About(
-        name="mosi_bclstm",
-        title="MosiFeatures: CMU-MOSI as features of utterances, text, audio and video, 2 classes",
-        source="github.com/declare-lab/multimodal-deep-learning, bc-LSTM/data, packed into one file",
-        licence="repository MIT; no licence found for CMU-MOSI itself, usually treated as for research with citation",
-        reference="Zadeh et al.: MOSI, arXiv 1606.06259; features: Poria et al., ACL 2017",
-        tree="mosi_bclstm/\n  mosi_utterance_features.npz",
-        counts={"train": 1447, "test": 752},
-        notes="""\
-A smoke set, no benchmark: features of text and video come from networks trained on the training labels, so that figures
-on train and val are far better than on test.
-Val is a part of the 1447 training utterances, split by video, and train is the rest.""",
-    )
-    class_names = ("negative", "positive")
+    about: ClassVar[About] = MOSI_FEATURES
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"text": 100, "audio": 73, "video": 100}
 
     def __init__(self, split: str, root: str | None = None, context: int = 0, val_fraction: float = 0.15) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
+from lightning_mm.data.pages.ms_lesions import MS_LESIONS
 from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
@@ -78,19 +79,8 @@ class MsLesions(Dataset[dict[str, Any]]):
         Lesjak et al.: A novel public MR image dataset of multiple sclerosis patients, Neuroinformatics 2017 (CC BY).
     """
 
-    about = About(
-        name="ms_lesions",
-        title="MsLesions: lesions of multiple sclerosis, FLAIR, T1, T1 after contrast agent and T2, 2 classes",
-        source="github.com/muschellij2/open_ms_data, cross_sectional/MNI/patient{07,19,26}, slices with lesion packed",
-        licence="CC BY",
-        reference="Lesjak et al., Neuroinformatics 2017, doi 10.1007/s12021-017-9348-7",
-        tree="ms_lesions/\n  patient07_lesion_slices.npz  patient19_lesion_slices.npz  patient26_lesion_slices.npz",
-        counts={"train": 87, "val": 74, "test": 54},
-        notes="""\
-Three patients are a small test, so give every patient its turn. The counts are slices of patient 19, 07 and 26.
-Only slices with lesion are there: figures say nothing about false alarms in others.""",
-    )
-    class_names = ("background", "lesion")
+    about: ClassVar[About] = MS_LESIONS
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"flair": 1, "t1": 1, "t1_post": 1, "t2": 1}
     patients = ("07", "19", "26")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.pages.ombria import OMBRIA
 from lightning_mm.data.readers.arrays import check_labels
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.images import decode, resize_image
@@ -64,24 +65,8 @@ class Ombria(LabelledImages):
         Drakonakis et al.: OmbriaNet, IEEE JSTARS 2022; github.com/geodrak/OMBRIA.
     """
 
-    about = About(
-        name="ombria",
-        title="OMBRIA: flood mapping, Sentinel-1 and -2 before and after, 2 classes, 256 x 256",
-        source="github.com/geodrak/OMBRIA (the authors)",
-        licence="none found; imagery is Copernicus Sentinel (open, with attribution); ask before passing it on",
-        reference="Drakonakis et al.: OmbriaNet, IEEE JSTARS 2022",
-        tree="""\
-ombria/
-  train_ids.txt  test_ids.txt (may be left out)                      ids of tiles
-  OmbriaS1/{train,test}/{BEFORE,AFTER}/S1_{before,after}_ID.png      8-bit gray
-  OmbriaS1/{train,test}/MASK/S1_mask_ID.png (or under OmbriaS2)      0 and 255
-  OmbriaS2/{train,test}/{BEFORE,AFTER}/S2_{before,after}_ID.png      8-bit RGB""",
-        counts={"train": 624, "test": 70},
-        notes="""\
-There is no list for val: a keyed part of the training tiles (val_fraction, 0.2) becomes val, and train is the rest.
-Tiles of one flood lie in all splits, so that figures say nothing about floods never seen.""",
-    )
-    class_names = ("dry", "flood")
+    about: ClassVar[About] = OMBRIA
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"s1_before": 1, "s1_after": 1, "s2_before": 3, "s2_after": 3}
     lists: ClassVar[dict[str, str]] = {"train": "train_ids.txt", "test": "test_ids.txt"}
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
+from lightning_mm.data.pages.utd_mhad import UTD_MHAD
 from lightning_mm.data.readers.arrays import INTEGERS, NUMBERS, check_labels, read_npz
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
@@ -71,25 +72,8 @@ class UtdMhad(Dataset[dict[str, Any]]):
         Chen, Jafari, Kehtarnavaz: UTD-MHAD, ICIP 2015; for research with citation, no open licence.
     """
 
-    about = About(
-        name="utd_mhad",
-        title="UTD-MHAD: actions of eight people, skeleton, accelerometer and gyroscope, 27 classes",
-        source="github.com/woo-chia-wei/kinect-sequence-classification, data/Inertial and data/Skeleton, packed into "
-        "one file",
-        licence="no open licence; released for research with citation",
-        reference="Chen, Jafari, Kehtarnavaz: UTD-MHAD, ICIP 2015",
-        tree="utd_mhad/\n  utd_mhad_inertial_skeleton.npz",
-        counts={"train": 431, "test": 430},
-        notes="""\
-Test is the even subjects. Val is a part of the 431 training sequences, subject 7 or trial 4 (argument val), and train
-is the rest.""",
-    )
-    class_names = (
-        *("swipe_left", "swipe_right", "wave", "clap", "throw", "arm_cross", "basketball_shoot", "draw_x"),
-        *("draw_circle_cw", "draw_circle_ccw", "draw_triangle", "bowling", "boxing", "baseball_swing", "tennis_swing"),
-        *("arm_curl", "tennis_serve", "push", "knock", "catch", "pickup_throw", "jog", "walk", "sit2stand"),
-        *("stand2sit", "lunge", "squat"),
-    )
+    about: ClassVar[About] = UTD_MHAD
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"skeleton": 3 * _JOINTS, "accelerometer": 3, "gyroscope": 3}
 
     def __init__(
