@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_mm.data.readers.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, read_npz
+from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, read_npz
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 
