@@ -328,9 +328,7 @@ def test_the_progress_line_is_overwritten_in_a_terminal(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 def test_the_list_needs_no_lightning() -> None:
-    code = (
-        "import sys; from lightning_mm.cli import main; main(['data']); sys.exit('lightning' in sys.modules)"
-    )
+    code = "import sys; from lightning_mm.cli import main; main(['data']); sys.exit('lightning' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
