@@ -48,7 +48,7 @@ def run_compare(args: list[str]) -> None:
         raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
 
     from lightning_mm.compare import collect, read_study, run_study, write
-    from lightning_mm.results import print_table
+    from lightning_mm.results.terminal import print_table
 
     study = _narrowed(read_study(options.config), options)
     if options.dry_run:

@@ -65,7 +65,7 @@ def compare(report: Path, expected: Path) -> str:
         report: Folder with the merged ``sweep.csv``.
         expected: JSON file with the stored figures in percent.
     """
-    from lightning_mm.results import read
+    from lightning_mm.results.files import read
 
     result, stored = read(report / "sweep.csv"), json.loads(expected.read_text(encoding="utf-8"))
     zero_fill, adapted = (result.summary(method) for method in ("zero_fill", "adapted"))

@@ -27,8 +27,11 @@ from lightning_mm.cli.config_errors import shorten
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError, UsageError
 from lightning_mm.missing import FixedCombination
-from lightning_mm.results import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, print_table, save
-from lightning_mm.sweep import sweep
+from lightning_mm.results.files import save
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
+from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.tracking import log_sweep

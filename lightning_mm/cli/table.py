@@ -22,7 +22,9 @@ def run_table(args: list[str]) -> None:
     parser.add_argument("--metric", help="the figure to show; by default the task's primary one")
     settings = parser.parse_args(args)
 
-    from lightning_mm.results import merge, print_table, read, save
+    from lightning_mm.results.files import read, save
+    from lightning_mm.results.merge import merge
+    from lightning_mm.results.terminal import print_table
 
     result = merge([read(path) for path in settings.sweeps])
     if settings.metric is not None and settings.metric not in result.metrics:

@@ -9,7 +9,9 @@ from typing import Any
 
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.errors import LightningMMError
-from lightning_mm.results import SweepResult, merge, read
+from lightning_mm.results.files import read
+from lightning_mm.results.merge import merge
+from lightning_mm.results.result import SweepResult
 
 
 def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

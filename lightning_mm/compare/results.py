@@ -21,7 +21,9 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.files import replace_file
 from lightning_mm.modalities import Modalities
 from lightning_mm.provenance import git_commit, versions
-from lightning_mm.results import SweepResult, constant_rows, merge, read, renamed, save
+from lightning_mm.results.files import read, save
+from lightning_mm.results.merge import constant_rows, merge, renamed
+from lightning_mm.results.result import SweepResult
 
 MAJORITY = "majority"
 Facts = Mapping[Path, Mapping[str, Any]]

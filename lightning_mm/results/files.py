@@ -207,24 +207,24 @@ def _cell(value: object) -> object:
 
 
 def _row(path: Path, line: int, cells: Mapping[str, str | None]) -> SweepRow:
-    def number(column: str) -> float | None:
-        return float(cells[column] or "nan") if cells.get(column) else None
-
     try:
-        value = number("value")
         return SweepRow(
             method=str(cells["method"]),
             combination=str(cells["combination"]),
             n_available=int(cells["n_available"] or ""),
             metric=str(cells["metric"]),
-            value=math.nan if value is None else value,
+            value=float(cells["value"] or "nan"),
             n=int(cells["n"] or ""),
             seed=int(cells["seed"] or ""),
-            low=number("low"),
-            high=number("high"),
+            low=_end(cells.get("low")),
+            high=_end(cells.get("high")),
         )
     except ValueError as error:
         raise LightningMMError(f"{path}, line {line}: {error}; the file is cut off or was edited") from error
+
+
+def _end(cell: str | None) -> float | None:
+    return float(cell) if cell else None
 
 
 def _guess_modalities(rows: list[SweepRow]) -> list[str]:
