@@ -27,7 +27,11 @@ from lightning_mm.cli.config_errors import shorten
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError, UsageError
 from lightning_mm.missing import FixedCombination
-from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
+from lightning_mm.results.files import save
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
+from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.tracking import log_sweep
@@ -159,10 +163,10 @@ class SweepingTrainer(Trainer):
         )
         if self.is_global_zero:
             # The files first: what happens to W&B or to the terminal after this loses nothing.
-            written = result.save(folder)
+            written = save(result, folder)
             for logger in self.loggers:
                 log_sweep(logger, result)
-            result.print()
+            print_table(result)
             print("written: " + ", ".join(map(str, written.values())))
         return result
 
