@@ -26,6 +26,7 @@ RANKS = {
     "files": 1,
     "tree": 1,
     "provenance": 1,
+    "modality_names": 1,
     "modalities": 2,
     "missing": 3,
     "results": 4,
@@ -44,8 +45,8 @@ RANKS = {
     "__main__": 17,
 }
 NO_LIGHTNING = (
-    "errors", "version", "files", "tree", "provenance", "modalities", "missing", "results", "models", "adapters",
-    "export",
+    "errors", "version", "files", "tree", "provenance", "modality_names", "modalities", "missing", "results", "models",
+    "adapters", "export",
 )  # fmt: skip
 FOR_TESTING = ("testing", "errors", "modalities", "missing", "tree")
 """What ``lightning_mm.testing`` may import: it is for users' tests and ours, and nothing imports it."""

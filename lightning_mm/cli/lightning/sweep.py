@@ -12,7 +12,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning_mm.cli.lightning.preflight import first_batch
 from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
 from lightning_mm.missing import FixedCombination
-from lightning_mm.sweep import ADAPTED, DEDICATED, ZERO_FILL, SweepResult, sweep
+from lightning_mm.results.files import save
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
+from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.tracking import log_sweep
 
@@ -78,10 +82,10 @@ def sweep_task(
     )
     if trainer.is_global_zero:
         # The files first: what happens to W&B or to the terminal after this loses nothing.
-        written = result.save(folder)
+        written = save(result, folder)
         for logger in trainer.loggers:
             log_sweep(logger, result)
-        result.print()
+        print_table(result)
         print("written: " + ", ".join(map(str, written.values())))
     return result
 
