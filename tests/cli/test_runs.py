@@ -26,7 +26,7 @@ model:
   init_args:
     num_classes: 6
     model:
-      class_path: cli_network.TinyNetwork
+      class_path: tests.support.cli_network.TinyNetwork
       init_args: {channels: {rgb: 3, depth: 1}, num_classes: "${model.init_args.num_classes}"}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
 trainer:
@@ -171,7 +171,7 @@ WEIGHTS = "--model.init_args.model.init_args."
         (
             [f"{WEIGHTS}chanels", "3"],
             2,
-            "model.model: unknown key 'chanels' of cli_network.TinyNetwork; did you mean 'ch",
+            "model.model: unknown key 'chanels' of tests.support.cli_network.TinyNetwork; did you mean 'ch",
         ),
         (["--trainer.max_epoch", "3"], 2, "unknown key '--trainer.max_epoch'; did you mean '--trainer.max_epochs'?"),
         (["--ckpt_path", "nope.ckpt"], 2, "ckpt_path: no file at 'nope.ckpt'"),
