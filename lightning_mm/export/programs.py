@@ -19,9 +19,9 @@ from lightning_mm.adapters.folded.network import Folded, fold_network
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.inputs import CallInputs
-from lightning_mm.export.leaves import tensors_of
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import tensors_of
 
 
 class Source(nn.Module):
@@ -163,4 +163,4 @@ class MixedProgram(nn.Module):
 
 def flat(outputs: Any) -> Tensor | tuple[Tensor, ...]:
     """A tensor as it is, the tensors of a nest in a tuple."""
-    return outputs if isinstance(outputs, Tensor) else tuple(tensor for _, tensor in tensors_of(outputs))
+    return outputs if isinstance(outputs, Tensor) else tuple(tensors_of(outputs))
