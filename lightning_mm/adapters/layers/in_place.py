@@ -57,7 +57,8 @@ def invertible_banks(banks: nn.Module, rows_at_once: int) -> frozenset[nn.Module
         banks: Those with an attribute ``invertible`` take part.
         rows_at_once: How many rows of a table a sample adds up at most.
     """
-    scales = {bank: bank.scale for bank in banks.children() if getattr(bank, "invertible", False)}
+    chosen = (bank for bank in banks.children() if getattr(bank, "invertible", False))
+    scales: dict[nn.Module, Any] = {bank: bank.scale for bank in chosen}
     if not ENABLED or not scales:
         return frozenset()
     farthest = torch.stack(torch._foreach_norm([scale.detach() for scale in scales.values()], torch.inf))
