@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_mm.tasks.teacher.features import Features
+from lightning_mm.tree import Path, leaves_of
 
 MEGABYTE = 2**20
 
@@ -159,13 +160,9 @@ def _megabytes(tensors: Sequence[Tensor]) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MEGABYTE
 
 
-def _shapes(value: Any) -> Any:
-    """The shapes of a nest of batch-first tensors without the batch axis."""
-    if isinstance(value, Tensor):
-        return value.shape[1:]
-    if isinstance(value, Mapping):
-        return {key: _shapes(leaf) for key, leaf in value.items()}
-    return [_shapes(leaf) for leaf in value] if isinstance(value, (list, tuple)) else None
+def _shapes(nest: Any) -> list[tuple[Path, tuple[int, ...]]]:
+    """The shapes of all tensors of a batch, without the samples."""
+    return [(path, tuple(leaf.shape[1:])) for path, leaf in leaves_of(nest) if isinstance(leaf, Tensor)]
 
 
 def _epsilon(tensor: Tensor) -> float:
