@@ -99,7 +99,7 @@ def batches_of(trainer: Trainer, module: LightningModule, stage: str, device: to
 
     The states of the loaders' own random generators are restored at the end of the iteration.
     """
-    # Lightning has no public access to a loader before the loop sets it up, and the optimizer needs the adapter earlier.
+    # Lightning has no public access to a loader before its loop is set up, and the optimizer needs the adapter earlier.
     source = {
         "fit": trainer.fit_loop._data_source,
         "validate": trainer.validate_loop._data_source,
