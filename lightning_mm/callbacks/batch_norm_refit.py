@@ -134,7 +134,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
         return call, adapter.check(self._mask(batch) if given is None else given, call)
 
     def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint under another name and rename it, so that the file is whole or missing."""
+        """Write the checkpoint beside its place and rename it, so that the file is whole or not there."""
         path = Path(trainer.default_root_dir) / f"{self.filename.removesuffix('.ckpt')}.ckpt"
         beside = path.with_name(path.name + ".part")
         trainer.save_checkpoint(beside, weights_only=True)  # called by all processes, written by the first
