@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Constant, Zeros
+from lightning_mm.missing import Constant
 from lightning_mm.tasks import BaseTask, SemanticSegmentationTask
 from lightning_mm.testing import FakeSegmentation, assert_missing_invariant
 
@@ -197,19 +197,6 @@ def test_schedulers() -> None:
     plateau = build(lr_scheduler=lambda o: ReduceLROnPlateau(o, monitor="val/miou", mode="max"))
     assert plateau.configure_optimizers()["lr_scheduler"]["monitor"] == "val/miou"
     trainer(max_epochs=1).fit(plateau, loader(), loader("val"))
-
-
-def test_hyper_parameters_are_plain_and_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    task, runner = build(loss="dice", fill=Zeros()), trainer(max_epochs=1)
-    runner.fit(task, loader(), loader("val"))
-    runner.save_checkpoint(tmp_path / "a.ckpt")
-    stored = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]
-    assert stored["modalities"] == ["rgb", "depth"]
-    assert stored["loss"] == "dice"
-    assert not {"model", "fill", "optimizer", "lr_scheduler", "base_ckpt"} & set(stored)
-    again = SemanticSegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", model=Pixels())
-    batch = next(iter(loader()))
-    assert torch.equal(again(batch["inputs"]), task(batch["inputs"]))
 
 
 def test_base_checkpoint(tmp_path: Path) -> None:
