@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_mm.data.about import About, modalities_of
+from lightning_mm.data.about import About
 from lightning_mm.errors import IncompleteDataError, LightningMMError, UsageError
 from lightning_mm.tree import dotted, leaves_of
 
@@ -166,6 +166,11 @@ def _split(
         "errors": list(errors)[:SHOWN_ERRORS],
         "n_errors": len(errors),
     }
+
+
+def modalities_of(opened: Any) -> list[str]:
+    """The modalities of a data set: its ``modalities``, or the names of its ``channels``; may be none."""
+    return list(getattr(opened, "modalities", getattr(opened, "channels", ())))
 
 
 def _open(data_set: Any, split: str, folder: Path, arguments: Mapping[str, Any]) -> tuple[Any | None, Sequence[str]]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.folded.constants import bake
+from lightning_mm.adapters.folded.constants import fold_constant_encoders
 from lightning_mm.adapters.folded.network import Folded, fold_network
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
@@ -140,7 +140,7 @@ class CombinationProgram(nn.Module):
                 for name in inputs.paths
                 if not any(isinstance(size, str) for leaf in inputs.of([name]) for size in leaf.shape[1:])
             ]
-            bake(folded, inputs.call(inputs.examples), fixed)
+            fold_constant_encoders(folded, folded.combination, inputs.call(inputs.examples), fixed)
         self.names = [leaf.name for leaf in inputs.of(modalities)]
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lightning_mm.cli import main
-from lightning_mm.sweep import SweepResult
+from lightning_mm.results import read
 
 BASE = """
 data:
@@ -250,7 +250,7 @@ def test_sweep_writes_the_seed_of_the_run_and_refuses_weights_of_the_start(
 ) -> None:
     sweep = ["sweep", *runs.base, *runs.into("base"), "--seed_everything", "4", "--bootstrap", "0"]
     assert main([*sweep, "--ckpt_path", runs.base_ckpt, "--out", str(tmp_path / "out")]) == 0
-    assert {row.seed for row in SweepResult.from_csv(tmp_path / "out").rows} == {4}
+    assert {row.seed for row in read(tmp_path / "out").rows} == {4}
     assert main([*sweep, "--out", str(tmp_path / "none")]) == 1
     assert "sweep needs the weights of the network" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
