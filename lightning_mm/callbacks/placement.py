@@ -25,6 +25,7 @@ from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensit
 from lightning_mm.callbacks.capture import batches_of, capture_call, run_step
 from lightning_mm.callbacks.unchanged import unchanged
 from lightning_mm.errors import LightningMMError
+from lightning_mm.files import write_atomically
 
 DEFAULTS: dict[str, Any] = {"budget": None, "strategy": "gain", "batches": 4, "seed": None, "observed": "observed"}
 
@@ -134,8 +135,8 @@ class Placement:
                 {**asdict(one), "disturbance": _number(one.disturbance), "chosen": one.name in chosen} for one in layers
             ],
         }
-        _write(folder / "placement.json", json.dumps(state, indent=2) + "\n")
-        _write(folder / "placement.md", sensitivity_table(layers, total, chosen))
+        write_atomically(folder / "placement.json", json.dumps(state, indent=2) + "\n")
+        write_atomically(folder / "placement.md", sensitivity_table(layers, total, chosen))
 
     def _look(
         self,
@@ -233,10 +234,3 @@ def _size(network: nn.Module) -> int:
 
 def _number(value: float) -> float | None:
     return None if value != value else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the place and rename, so that the file is whole or not there."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
