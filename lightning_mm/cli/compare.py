@@ -66,7 +66,7 @@ def run_compare(args: list[str]) -> None:
 
 def perform_step(step: Step) -> dict[str, Any]:
     """Perform a step in this process, a worker's; what it needs of Lightning is imported once."""
-    from lightning_mm.cli.lightning import run_lightning
+    from lightning_mm.cli.lightning.run import run_lightning
     from lightning_mm.compare.cells import perform
 
     try:
