@@ -43,11 +43,8 @@ class Adapted(nn.Module):
             available: ``Bool[B, M]``; rows may differ. None stands for all present.
             **kwargs: Handed to the base.
         """
-        before, self.adapter.available = self.adapter.available, available
-        try:
+        with self.adapter.using(available):
             return self.base(*args, **kwargs)
-        finally:
-            self.adapter.available = before
 
     def train(self, mode: bool = True) -> Adapted:
         """Set the adapter's mode; the base stays in eval."""

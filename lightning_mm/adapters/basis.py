@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lightning_mm.adapters.absent_rows import full_precision, tracing
+from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 
@@ -112,32 +111,14 @@ class _SumOfRows(torch.autograd.Function):
         return None, _sum_of_rows(route.mT, gradient)
 
 
-def mix_together(
-    route: Shaped[Tensor, " batch *route"], basis: Basis, tables: Sequence[Float[Tensor, "row _"]]
-) -> Float32[Tensor, "batch entry"]:
-    """What a route picks from several tables, side by side, in float32: one call costs less than many small ones."""
-    with full_precision(route.device.type):
-        return basis.mix(route, (tables[0] if len(tables) == 1 else torch.cat(list(tables), 1)).float())
-
-
-class LookUp:
-    """Takes the row of each sample out of tables; zeros for samples whose row is one past the last."""
-
-    def __init__(self) -> None:
-        self.route: Tensor | None = None
-        self.places: tuple[Tensor, Tensor | None] | None = None
-
-    def __call__(self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]) -> Tensor:
-        if route.device.type != "cpu" or tracing():
-            # on the GPU the gradient of index_select would be summed in any order, and no run be like the one before
-            return F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))[route]
-        if self.route is not route or self.places is None:  # all layers of a call are given one and the same
-            empty = (route >= table.shape[0]).nonzero().squeeze(1)
-            self.route = route
-            self.places = (route.clamp(max=table.shape[0] - 1), empty) if empty.shape[0] else (route, None)
-        rows, without = self.places
-        found = table.index_select(0, rows)
-        return found if without is None else found.index_fill_(0, without, 0.0)
+def _look_up(route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]) -> Float[Tensor, " batch *entry"]:
+    """The row of each sample; zeros for samples whose row is one past the last."""
+    if route.device.type != "cpu" or tracing():
+        # on the GPU the gradient of index_select would be summed in any order, and no run be like the one before
+        return F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))[route]
+    found = table.index_select(0, route.clamp(max=table.shape[0] - 1))
+    complete = (route >= table.shape[0]).nonzero().squeeze(1)
+    return found.index_fill_(0, complete, 0.0) if complete.shape[0] else found
 
 
 class Additive(Basis):
@@ -206,7 +187,6 @@ class OneHot(Basis):
         if unseen not in ("base", "superset", "subset"):
             raise LightningMMError(f"OneHot: unseen must be 'base', 'superset' or 'subset', got {unseen!r}")
         self.combinations, self.unseen = combinations, unseen
-        self.look_up = LookUp()
 
     def bind(self, modalities: Modalities) -> None:
         super().bind(modalities)
@@ -243,12 +223,12 @@ class OneHot(Basis):
         return self.rows[self.modalities.code(available)]
 
     def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:
-        return self.look_up(route, table)
+        return _look_up(route, table)
 
     def gather(
         self, route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]
     ) -> Float[Tensor, "batch 1 *entry"]:
-        return self.look_up(route, table).unsqueeze(1)
+        return _look_up(route, table).unsqueeze(1)
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
         return self.route(available).unsqueeze(1) == torch.arange(len(self._names), device=available.device)

@@ -11,16 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from lightning_mm.adapters.absent_rows import find_encoders
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.basis import Basis, OneHot
-from lightning_mm.adapters.grouped import tensors_for_all
+from lightning_mm.adapters.grouped import leaves_for_all
 from lightning_mm.adapters.kinds.base import Kind
-from lightning_mm.adapters.network.inputs import Call, batch_size, locate_inputs, parameter_path
-from lightning_mm.adapters.network.probe import probe, quiet, resized
+from lightning_mm.adapters.network.encoders import find_encoders
+from lightning_mm.adapters.network.eval_mode import quiet
+from lightning_mm.adapters.network.inputs import Call, locate_inputs, parameter_path
+from lightning_mm.adapters.network.probe import probe, resized
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import batch_size
 
 
 def build_adapter(
@@ -95,7 +97,7 @@ def build_adapter(
         )
     # copies, since a basis is bound to its modalities and an object may be given to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
-    for_all = tensors_for_all(network, example, size) if grouped else []
+    for_all = leaves_for_all(network, example, size) if grouped else []
     return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
 
 

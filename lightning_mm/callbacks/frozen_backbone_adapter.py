@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any
 
@@ -81,6 +82,7 @@ class FrozenBackboneAdapter(Callback):
         self.encoders, self.grouped = encoders, grouped
         self.placement = None if placement is None else Placement(placement)
         self._module: LightningModule | None = None
+        self._of_batch = ExitStack()  # holds the mask of the running batch
         self._in_call = False  # whether the module itself hands `available` to its network
 
     # attaching ------------------------------------------------------------------------------------------------------
@@ -215,25 +217,25 @@ class FrozenBackboneAdapter(Callback):
         self._set(pl_module, batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._clear()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._clear()
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._clear()
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._clear()
 
     def _adapter(self, pl_module: LightningModule) -> Adapter | None:
         return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None
@@ -245,16 +247,15 @@ class FrozenBackboneAdapter(Callback):
         for child in pl_module.children():
             if child is not adapter and any(module.training for module in child.modules()):
                 child.eval()
+        self._of_batch.close()  # that of a batch which ended without its hook
         if not self._in_call:
-            adapter.available = self._mask(batch)
+            self._of_batch.enter_context(adapter.using(self._mask(batch)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._clear(pl_module)
+        self._clear()
 
-    def _clear(self, pl_module: LightningModule) -> None:
-        adapter = self._adapter(pl_module)
-        if adapter is not None:
-            adapter.available = None
+    def _clear(self) -> None:
+        self._of_batch.close()
 
     def _mask(self, batch: Any) -> Tensor:
         if callable(self.available):

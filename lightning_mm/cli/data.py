@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lightning_mm.cli.errors import Parser
+from lightning_mm.data.about import About
+from lightning_mm.data.pages import PAGES
 from lightning_mm.errors import LightningMMError, UsageError
 
 
@@ -43,92 +46,78 @@ def run_data(args: list[str]) -> None:
         raise UsageError("--check: say which data set the folder holds: lightning-mm data NAME --check FOLDER")
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit: expected 1 or more, got {options.limit}")
-    found = data_sets()
     if options.name is None:
-        _list(found, options.json)
+        _list(PAGES, options.json)
     elif options.check is None:
-        _page(find(options.name, found), options.json)
+        _page(find(options.name, PAGES), options.json)
     else:
-        _check(find(options.name, found), options)
+        _check(find(options.name, PAGES), options)
 
 
-def data_sets() -> list[Any]:
-    """The exported data sets that a user has to fetch, by name: those with a page ``about``."""
-    from lightning_mm import data
-
-    # vars() does not load what is loaded when asked for.
-    classes = (vars(data).get(name) for name in data.__all__)
-    return sorted((one for one in classes if hasattr(one, "about")), key=lambda one: one.about.name)
-
-
-def find(name: str, known: list[Any]) -> Any:
-    """The data set of a name: that of its page or of its class, however written.
+def find(name: str, pages: Sequence[About]) -> About:
+    """The page of a data set by its name or that of its class, however written.
 
     Raises:
         UsageError: If there is none; close ones are named.
     """
-    names = {_plain(alias): one for one in known for alias in (one.about.name, one.__name__)}
+    names = {_plain(alias): page for page in pages for alias in (page.name, page.data_set)}
     if _plain(name) in names:
         return names[_plain(name)]
     close = get_close_matches(_plain(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean {names[close[0]].about.name!r}?" if close else "see `lightning-mm data`"
-    raise UsageError(f"expected a data set, one of {', '.join(one.about.name for one in known)}; got {name!r}; {hint}")
+    hint = f"did you mean {names[close[0]].name!r}?" if close else "see `lightning-mm data`"
+    raise UsageError(f"expected a data set, one of {', '.join(page.name for page in pages)}; got {name!r}; {hint}")
 
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _list(found: list[Any], as_json: bool) -> None:
+def _list(pages: Sequence[About], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_facts(one) for one in found], indent=2))
+        print(json.dumps([_facts(page) for page in pages], indent=2))
         return
-    width = max(len(one.about.name) for one in found)
-    for one in found:
-        print(f"{one.about.name:{width}}  {one.about.title}")
+    width = max(len(page.name) for page in pages)
+    for page in pages:
+        print(f"{page.name:{width}}  {page.title}")
     print("\n`lightning-mm data NAME` shows where a set comes from and what its folder must hold.")
 
 
-def _page(data_set: Any, as_json: bool) -> None:
-    facts = _facts(data_set)
+def _page(page: About, as_json: bool) -> None:
+    facts = _facts(page)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    about = data_set.about
     rows = {name: facts[name] for name in ("class", "source", "licence", "reference")}
-    if facts["modalities"]:
-        rows["modalities"] = ", ".join(facts["modalities"])
-    if facts["classes"]:
-        rows["classes"] = f"{len(facts['classes'])}: {', '.join(facts['classes'])}"
-    rows["published"] = ", ".join(f"{split} {count}" for split, count in about.counts.items()) or "counts not known"
-    if about.counts and about.recalled:
+    if page.modalities:
+        rows["modalities"] = ", ".join(page.modalities)
+    if page.class_names:
+        rows["classes"] = f"{len(page.class_names)}: {', '.join(page.class_names)}"
+    rows["published"] = ", ".join(f"{split} {count}" for split, count in page.counts.items()) or "counts not known"
+    if page.counts and page.recalled:
         rows["published"] += " (recalled, not read in a source)"
-    rows["folder"] = f"$LIGHTNING_MM_DATA/{about.name}, or root"
-    print(f"{about.name}: {about.title}\n")
+    rows["folder"] = f"$LIGHTNING_MM_DATA/{page.name}, or root"
+    print(f"{page.name}: {page.title}\n")
     print("\n".join(f"{name:10}  {value}" for name, value in rows.items()))
-    print(f"\nexpected files\n{_indented(about.tree)}")
-    if about.notes:
-        print(f"\nnotes\n{_indented(about.notes)}")
-    print(f"\nis a copy whole?  lightning-mm data {about.name} --check FOLDER")
+    print(f"\nexpected files\n{_indented(page.tree)}")
+    if page.notes:
+        print(f"\nnotes\n{_indented(page.notes)}")
+    print(f"\nis a copy whole?  lightning-mm data {page.name} --check FOLDER")
 
 
-def _facts(data_set: Any) -> dict[str, Any]:
-    from lightning_mm.data.about import modalities_of
-
-    about = data_set.about
+def _facts(page: About) -> dict[str, Any]:
     return {
-        "name": about.name,
-        "title": about.title,
-        "class": f"lightning_mm.data.{data_set.__name__}",
-        "source": about.source,
-        "licence": about.licence,
-        "reference": about.reference,
-        "modalities": modalities_of(data_set),
-        "classes": list(getattr(data_set, "class_names", ())),
-        "counts": dict(about.counts),
-        "recalled": about.recalled,
-        "tree": about.tree,
-        "notes": about.notes,
+        "name": page.name,
+        "title": page.title,
+        "class": f"lightning_mm.data.{page.data_set}",
+        "source": page.source,
+        "licence": page.licence,
+        "reference": page.reference,
+        "modalities": list(page.modalities),
+        "classes": list(page.class_names),
+        "counts": dict(page.counts),
+        "recalled": page.recalled,
+        "tree": page.tree,
+        "notes": page.notes,
     }
 
 
@@ -136,19 +125,21 @@ def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip("\n").splitlines())
 
 
-def _check(data_set: Any, options: Any) -> None:
+def _check(page: About, options: Any) -> None:
+    # Imported when asked for: reading samples needs torch, which takes seconds.
+    from lightning_mm import data
     from lightning_mm.data.check import check, describe
 
-    reports = check(data_set, options.check, options.limit, _settings(options.set))
+    reports = check(getattr(data, page.data_set), options.check, options.limit, _settings(options.set))
     if options.json:
-        print(json.dumps({"name": data_set.about.name, "folder": str(options.check), "splits": reports}, indent=2))
+        print(json.dumps({"name": page.name, "folder": str(options.check), "splits": reports}, indent=2))
     else:
-        print(describe(data_set.about, reports))
+        print(describe(page, reports))
     errors = sum(report["n_errors"] for report in reports)
     if errors:
         raise LightningMMError(
-            f"{options.check} is not a whole copy of {data_set.about.name}: {errors} errors, the first are above; see "
-            f"`lightning-mm data {data_set.about.name}` for the expected files"
+            f"{options.check} is not a whole copy of {page.name}: {errors} errors, the first are above; see "
+            f"`lightning-mm data {page.name}` for the expected files"
         )
 
 

@@ -1,29 +1,28 @@
-"""The data module, augmentations and the data sets."""
+"""The data module, augmentations and the data sets; each is imported when asked for, since torch takes seconds."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lightning_mm.data.augment.base import Augmentation, Compose, Dihedral, RandomCropResize
-from lightning_mm.data.augment.clips import CropClips, FlipClips
-from lightning_mm.data.augment.images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
-from lightning_mm.data.augment.sequences import JitterSequences, WarpSequences
-from lightning_mm.data.collate import Collate
-from lightning_mm.data.datasets.av_digits import AVDigits
-from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi
-from lightning_mm.data.datasets.food101 import Food101
-from lightning_mm.data.datasets.mcubes import MCubeS
-from lightning_mm.data.datasets.mfnet import MFNet
-from lightning_mm.data.datasets.mosi_features import MosiFeatures
-from lightning_mm.data.datasets.ms_lesions import MsLesions
-from lightning_mm.data.datasets.ntu_rgbd import NtuRgbd
-from lightning_mm.data.datasets.nyudv2 import NYUDv2
-from lightning_mm.data.datasets.ombria import Ombria
-from lightning_mm.data.datasets.scenes import Scenes
-from lightning_mm.data.datasets.utd_mhad import UtdMhad
-
 if TYPE_CHECKING:
+    from lightning_mm.data.augment.base import Augmentation, Compose, Dihedral, RandomCropResize
+    from lightning_mm.data.augment.clips import CropClips, FlipClips
+    from lightning_mm.data.augment.images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
+    from lightning_mm.data.augment.sequences import JitterSequences, WarpSequences
+    from lightning_mm.data.collate import Collate
+    from lightning_mm.data.datasets.av_digits import AVDigits
+    from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi
+    from lightning_mm.data.datasets.food101 import Food101
+    from lightning_mm.data.datasets.mcubes import MCubeS
+    from lightning_mm.data.datasets.mfnet import MFNet
+    from lightning_mm.data.datasets.mosi_features import MosiFeatures
+    from lightning_mm.data.datasets.ms_lesions import MsLesions
+    from lightning_mm.data.datasets.ntu_rgbd import NtuRgbd
+    from lightning_mm.data.datasets.nyudv2 import NYUDv2
+    from lightning_mm.data.datasets.ombria import Ombria
+    from lightning_mm.data.datasets.scenes import Scenes
+    from lightning_mm.data.datasets.utd_mhad import UtdMhad
     from lightning_mm.data.module import ModalityDropoutDataModule
 
 __all__ = [
@@ -57,9 +56,35 @@ __all__ = [
     "WarpSequences",
 ]
 
+_MODULES = {
+    "augment.base": "Augmentation Compose Dihedral RandomCropResize",
+    "augment.clips": "CropClips FlipClips",
+    "augment.images": "ColorJitter GaussianBlur HorizontalFlip RandomCrop RandomScaleCrop",
+    "augment.sequences": "JitterSequences WarpSequences",
+    "collate": "Collate",
+    "datasets.av_digits": "AVDigits",
+    "datasets.cmu_mosi": "CmuMosei CmuMosi",
+    "datasets.food101": "Food101",
+    "datasets.mcubes": "MCubeS",
+    "datasets.mfnet": "MFNet",
+    "datasets.mosi_features": "MosiFeatures",
+    "datasets.ms_lesions": "MsLesions",
+    "datasets.ntu_rgbd": "NtuRgbd",
+    "datasets.nyudv2": "NYUDv2",
+    "datasets.ombria": "Ombria",
+    "datasets.scenes": "Scenes",
+    "datasets.utd_mhad": "UtdMhad",
+    "module": "ModalityDropoutDataModule",
+}
+"""Module to the names that come from it."""
+
 
 def __getattr__(name: str) -> object:
-    # It alone needs Lightning, which takes seconds to import: `lightning-mm data` does without.
-    if name == "ModalityDropoutDataModule":
-        return getattr(import_module("lightning_mm.data.module"), name)
+    for module, names in _MODULES.items():
+        if name in names.split():
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import batch_size, take_rows
 
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
@@ -132,12 +133,13 @@ class SweepModule(LightningModule):
                     size = int(counts.sum())
                     if size == 0:
                         continue
-                    chosen = None if size == len(counts) else counts
-                    inputs = {name: _rows(batch["inputs"][name], chosen) for name in task.modalities}
+                    inputs, target = {name: batch["inputs"][name] for name in task.modalities}, batch["target"]
+                    if size < len(counts):
+                        inputs, target = take_rows((inputs, target), counts.nonzero()[:, 0], len(counts))
                     available = mask[columns].repeat(size, 1)
                     with _told(task, available):
                         outputs = task(inputs, available)
-                    found = task.sample_statistics(outputs, _rows(batch["target"], chosen))
+                    found = task.sample_statistics(outputs, target)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
@@ -171,7 +173,12 @@ class SweepModule(LightningModule):
         absent = [name for name in self.modalities if name not in batch["inputs"]]
         if absent:
             raise LightningMMError(f"batch has no input {absent[0]!r}; it has {list(batch['inputs'])}")
-        size = len(_first_leaf(batch["inputs"][self.modalities[0]]))
+        size = batch_size([batch["inputs"][name] for name in self.modalities])
+        if size is None:
+            raise LightningMMError(
+                f"inputs of modalities {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
+                "arrays or lists of texts, batch first"
+            )
         observed = batch.get("observed")
         if observed is None:
             observed = torch.ones(size, len(self.modalities), dtype=torch.bool, device=self.device)
@@ -242,25 +249,3 @@ def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
     """Tell the adapter of a network whose forward takes no ``available`` what is there."""
     adapter: Any = getattr(task, "adapter", None)
     return adapter.using(available) if hasattr(adapter, "using") else nullcontext()
-
-
-def _rows(nest: Any, chosen: Tensor | None) -> Any:
-    """The chosen samples (``Bool[B]``) of every tensor of a nest; ``None`` chooses all."""
-    if chosen is None:
-        return nest
-    if isinstance(nest, Tensor):
-        return nest[chosen]
-    if isinstance(nest, Mapping):
-        return {key: _rows(value, chosen) for key, value in nest.items()}
-    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*[_rows(value, chosen) for value in nest])
-    if isinstance(nest, (list, tuple)):
-        return type(nest)(_rows(value, chosen) for value in nest)
-    return nest
-
-
-def _first_leaf(nest: Any) -> Tensor:
-    """Any tensor of a nest, to tell the number of samples."""
-    while not isinstance(nest, Tensor):
-        nest = next(iter(nest.values())) if isinstance(nest, Mapping) else nest[0]
-    return nest

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.results.bootstrap import Bootstrap, replicate_metrics, resample_counts
-from lightning_mm.results.result import ADAPTED, ZERO_FILL, SweepResult, SweepRow
+from lightning_mm.results.bootstrap import Bootstrap, resample_counts
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
+from lightning_mm.sweep.replicates import replicate_metrics
 
 Task = nn.Module
 """A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""

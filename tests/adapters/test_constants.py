@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_mm import Modalities
 from lightning_mm.adapters import SSF, Adapted, Additive, adapt
-from lightning_mm.adapters.network.inputs import map_tensors
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export import Runtime, export_adapted
 from lightning_mm.missing import Noise
+from lightning_mm.tree import map_tensors
 from tests.adapters.test_absent_rows import NAMES, InPlace, inputs, make
 from tests.support.adapter_networks import randomise
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, Together, adapt, load
+from lightning_mm.adapters.call import AdapterCall, LayerCall
 from lightning_mm.adapters.layers.layout import Layout, Order, Site
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -145,13 +146,13 @@ def test_save_and_load(kind: str, basis: type[Basis], tmp_path: Path) -> None:
     assert torch.equal(run(again, NAMES.masks()), expected)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())["kind"]
     lora = {
-        "class_path": "lightning_mm.adapters.kinds.lora.LoRA",
+        "class_path": "lightning_mm.adapters.LoRA",
         "init_args": {"rank": 2, "alpha": None, "layers": None},
     }
     if kind == "together":
-        ssf = {"class_path": "lightning_mm.adapters.kinds.ssf.SSF", "init_args": {}}
+        ssf = {"class_path": "lightning_mm.adapters.SSF", "init_args": {}}
         assert saved == {
-            "class_path": "lightning_mm.adapters.kinds.together.Together",
+            "class_path": "lightning_mm.adapters.Together",
             "init_args": {"kinds": [ssf, lora]},
         }
     assert [type(bank).__name__ for bank in again.adapter.banks.values()] == [
@@ -227,16 +228,11 @@ def test_equals_a_loop_over_samples(name: str, order: Order, basis: type[Basis])
     channel = len(shape) if isinstance(layer, nn.Linear) else 1
     kind = LoRA(rank=3, alpha=2.0)
     details = kind.choose(nn.Sequential(layer))[0]["0"]
-    bank = kind.bank(Site("layer", 5, (Layout(x.ndim, 0, channel, order),), details=details), len(used_basis.names))
+    site = Site("layer", 5, (Layout(x.ndim, 0, channel, order),), details=details)
+    bank = kind.bank(site, len(used_basis.names))
     randomise(bank)
-    found = bank(
-        layer(x),
-        used_basis.route(available),
-        used_basis,
-        Site("layer", 5, (Layout(x.ndim, 0, channel, order),)),
-        layer,
-        x,
-    )
+    call = AdapterCall(used_basis, available, used_basis.route(available))
+    found = bank.leave(LayerCall(call, site, layer, (x,)), layer(x))
     rows = used_basis.weights(available)
     for entry in range(len(x)):
         sample = entry % len(available) if order == "step_major" else entry // steps

@@ -305,7 +305,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
         adapt(network(), NAMES, PromptTokens(layers=["encoder"]), example=call)
     with pytest.raises(LightningMMError, match="'head' cannot be given prompt tokens: it puts out 2 axes"):
         adapt(network(), NAMES, PromptTokens(layers=["head"]), example=call)
-    with pytest.raises(LightningMMError, match=r"'halve' was given 4 tokens and 3 prompt tokens and put out 4"):
+    with pytest.raises(LightningMMError, match=r"'halve' was given 4 tokens and 3 prompt tokens and returned 4"):
         adapt(Shorter(), NAMES, PromptTokens(3, ["halve"]), example=call)(
             **inputs(2), available=NAMES.masks(["a", "b"])
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Kind, LoRA, OneHot, adapt, fingerprint, list_adapters, load
-from lightning_mm.adapters import saving as saving_module
+from lightning_mm.adapters.saving import folder as saving_module
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.modalities import Modalities
 from tests.support.adapter_networks import (

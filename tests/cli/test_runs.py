@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lightning_mm.cli import main
-from lightning_mm.sweep import SweepResult
+from lightning_mm.results import read
 
 BASE = """
 data:
@@ -26,7 +26,7 @@ model:
   init_args:
     num_classes: 6
     model:
-      class_path: cli_network.TinyNetwork
+      class_path: tests.support.cli_network.TinyNetwork
       init_args: {channels: {rgb: 3, depth: 1}, num_classes: "${model.init_args.num_classes}"}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
 trainer:
@@ -171,7 +171,7 @@ WEIGHTS = "--model.init_args.model.init_args."
         (
             [f"{WEIGHTS}chanels", "3"],
             2,
-            "model.model: unknown key 'chanels' of cli_network.TinyNetwork; did you mean 'ch",
+            "model.model: unknown key 'chanels' of tests.support.cli_network.TinyNetwork; did you mean 'ch",
         ),
         (["--trainer.max_epoch", "3"], 2, "unknown key '--trainer.max_epoch'; did you mean '--trainer.max_epochs'?"),
         (["--ckpt_path", "nope.ckpt"], 2, "ckpt_path: no file at 'nope.ckpt'"),
@@ -250,7 +250,7 @@ def test_sweep_writes_the_seed_of_the_run_and_refuses_weights_of_the_start(
 ) -> None:
     sweep = ["sweep", *runs.base, *runs.into("base"), "--seed_everything", "4", "--bootstrap", "0"]
     assert main([*sweep, "--ckpt_path", runs.base_ckpt, "--out", str(tmp_path / "out")]) == 0
-    assert {row.seed for row in SweepResult.from_csv(tmp_path / "out").rows} == {4}
+    assert {row.seed for row in read(tmp_path / "out").rows} == {4}
     assert main([*sweep, "--out", str(tmp_path / "none")]) == 1
     assert "sweep needs the weights of the network" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

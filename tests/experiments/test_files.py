@@ -68,7 +68,7 @@ def _segformer(family: str) -> dict[str, object]:
     return {**_pictures(family), f"{network}.encoder": "mit_b0", f"{network}.decoder_channels": [16]}
 
 
-TINY_STREAM = "{class_path: cli_network.TinyStream}"
+TINY_STREAM = "{class_path: tests.support.cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
     "scenes": {"data.dataset.init_args.size": 32},
     "ombria": {"data.dataset.init_args.size": 32},
@@ -260,7 +260,7 @@ def test_the_demo_is_made_of_commands_that_parse(tmp_path: Path, capsys: pytest.
 
 
 def test_the_demo_says_where_it_sought_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lightning_mm.cli.demo.__file__", str(tmp_path / "site" / "lightning_mm" / "demo.py"))
+    monkeypatch.setattr("lightning_mm.cli.demo.__file__", str(tmp_path / "site" / "lightning_mm" / "cli" / "demo.py"))
     with pytest.raises(DataNotFoundError, match="_experiments/scenes"):
         experiments_folder()
 

@@ -19,7 +19,8 @@ from lightning_mm.cli import main
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.missing import Complete, MissingnessPolicy, UniformCombinations
 from lightning_mm.models import MultiStreamVideoNetwork
-from lightning_mm.sweep import SweepResult, sweep
+from lightning_mm.results import read
+from lightning_mm.sweep import sweep
 from lightning_mm.tasks import ClassificationTask
 from tests.experiments.test_files import EXPERIMENTS, QUIET, SMALL
 from tests.support.fake_data import write_data
@@ -112,7 +113,7 @@ def test_the_experiment_is_fitted_adapted_and_swept(tmp_path: Path, monkeypatch:
     assert main(["sweep", *base, *small, "--ckpt_path", "outputs/ntu_rgbd/base/best.ckpt"]) == 0
     assert main(["fit", *base, *ssf, *small, *few]) == 0
     assert main(["sweep", *base, *ssf, *small, "--ckpt_path", "outputs/ntu_rgbd/ssf/best.ckpt"]) == 0
-    result = SweepResult.from_csv("outputs/ntu_rgbd/ssf/sweep/sweep.csv")
+    result = read("outputs/ntu_rgbd/ssf/sweep/sweep.csv")
     assert result.methods == ["zero_fill", "adapted"]
     with open("outputs/ntu_rgbd/ssf/sweep/sweep.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]

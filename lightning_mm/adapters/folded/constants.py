@@ -6,41 +6,56 @@ Shapes: B samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_mm.adapters.absent_rows import OneRowForward, leaves_of, same_tensors
-from lightning_mm.adapters.network.inputs import Call, map_tensors
+from lightning_mm.adapters.network.encoders import same_tensors
+from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import map_tensors, tensors_of
 
-if TYPE_CHECKING:
-    from lightning_mm.adapters.folded.network import Folded
+
+class OneRowForward:
+    """Replaces an encoder's ``forward`` in a folded network whose combination lacks its modality.
+
+    All rows are the same there: it runs on the first, and the result is expanded.
+    """
+
+    def __init__(self, encoder: nn.Module, modality: str) -> None:
+        self.encoder, self.modality = encoder, modality
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        size = tensors_of((args, kwargs))[0].shape[0]
+        first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
+        output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
+        # rows of their own: the network may change them in place
+        return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]).contiguous())
 
 
 class ConstantForward:
-    """Stands in the place of an encoder's ``forward``: hands out what it put out for the row of the fill.
+    """Replaces an encoder's ``forward``: returns its output for the row of the fill.
 
-    What was put out becomes the encoder's buffers, in the place of all its weights.
+    The output becomes the encoder's buffers and replaces all its weights.
 
     Args:
         encoder: Loses its parameters, buffers and children.
         given: What it was called with.
-        output: What it put out, of one row or of more that are equal.
+        output: Its output, of one row or of more that are equal.
     """
 
     def __init__(self, encoder: nn.Module, given: Any, output: Any) -> None:
-        self.encoder, self.shapes = encoder, [tuple(leaf.shape[1:]) for leaf in leaves_of(given)]
+        self.encoder, self.shapes = encoder, [tuple(leaf.shape[1:]) for leaf in tensors_of(given)]
         encoder._modules.clear()
         encoder._parameters.clear()
         encoder._buffers.clear()
-        for place, leaf in enumerate(leaves_of(output)):
+        for place, leaf in enumerate(tensors_of(output)):
             encoder.register_buffer(f"constant_{place}", leaf[:1].detach().clone())
         self.form = map_tensors(output, lambda leaf: torch.empty(0))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = leaves_of((args, kwargs))
+        given = tensors_of((args, kwargs))
         found = [tuple(leaf.shape[1:]) for leaf in given]
         if found != self.shapes:
             raise LightningMMError(
@@ -60,11 +75,14 @@ class ConstantForward:
 
 
 @torch.no_grad()
-def bake(folded: Folded, example: Call, modalities: Sequence[str] | None = None) -> list[str]:
-    """Put constants in the place of the encoders of absent modalities, for inputs of the example's shapes.
+def fold_constant_encoders(
+    folded: nn.Module, combination: str, example: Call, modalities: Sequence[str] | None = None
+) -> list[str]:
+    """Replace the encoders of absent modalities by constants, for inputs of the example's shapes.
 
     Args:
-        folded: Changed in place; on an error it is of no use any more.
+        folded: A folded network, changed in place; on an error it is of no use any more.
+        combination: Its combination, for messages.
         example: ``(args, kwargs)`` of a typical call.
         modalities: Whose encoders; all that are absent by default.
 
@@ -76,7 +94,7 @@ def bake(folded: Folded, example: Call, modalities: Sequence[str] | None = None)
     """
     encoders = {
         module.__dict__["forward"].modality: module
-        for module in folded.network.modules()
+        for module in folded.modules()
         if isinstance(module.__dict__.get("forward"), OneRowForward)
     }
     encoders = {name: module for name, module in encoders.items() if modalities is None or name in modalities}
@@ -96,7 +114,7 @@ def bake(folded: Folded, example: Call, modalities: Sequence[str] | None = None)
         before = folded(*example[0], **example[1])
     except Exception as error:
         raise LightningMMError(
-            f"the network folded for {folded.combination!r} does not run on `example` ({type(error).__name__}: {error})"
+            f"the network folded for {combination!r} does not run on `example` ({type(error).__name__}: {error})"
         ) from error
     finally:
         for handle in handles:
@@ -112,7 +130,7 @@ def bake(folded: Folded, example: Call, modalities: Sequence[str] | None = None)
         ) from error
     if not same_tensors(before, after):
         raise LightningMMError(
-            f"the encoders of {', '.join(seen)} cannot be constants: what they put out is not the same in every call; "
+            f"the encoders of {', '.join(seen)} cannot be constants: their outputs are not the same in every call; "
             "fold without `example`"
         )
     return list(seen)

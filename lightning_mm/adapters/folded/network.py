@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from lightning_mm.adapters.absent_rows import OneRowForward
-from lightning_mm.adapters.adapter import Adapter, bank_key
-from lightning_mm.adapters.folded.constants import bake
-from lightning_mm.adapters.kinds.base import Bank
-from lightning_mm.adapters.network.inputs import Call, InputPath, batch_size, parameter_path
+from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.adapters.call import AdapterCall, LayerCall
+from lightning_mm.adapters.folded.constants import OneRowForward, fold_constant_encoders
+from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
+from lightning_mm.tree import batch_size
 
 
 class Folded(nn.Module):
@@ -26,7 +26,7 @@ class Folded(nn.Module):
         network: The base with the adaptation in its weights.
         combination: Its name, for messages.
         available: The combination as ``Bool[M]``.
-        fill: What stands for absent inputs.
+        fill: Placeholder for absent inputs.
         absent: Where the absent modalities' inputs lie.
     """
 
@@ -90,7 +90,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: C
     network.requires_grad_(False)
     available = adapter.modalities.mask(name).to(adapter.device)
     if name != adapter.modalities.full:
-        route = copied.basis.route(available.unsqueeze(0))
+        one = available.unsqueeze(0)
+        call = AdapterCall(copied.basis, one, copied.basis.route(one))
         modules = dict(network.named_modules())
         for site in copied.sites:
             if not site.foldable:
@@ -99,9 +100,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: C
                     f"layer {site.name!r} cannot be folded: the forward of {kind} does more than its layer (an "
                     "activation, standardised weights); keep the hooks, or leave it out with `exclude`"
                 )
-            bank = cast(Bank, copied.banks[bank_key(site.name)])
             try:
-                bank.fold(modules[site.name], route, copied.basis)
+                copied.bank(site).fold(LayerCall(call, site, modules[site.name]))
             except LightningMMError as error:
                 raise LightningMMError(f"layer {site.name!r} cannot be folded: {error}") from None
     for modality, encoder in copied.encoders.items():
@@ -110,5 +110,5 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: C
             module.forward = OneRowForward(module, modality)
     folded = Folded(network, name, available, copied.fill, copied.paths)
     if example is not None:
-        bake(folded, example)
+        fold_constant_encoders(folded, name, example)
     return folded

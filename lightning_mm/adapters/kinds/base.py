@@ -9,105 +9,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
 
 
-class Mixed(NamedTuple):
-    """The route of a call, and what it picks from the tables of one bank, where that was done for all banks at once."""
-
-    route: Tensor
-    values: Float[Tensor, "batch entry"]
-
-
 class Bank(nn.Module):
     """The parameters of one layer for all combinations; a fresh bank changes nothing.
 
-    Every parameter has the K rows of the basis on its first axis.
+    Every parameter has the K rows of the basis on its first axis. A bank is not called; its methods see one
+    :class:`~lightning_mm.adapters.call.LayerCall`, whose ``mix(table)`` is one row for each sample.
     """
 
-    needs_input: bool = False
-    """Whether ``forward`` takes two more arguments, the layer and the first argument of its call."""
-
     changes_input: bool = False
-    """Whether :meth:`enter` changes what the layer is given."""
+    """Whether :meth:`enter` changes the arguments of the layer."""
 
-    def enter(
-        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *input"]:
-        """Modulate the first argument of the layer's call."""
-        raise NotImplementedError
+    needs_input: bool = False
+    """Whether :meth:`leave` reads the input of the layer; of several banks at one layer such ones act first."""
 
-    def enter_call(
-        self, module: nn.Module, call: Call, route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Call:
-        """The call of the layer, changed; by default its first argument by :meth:`enter`."""
-        args, kwargs = call
-        changed = self.enter(first_argument(site, args, kwargs), route, basis, site)
-        return ((changed, *args[1:]), kwargs) if args else ((), {**kwargs, "input": changed})
+    def enter(self, call: LayerCall) -> Call:
+        """The changed arguments ``(args, kwargs)`` of the layer, before it runs."""
+        return call.args, call.kwargs
 
-    def forward(
-        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *output"]:
-        """Modulate the output of the layer; ``route`` is what ``basis.route`` gave for this batch."""
-        raise NotImplementedError
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *changed"]:
+        """The modulated output of the layer; ``output`` may be overwritten where ``call.in_place`` says so."""
+        return output
 
-    def overwrite(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        *given: Any,
-    ) -> Float[Tensor, " *output"]:
-        """As :meth:`forward`, where ``output`` is nobody else's: its memory may be used.
-
-        With gradients it is called only where :meth:`divisor` allows it and nobody changes the result later.
-        """
-        changed: Tensor = self(output, route, basis, site, *given)
-        return changed
-
-    def tables(self) -> tuple[Float[Tensor, "row _"], ...]:
-        """Tables ``[K, ...]`` whose rows the basis may mix before the layers run, for all banks in one go.
-
-        A bank that has some is given a :class:`Mixed` in the place of the route, with their mixtures side by side.
-        """
-        return ()
-
-    def divisor(self) -> Float[Tensor, "row channel"] | None:
-        """What :meth:`overwrite` divides by in the backward pass, less 1, ``[K, C]``; None if it is for inference."""
-        return None
-
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        """Write the adaptation of one combination (``route`` of a single row) into ``module``, a copy of the layer.
+    def fold(self, call: LayerCall) -> None:
+        """Write the adaptation of one combination into ``call.module``, a copy of the layer; the route has one row.
 
         Raises:
             LightningMMError: If the layer cannot take it.
         """
         raise NotImplementedError
-
-
-def first_argument(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a layer was given.
-
-    Raises:
-        LightningMMError: If it was called without a positional argument or one called ``input``.
-    """
-    if args:
-        return args[0]
-    if "input" not in kwargs:
-        raise LightningMMError(
-            f"layer {site.name!r} was called without a first argument or `input`, which its adapter reads; "
-            "leave it out with `exclude`"
-        )
-    return kwargs["input"]
 
 
 class Kind:

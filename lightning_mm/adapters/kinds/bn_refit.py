@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
-from lightning_mm.adapters.basis import Basis, OneHot
-from lightning_mm.adapters.kinds.base import Kind, Mixed
+from lightning_mm.adapters.basis import OneHot
+from lightning_mm.adapters.call import LayerCall
+from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
-from lightning_mm.adapters.network.inputs import Call, batch_size, map_tensors, parameter_path
+from lightning_mm.adapters.network.inputs import Call, parameter_path
+from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import batch_size, take_rows
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -46,49 +49,26 @@ class BatchNormSSFBank(SSFBank):
     """
 
     needs_input = True
+    invertible = False
 
-    def forward(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"] | Mixed,
-        basis: Basis,
-        site: Site,
-        layer: nn.Module | None = None,
-        given: Float[Tensor, " *output"] | None = None,
-    ) -> Float[Tensor, " *output"]:
-        assert isinstance(layer, BatchNorm)
-        assert given is not None
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+        layer = cast(BatchNorm, call.module)
         if layer.running_mean is None or layer.running_var is None:
-            return super().forward(output, route, basis, site)
-        scale, shift = self.coefficients(route, basis)
-        plain = route.route if isinstance(route, Mixed) else route
+            return super().leave(call, output)
+        scale, shift = self.coefficients(call)
         assert scale is not None
         assert shift is not None
-        layout = site.layout(output)
-        with torch.autocast(output.device.type, enabled=False):
+        layout = call.site.layout(output)
+        with full_precision(output.device.type):
             own = (layer.running_var.float() + layer.eps).rsqrt()
             own = own if layer.weight is None else own * layer.weight.float()
             offset = -layer.running_mean.float() * own
             offset = offset if layer.bias is None else offset + layer.bias.float()
             factor, term = layout.place(own * scale, output), layout.place(offset * scale + shift, output)
-            changed = torch.addcmul(term, given.float(), factor).to(output.dtype)
+            changed = torch.addcmul(term, call.input.float(), factor).to(output.dtype)
             # samples that lack nothing keep the very output of the layer
-            used = layout.place(basis.uses(plain).unsqueeze(1).expand(-1, site.channels), output)
+            used = layout.place(call.uses_rows().unsqueeze(1).expand(-1, call.site.channels), output)
             return torch.where(used, changed, output)
-
-    def overwrite(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"] | Mixed,
-        basis: Basis,
-        site: Site,
-        *given: Any,
-    ) -> Float[Tensor, " *output"]:
-        changed: Tensor = self(output, route, basis, site, *given)
-        return changed
-
-    def divisor(self) -> None:
-        return None
 
 
 class BatchNormSSF(Kind):
@@ -270,11 +250,6 @@ def _samples(adapter: Adapter, call: Call) -> int:
 
 
 def _select(call: Call, keep: Tensor) -> Call:
-    """The chosen samples (``Bool[B]``) of every tensor of a call."""
-    if keep.all():
-        return call
-
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor[keep.to(tensor.device)] if tensor.ndim and len(tensor) == len(keep) else tensor
-
-    return map_tensors(tuple(call[0]), rows), map_tensors(dict(call[1]), rows)
+    """The chosen samples (``Bool[B]``) of every leaf of a call."""
+    chosen: Call = call if keep.all() else take_rows(call, keep.nonzero().flatten(), len(keep))
+    return chosen

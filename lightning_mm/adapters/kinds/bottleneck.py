@@ -12,14 +12,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Convolution
+from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError
 
 Activation = Literal["gelu", "relu", "silu"]
@@ -41,22 +42,20 @@ class BottleneckBank(Bank):
         self.up = nn.Parameter(torch.zeros(rows, width, channels))
         self.up_bias = nn.Parameter(torch.zeros(rows, channels))
 
-    def forward(
-        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *output"]:
-        layout = site.layout(output)
-        with torch.autocast(output.device.type, enabled=False):
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+        layout = call.site.layout(output)
+        with full_precision(output.device.type):
             down, down_bias, up = (
-                basis.gather(route, table.float()).flatten(1, 2).to(output.dtype)
+                call.gather(table.float()).flatten(1, 2).to(output.dtype)
                 for table in (self.down, self.down_bias, self.up)
             )
-            up_bias = basis.mix(route, self.up_bias.float()).to(output.dtype)
-            x = layout.channels_last(output, route.shape[0])  # [B, T, ..., C]
+            up_bias = call.mix(self.up_bias).to(output.dtype)
+            x = layout.channels_last(output, call.route.shape[0])  # [B, T, ..., C]
             hidden = torch.baddbmm(down_bias.unsqueeze(1), x.flatten(1, -2), down.mT)
             change = torch.baddbmm(up_bias.unsqueeze(1), _ACTIVATIONS[self.activation](hidden), up)
             return output + layout.channels_back(change.view(x.shape))
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+    def fold(self, call: LayerCall) -> None:
         raise LightningMMError("a bottleneck is no change of the weights and cannot be folded; keep the hooks instead")
 
 

@@ -14,15 +14,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.fold import fold_input_scale
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
+from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError
 
 OUTPUTS = ("*key", "*value", "*k_proj", "*v_proj", "*.k", "*.v", "*k_lin", "*v_lin", "*to_k", "*to_v")
@@ -41,20 +42,14 @@ class InputScaleBank(Bank):
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(rows, channels))
 
-    def enter(
-        self, given: Float[Tensor, " *input"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *input"]:
-        with torch.autocast(given.device.type, enabled=False):
-            scale = 1 + basis.mix(route, self.scale.float())
-            return given * site.layout(given).place(scale.to(given.dtype), given)
+    def enter(self, call: LayerCall) -> Call:
+        given = call.input
+        with full_precision(given.device.type):
+            scale = call.site.layout(given).place((1 + call.mix(self.scale)).to(given.dtype), given)
+            return call.with_input(given * scale)
 
-    def forward(
-        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *output"]:
-        return output
-
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        fold_input_scale(module, 1 + basis.mix(route, self.scale.float())[0])
+    def fold(self, call: LayerCall) -> None:
+        fold_input_scale(call.module, 1 + call.mix(self.scale)[0])
 
 
 class IA3(Kind):

@@ -18,17 +18,18 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from lightning_mm.adapters.absent_rows import tracing
-from lightning_mm.adapters.basis import Basis, is_finite
+from lightning_mm.adapters.basis import is_finite
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.fold import fold_weight_change
-from lightning_mm.adapters.layers.layout import Layout, Site
+from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
+from lightning_mm.adapters.tracing import full_precision, tracing
 from lightning_mm.errors import LightningMMError
 
 
@@ -51,82 +52,43 @@ class LoRABank(Bank):
         self.down = nn.Parameter(torch.empty(rows, rank, *weight[1:]).uniform_(-bound, bound))
         self.up = nn.Parameter(torch.zeros(rows, rank, weight[0]))
 
-    def forward(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        layer: nn.Module | None = None,
-        given: Shaped[Tensor, " *input"] | None = None,
-    ) -> Float[Tensor, " *output"]:
-        """Add the low-rank part; ``given`` is the input of ``layer``."""
-        assert layer is not None
-        assert given is not None
-        return self._change(output, route, basis, site, layer, given)
-
-    def overwrite(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        *given: Any,
-    ) -> Float[Tensor, " *output"]:
-        layer, inputs = given
-        return self._change(output, route, basis, site, layer, inputs, own=True)
-
-    def _change(
-        self,
-        output: Tensor,
-        route: Tensor,
-        basis: Basis,
-        site: Site,
-        layer: nn.Module,
-        given: Tensor,
-        own: bool = False,
-    ) -> Tensor:
-        """The output with the low-rank part; ``own`` allows to add it in place."""
-        layout = site.layout(output)
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+        given: Tensor = call.input
         if given.is_floating_point():
             given = given.to(output.dtype)
-        with torch.autocast(output.device.type, enabled=False):
-            if basis.looks_up:
-                return self._with_own_rows(output, route, basis, layout, layer, given, own)
-            return self._with_all_rows(output, route, layout, layer, given, own)
+        with full_precision(output.device.type):
+            with_rows = self._with_own_rows if call.basis.looks_up else self._with_all_rows
+            return with_rows(call, output, given)
 
-    def _with_own_rows(
-        self, output: Tensor, route: Tensor, basis: Basis, layout: Layout, layer: nn.Module, given: Tensor, own: bool
-    ) -> Tensor:
+    def _with_own_rows(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
         """Each sample goes through the factors of its row."""
-        up = self._scaled_up(output.dtype)
-        up = basis.gather(route, up).flatten(1, 2)  # [B, R, out]
+        layer, layout, batch = call.module, call.site.layout(output), call.route.shape[0]
+        up = call.gather(self._scaled_up(output.dtype)).flatten(1, 2)  # [B, R, out]
         if isinstance(layer, nn.Embedding):
-            hidden = basis.gather(route, self.down.mT).flatten(1, 2).to(output.dtype)  # [B, num, R]
-            ids = layout.by_sample(given, route.shape[0])
+            hidden = call.gather(self.down.mT).flatten(1, 2).to(output.dtype)  # [B, num, R]
+            ids = layout.by_sample(given, batch)
             rows = ids.flatten(1).unsqueeze(2).expand(-1, -1, hidden.shape[2])
             hidden = _without_padding(layer, ids, hidden.gather(1, rows).view(*ids.shape, -1))
         else:
-            down = basis.gather(route, self.down.to(output.dtype)).flatten(1, 2)  # [B, R, *in]
-            x = layout.by_sample(given, route.shape[0])  # [B, T, ...]
+            down = call.gather(self.down.to(output.dtype)).flatten(1, 2)  # [B, R, *in]
+            x = layout.by_sample(given, batch)  # [B, T, ...]
             if isinstance(layer, _ConvNd):
                 hidden = _convolve_each(layer, x, down)  # [B, T, R, *space]
                 change = up.mT.unsqueeze(1) @ hidden.flatten(3)
                 return output + layout.merged(change.unflatten(3, hidden.shape[3:]))
             hidden = x.flatten(1, -2) @ down.mT
             hidden = hidden.view(*x.shape[:-1], -1)
-        base = layout.by_sample(output, route.shape[0])
+        base = layout.by_sample(output, batch)
         rows = base.flatten(1, -2)
-        if own and rows.data_ptr() == output.data_ptr():  # no copy
+        if call.in_place and rows.data_ptr() == output.data_ptr():  # no copy
             rows.baddbmm_(hidden.flatten(1, -2), up)
             return output
         changed = torch.baddbmm(rows, hidden.flatten(1, -2), up)
         return layout.merged(changed.view(base.shape))
 
-    def _with_all_rows(
-        self, output: Tensor, route: Tensor, layout: Layout, layer: nn.Module, given: Tensor, own: bool
-    ) -> Tensor:
+    def _with_all_rows(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
         """All samples go through the factors of all rows in one product, and what is not theirs is left out between."""
+        layer, layout, own = call.module, call.site.layout(output), call.in_place
         rank = self.down.shape[1]
         down = self.down.to(output.dtype).flatten(0, 1)  # [K * R, *in]
         up = self._scaled_up(output.dtype).flatten(0, 1)  # [K * R, out]
@@ -143,7 +105,7 @@ class LoRABank(Bank):
             hidden = _convolve(layer, given, down)
         else:
             hidden = F.linear(given, down)
-        used = layout.place(route.repeat_interleave(rank, dim=1), hidden)
+        used = layout.place(call.route.repeat_interleave(rank, dim=1), hidden)
         if mark is not None:
             shape = [1] * hidden.ndim
             shape[layout.channel_axis] = -1
@@ -162,16 +124,17 @@ class LoRABank(Bank):
         return (self.up.float() * self.scaling).to(dtype) if self.scaling != 1 else self.up.to(dtype)
 
     def factors(
-        self, route: Shaped[Tensor, " batch *route"], basis: Basis
+        self, call: LayerCall
     ) -> tuple[Float32[Tensor, "batch slotrank *weight"], Float32[Tensor, "batch slotrank out"]]:
         """The factors of each sample in float32, ``[B, S * R, *in]`` and ``[B, S * R, out]``; the second is scaled."""
-        with torch.autocast(route.device.type, enabled=False):
+        with full_precision(call.route.device.type):
             tables = (self.down.float(), self.up.float() * self.scaling)
-            down, up = (basis.gather(route, table).flatten(1, 2) for table in tables)
+            down, up = (call.gather(table).flatten(1, 2) for table in tables)
             return down, up
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        down, up = self.factors(route, basis)
+    def fold(self, call: LayerCall) -> None:
+        module = call.module
+        down, up = self.factors(call)
         change = up[0].mT @ down[0].flatten(1)
         if isinstance(module, nn.Embedding):
             if module.padding_idx is not None:

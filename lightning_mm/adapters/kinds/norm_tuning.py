@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.fold import fold_affine_change
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Normalisation, known_type
+from lightning_mm.adapters.tracing import full_precision
 
 
 class NormTuningBank(Bank):
@@ -32,32 +33,22 @@ class NormTuningBank(Bank):
         self.weight = nn.Parameter(torch.zeros(rows, channels))
         self.bias = nn.Parameter(torch.zeros(rows, channels)) if bias else None
 
-    def forward(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        layer: nn.Module | None = None,
-        given: Float[Tensor, " *output"] | None = None,
-    ) -> Float[Tensor, " *output"]:
-        """Add what the change of the weight makes of the normalised input of ``layer``, and the change of the bias.
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+        """Add what the change of the weight makes of the normalised input of the layer, and the change of the bias.
 
-        The input is normalised once more, since it cannot be had back from an output whose weight is zero.
+        The input is normalised once more, since it cannot be recovered from an output whose weight is zero.
         """
-        assert layer is not None
-        assert given is not None
-        layout = site.layout(output)
-        with torch.autocast(output.device.type, enabled=False):
-            weight, bias = (None if p is None else basis.mix(route, p.float()) for p in (self.weight, self.bias))
-            assert weight is not None
-            change = normalised(layer, given.to(output.dtype)) * layout.place(weight.to(output.dtype), output)
-            output = output + change
-            return output if bias is None else output + layout.place(bias.to(output.dtype), output)
+        layout = call.site.layout(output)
+        with full_precision(output.device.type):
+            weight = layout.place(call.mix(self.weight).to(output.dtype), output)
+            output = output + normalised(call.module, call.input.to(output.dtype)) * weight
+            if self.bias is None:
+                return output
+            return output + layout.place(call.mix(self.bias).to(output.dtype), output)
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        bias = None if self.bias is None else basis.mix(route, self.bias.float())[0]
-        fold_affine_change(module, basis.mix(route, self.weight.float())[0], bias)
+    def fold(self, call: LayerCall) -> None:
+        bias = None if self.bias is None else call.mix(self.bias)[0]
+        fold_affine_change(call.module, call.mix(self.weight)[0], bias)
 
 
 class NormTuning(Kind):

@@ -15,15 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters.absent_rows import tracing
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 
 
@@ -35,54 +35,45 @@ class PromptBank(Bank):
     def __init__(self, rows: int, length: int, channels: int) -> None:
         super().__init__()
         self.tokens = nn.Parameter(0.02 * torch.randn(rows, length, channels))
-        self._given: tuple[nn.Module, Call] | None = None  # between the two hooks of one call
 
-    def enter_call(
-        self, module: nn.Module, call: Call, route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Call:
+    def enter(self, call: LayerCall) -> Call:
         """The call with the prompt tokens before those of its first argument, and masks as much longer."""
-        args, kwargs = call
-        if not args:
+        if not call.args:
             raise LightningMMError(
-                f"block {site.name!r} was called without a positional argument, which prompt tokens are put before"
+                f"block {call.site.name!r} was called without a positional argument, which prompt tokens are put before"
             )
-        tokens = args[0]
-        batch, time = _axes(site, tokens)
+        tokens = call.args[0]
+        batch, time = _axes(call.site, tokens)
         size, length = tokens.shape[time], self.tokens.shape[1]
-        with torch.autocast(tokens.device.type, enabled=False):
-            own = basis.mix(route, self.tokens.float().flatten(1)).unflatten(1, self.tokens.shape[1:])
+        own = call.mix(self.tokens.flatten(1)).unflatten(1, self.tokens.shape[1:])
         own = own.to(tokens.dtype).expand(tokens.shape[batch], -1, -1)
         changed = torch.cat([own if time == 1 else own.transpose(0, 1), tokens], dim=time)
-        as_torch = isinstance(module, nn.TransformerEncoderLayer)
-        names = _OF_TORCH if as_torch else ("",) * len(args)
-        rest = [_longer(name, value, tokens.shape[batch], size, length) for name, value in zip(names, args[1:])]
-        self._given = (module, call)
+        as_torch = isinstance(call.module, nn.TransformerEncoderLayer)
+        names = _OF_TORCH if as_torch else ("",) * len(call.args)
+        rest = [_longer(name, value, tokens.shape[batch], size, length) for name, value in zip(names, call.args[1:])]
         named = {
             key: _longer(key if as_torch else "", value, tokens.shape[batch], size, length)
-            for key, value in kwargs.items()
+            for key, value in call.kwargs.items()
         }
         return (changed, *rest), named
 
-    def forward(
-        self, output: Float[Tensor, " *output"], route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Float[Tensor, " *shorter"]:
-        assert self._given is not None
-        (module, (args, kwargs)), self._given = self._given, None
-        batch, time = _axes(site, output)
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *shorter"]:
+        args, kwargs = call.given
+        batch, time = _axes(call.site, output)
         length, expected = self.tokens.shape[1], args[0].shape[time]
         if output.shape[time] != expected + length:
             raise LightningMMError(
-                f"block {site.name!r} was given {expected} tokens and {length} prompt tokens and put out "
+                f"block {call.site.name!r} was given {expected} tokens and {length} prompt tokens and returned "
                 f"{output.shape[time]}; name blocks that keep the length of the sequence"
             )
         output = output.narrow(time, length, expected)
-        used = basis.uses(route).expand(output.shape[batch])
+        used = call.uses_rows().expand(output.shape[batch])
         if not tracing() and bool(used.all()):
             return output
-        plain = _first(type(module).forward(module, *args, **kwargs)).to(output.dtype)
+        plain = _first(type(call.module).forward(call.module, *args, **kwargs)).to(output.dtype)
         return torch.where(used.view(-1, 1, 1) if batch == 0 else used.view(1, -1, 1), output, plain)
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+    def fold(self, call: LayerCall) -> None:
         raise LightningMMError("prompt tokens are no change of the weights; keep the hooks instead")
 
 

@@ -9,14 +9,14 @@ Shapes: K rows of the basis.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call
@@ -29,38 +29,26 @@ class TogetherBank(Bank):
     def __init__(self, banks: Mapping[int, Bank]) -> None:
         super().__init__()
         self.banks = nn.ModuleDict({str(place): bank for place, bank in banks.items()})
-        self.needs_input = any(bank.needs_input for bank in banks.values())
         self.changes_input = any(bank.changes_input for bank in banks.values())
 
-    def in_order(self) -> Iterator[Bank]:
-        """First those that read the input of the layer."""
+    def in_order(self) -> list[Bank]:
+        """First those that read the input of the layer, see the top of this file."""
         banks = [cast(Bank, bank) for bank in self.banks.values()]
-        yield from [bank for bank in banks if bank.needs_input]
-        yield from [bank for bank in banks if not bank.needs_input]
+        return sorted(banks, key=lambda bank: not bank.needs_input)
 
-    def enter_call(
-        self, module: nn.Module, call: Call, route: Shaped[Tensor, " batch *route"], basis: Basis, site: Site
-    ) -> Call:
+    def enter(self, call: LayerCall) -> Call:
         for bank in self.in_order():
-            call = bank.enter_call(module, call, route, basis, site) if bank.changes_input else call
-        return call
+            call.args, call.kwargs = bank.enter(call)
+        return call.args, call.kwargs
 
-    def forward(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        *given: Any,
-    ) -> Float[Tensor, " *changed"]:
-        """``given`` is the layer and its input if one of the banks needs them."""
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *changed"]:
         for bank in self.in_order():
-            output = bank(output, route, basis, site, *given if bank.needs_input else ())
+            output = bank.leave(call, output)
         return output
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
+    def fold(self, call: LayerCall) -> None:
         for bank in self.in_order():
-            bank.fold(module, route, basis)
+            bank.fold(call)
 
 
 class Together(Kind):

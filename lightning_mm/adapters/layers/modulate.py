@@ -53,30 +53,6 @@ class Modulate(torch.autograd.Function):
         return gradients(gradient, features, scale, ctx.needs_input_grad)
 
 
-class ModulateInPlace(torch.autograd.Function):
-    """The same in the memory of the features; their own values the gradient of the scale tells from the new ones.
-
-    ``sum(gradient * before) = (sum(gradient * after) - shift * sum(gradient)) / scale``, for scales away from zero.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        ctx.mark_dirty(modulate_(features, scale, shift))
-        ctx.save_for_backward(features, scale, shift)
-        return features
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        after, scale, shift = ctx.saved_tensors
-        needs = (ctx.needs_input_grad[0], True, shift is not None)
-        of_features, of_scale, of_shift = gradients(gradient, after, scale, needs)
-        assert of_scale is not None
-        if of_shift is not None:
-            of_scale = of_scale - shift * of_shift
-        return of_features, of_scale / scale, of_shift
-
-
 def gradients(
     gradient: Tensor, features: Tensor, scale: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

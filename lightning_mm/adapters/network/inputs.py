@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import batch_size, rebuild
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -59,37 +61,8 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
         return value
     inner = _put(container[keys[0]], keys[1:], value)
     if isinstance(container, Mapping):
-        return {**container, keys[0]: inner}
-    items = [inner if i == keys[0] else item for i, item in enumerate(container)]
-    return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
-
-
-def map_tensors(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of dicts, lists and tuples with every tensor changed; other values pass through."""
-    return map_named_tensors(nest, lambda name, tensor: change(tensor))
-
-
-def map_named_tensors(nest: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
-    """As :func:`map_tensors`; ``change`` is also told where the tensor lies, such as ``batch.image.0``."""
-    if isinstance(nest, Tensor):
-        return change(name, nest)
-    prefix = f"{name}." if name else ""
-    if isinstance(nest, Mapping):
-        return mapping_like(nest, {k: map_named_tensors(v, change, f"{prefix}{k}") for k, v in nest.items()})
-    if isinstance(nest, (list, tuple)):
-        values = [map_named_tensors(v, change, f"{prefix}{i}") for i, v in enumerate(nest)]
-        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
-    return nest
-
-
-def mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
-    """Other values in a mapping of the same keys; one of a subclass of dict (``ModelOutput``) stays one."""
-    if type(mapping) is dict or not isinstance(mapping, dict):
-        return items
-    made = copy.copy(mapping)
-    for key, value in items.items():
-        made[key] = value
-    return made
+        return rebuild(container, {**container, keys[0]: inner})
+    return rebuild(container, [inner if i == keys[0] else item for i, item in enumerate(container)])
 
 
 def forward_of(network: nn.Module) -> inspect.Signature:
@@ -172,13 +145,22 @@ def _dict_keys(network: nn.Module, example: Call) -> str:
     return ", ".join(keys) or "none in the example"
 
 
-def batch_size(value: Any) -> int | None:
-    """Number of samples of an input: the first axis of its first tensor leaf."""
-    if isinstance(value, Tensor):
-        return value.shape[0] if value.ndim else None
-    leaves = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for leaf in leaves:
-        size = batch_size(leaf)
-        if size is not None:
-            return size
-    return None
+def check_available(
+    available: Any, modalities: Sequence[str], call: Call, paths: Mapping[str, InputPath]
+) -> Bool[Tensor, "batch modality"]:
+    """Raise a LightningMMError unless ``available`` is ``Bool[B, M]`` for the B of the inputs; returns it."""
+    if not isinstance(available, Tensor):
+        raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
+    size = None
+    for path in paths.values():
+        # a loop: torch.compile takes neither next() with a default (2.6) nor := in a list (2.15)
+        if size is None:
+            size = batch_size(path.get(call))
+    if available.ndim != 2 or available.shape[1] != len(modalities) or available.dtype != torch.bool:
+        raise LightningMMError(
+            f"`available` must be Bool[B, {len(modalities)}], one column for each of {list(modalities)}, "
+            f"got {available.dtype} {tuple(available.shape)}"
+        )
+    if size is not None and available.shape[0] != size:
+        raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
+    return available

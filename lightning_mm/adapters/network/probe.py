@@ -20,8 +20,10 @@ from lightning_mm.adapters.layers.fold import fold_scale_shift
 from lightning_mm.adapters.layers.in_place import Outputs
 from lightning_mm.adapters.layers.layout import Layout, Order, Site, changed_indices
 from lightning_mm.adapters.layers.types import CHANNELS_LAST, Convolution, known_type
-from lightning_mm.adapters.network.inputs import Call, map_tensors
+from lightning_mm.adapters.network.eval_mode import quiet
+from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import map_tensors
 
 
 class Unroutable(Exception):
@@ -88,38 +90,6 @@ def probe(
         if name not in reasons
     }
     return sites, reasons
-
-
-@contextmanager
-def quiet(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(), plain_tensors(network):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def plain_tensors(network: nn.Module) -> Iterator[None]:
-    """Keep ``nn.TransformerEncoder`` from packing padded sequences into nested tensors, which hooks cannot read."""
-    changed = refuse_nested_tensors(network)
-    try:
-        yield
-    finally:
-        for encoder in changed:
-            encoder.use_nested_tensor = True
-
-
-def refuse_nested_tensors(network: nn.Module) -> list[nn.TransformerEncoder]:
-    """Switch them off in every encoder that has them on; these are given back."""
-    encoders = (module for module in network.modules() if isinstance(module, nn.TransformerEncoder))
-    changed = [encoder for encoder in encoders if getattr(encoder, "use_nested_tensor", False)]
-    for encoder in changed:
-        encoder.use_nested_tensor = False
-    return changed
 
 
 def resized(example: Call, size: int, batch: int) -> Call:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lightning_mm.adapters.adapter import Adapter, bank_key
+from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.probe import main_output
 from lightning_mm.errors import LightningMMError
@@ -90,7 +90,7 @@ def _looked(
     batches: Iterable[Sequence[Any]],
     loss: Callable[[Any, Tensor], Tensor],
 ) -> list[LayerSensitivity]:
-    banks = {site.name: list(adapter.banks[bank_key(site.name)].parameters()) for site in adapter.sites}
+    banks = {site.name: list(adapter.bank(site).parameters()) for site in adapter.sites}
     gains = dict.fromkeys(banks, 0.0)
     disturbances = _Disturbances(adapter, network)
     number, lacking = 0, False
@@ -123,7 +123,7 @@ def _looked(
 def parameters_of(adapter: Adapter, site: Site) -> int:
     """What the bank of one layer adds for one combination; over all layers ``Adapter.parameters_per_combination``."""
     rows = adapter.basis.weights(adapter.modalities.masks(adapter.modalities.incomplete()).to(adapter.device))
-    numbers = sum(parameter.numel() for parameter in adapter.banks[bank_key(site.name)].parameters())
+    numbers = sum(parameter.numel() for parameter in adapter.bank(site).parameters())
     return int(rows.sum(1).max()) * numbers // len(adapter.basis.names)
 
 

@@ -32,12 +32,36 @@ def settings_of(thing: object) -> dict[str, Any]:
                 f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved"
             )
         init_args[name] = getattr(thing, name)
-    state = {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": init_args}
+    path = public_path(f"{type(thing).__module__}.{type(thing).__qualname__}")
+    state = {"class_path": path, "init_args": init_args}
     try:
         plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested))
     except TypeError as error:
         raise LightningMMError(f"the settings of {type(thing).__name__} are not plain types: {error}") from None
     return plain
+
+
+def public_path(path: str) -> str:
+    """The shortest public name of a class of this package, which stays when files move; other paths as they are.
+
+    Example:
+        >>> public_path("lightning_mm.adapters.ssf.SSF"), public_path("mine.kinds.SSF")
+        ('lightning_mm.adapters.SSF', 'mine.kinds.SSF')
+    """
+    package, *rooms = path.split(".")
+    if package != "lightning_mm" or len(rooms) < 2:
+        return path
+    room = importlib.import_module(f"{package}.{rooms[0]}")
+    return f"{room.__name__}.{rooms[-1]}" if hasattr(room, rooms[-1]) else path
+
+
+def with_public_paths(config: Any) -> Any:
+    """The same plain settings with every ``class_path`` as :func:`public_path` writes it, for comparison."""
+    if isinstance(config, list):
+        return [with_public_paths(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {k: public_path(v) if k == "class_path" else with_public_paths(v) for k, v in config.items()}
 
 
 def from_settings(state: dict[str, Any], expected: type[T]) -> T:
@@ -46,7 +70,7 @@ def from_settings(state: dict[str, Any], expected: type[T]) -> T:
     Raises:
         LightningMMError: If the class does not exist or is not one of these.
     """
-    path = str(state["class_path"])
+    path = public_path(str(state["class_path"]))
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -15,27 +15,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import check_index
+from lightning_mm.data.pages.cmu_mosi import CMU_MOSEI, CMU_MOSI
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.unpickle import read_pickle
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, check_choice
 
 Array = NDArray[Any]
 Layout = Literal["mult", "mmsa"]
 
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 """Our split to the files' own."""
-MODALITIES = ("text", "audio", "vision")
+MODALITIES = CMU_MOSI.modalities
 LABELS: dict[Layout, str] = {"mult": "labels", "mmsa": "regression_labels"}
 _MMSA_FILES = ("aligned_50.pkl", "unaligned_50.pkl")
-_SDK = (
-    "CMU Multimodal SDK (github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK); features as files: links in the pages of "
-    "github.com/yaohungt/Multimodal-Transformer (layout mult) and github.com/thuiar/MMSA (layout mmsa)"
-)
-_NOTES = (
-    "The two layouts hold other features (words as GloVe, 300, or BERT, 768) and their figures do not compare. "
-    "Accuracy and F1 of the sign have two conventions, has0 and non0: name yours. Published F1 of the code of MulT "
-    "weights classes by how often they are predicted. Features that are all zero are not counted as missing."
-)
 
 
 class CmuMosi(Dataset[dict[str, Any]]):
@@ -82,17 +75,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         "mult": {"text": 300, "audio": 5, "vision": 20},
         "mmsa": {"text": 768, "audio": 5, "vision": 20},
     }
-    about: ClassVar[About] = About(
-        name="cmu_mosi",
-        title="CMU-MOSI: sentiment in [-3, 3] of spoken opinions on films; text, audio and vision",
-        source=_SDK,
-        licence="none was found for the features; the videos are those of their authors on YouTube",
-        reference="Zadeh et al.: MOSI: Multimodal corpus of sentiment intensity, arXiv 1606.06259",
-        tree="mosi_data.pkl or mosi_data_noalign.pkl (layout mult)\naligned_50.pkl or unaligned_50.pkl (layout mmsa)",
-        counts={"train": 1284, "val": 229, "test": 686},
-        notes=_NOTES,
-        recalled=True,
-    )
+    about: ClassVar[About] = CMU_MOSI
 
     def __init__(
         self,
@@ -103,10 +86,8 @@ class CmuMosi(Dataset[dict[str, Any]]):
         allow_missing: bool = False,
     ) -> None:
         name = type(self).__name__
-        if split not in SPLITS:
-            raise LightningMMError(f"{name}: split must be one of {list(SPLITS)}, got {split!r}")
-        if layout not in self.files:
-            raise LightningMMError(f"{name}: layout must be one of {list(self.files)}, got {layout!r}")
+        check_choice(f"{name}: split", split, SPLITS)
+        check_choice(f"{name}: layout", layout, self.files)
         self.split, self.layout, self.aligned, self.allow_missing = split, layout, aligned, allow_missing
         self.channels = dict(self.widths[layout])
         file = self.files[layout][0 if aligned else 1]
@@ -133,10 +114,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(
-                f"{type(self).__name__}: index {index} is outside of the {len(self)} utterances of split {self.split!r}"
-            )
+        check_index(type(self).__name__, index, len(self), self.split)
         inputs: dict[str, Any] = dict.fromkeys(MODALITIES)
         for name, values in self._values.items():
             if name in self._lengths:
@@ -252,18 +230,7 @@ class CmuMosei(CmuMosi):
         "mult": {"text": 300, "audio": 74, "vision": 35},
         "mmsa": {"text": 768, "audio": 74, "vision": 35},
     }
-    about: ClassVar[About] = About(
-        name="cmu_mosei",
-        title="CMU-MOSEI: sentiment in [-3, 3] of spoken opinions on anything; text, audio and vision",
-        source=_SDK,
-        licence="none was found for the features; the videos are those of their authors on YouTube",
-        reference="Zadeh et al.: Multimodal language analysis in the wild: CMU-MOSEI dataset, ACL 2018",
-        tree="mosei_senti_data.pkl or mosei_senti_data_noalign.pkl (layout mult)\n"
-        "aligned_50.pkl or unaligned_50.pkl (layout mmsa)",
-        counts={"train": 16326, "val": 1871, "test": 4659},
-        notes=_NOTES,
-        recalled=True,
-    )
+    about: ClassVar[About] = CMU_MOSEI
 
 
 def _numbers(part: Mapping[str, Any], key: str, where: str) -> Array:

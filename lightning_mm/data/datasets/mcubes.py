@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.base.labelled_images import LabelledImages, check_size
-from lightning_mm.data.readers.images import read_array, read_image, read_labels
+from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.pages.mcubes import MCUBES
+from lightning_mm.data.readers.arrays import read_array
+from lightning_mm.data.readers.images import check_size, read_image, read_labels
 from lightning_mm.errors import LightningMMError
 
 LEFT = 192
 """Columns at the left that are dropped, as in all public recipes."""
-
-_LISTS = {split: f"list_folder/{split}.txt" for split in ("train", "val", "test")}
 
 
 class MCubeS(LabelledImages):
@@ -59,33 +59,10 @@ class MCubeS(LabelledImages):
         Liang et al.: Multimodal Material Segmentation, CVPR 2022.
     """
 
-    about = About(
-        name="mcubes",
-        title="MCubeS: materials in street scenes, RGB, polarisation (AoLP, DoLP) and near infrared, 20 classes",
-        source="github.com/kyotovision-public/multimodal-material-segmentation (the authors): multimodal_dataset",
-        licence="none found; ask the authors before passing it on",
-        reference="Liang et al.: Multimodal Material Segmentation, CVPR 2022",
-        tree="""mcubes/
-  list_folder/{train,val,test}.txt                      one name a line
-  polL_color/NAME.png                                   8- or 16-bit RGB
-  polL_aolp_sin/NAME.npy  polL_aolp_cos/NAME.npy        floats [1024, 1224]
-  polL_dolp/NAME.npy                                    floats [1024, 1224]
-  NIR_warped/NAME.png                                   8- or 16-bit gray
-  GT/NAME.png                                           8-bit: 0 to 19, and 255 where there is none
-(NIR_warped_mask/, SS/ and SSGT4MS/ are not read)""",
-        counts={"train": 302, "val": 96, "test": 102},
-        recalled=True,
-        notes="""\
-Split trap: the public CMNeXt recipe chooses the best epoch on test.txt, reports it there, and does not use val.txt.
-Here epochs are chosen on val, and test is reported.
-Published figures are on the centre of 1024 x 1024 (eval_crop) after the left 192 columns are dropped.
-DoLP is about -0.53 to 1.45, the sine of AoLP -2.66 to 2.40 and the cosine -0.57 to 1.64: they are not clipped.""",
-    )
-    class_names = (
-        *("asphalt", "concrete", "metal", "road_marking", "fabric", "glass", "plaster", "plastic", "rubber", "sand"),
-        *("gravel", "ceramic", "cobblestone", "brick", "grass", "wood", "leaf", "water", "human", "sky"),
-    )
+    about: ClassVar[About] = MCUBES
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"image": 3, "aolp": 3, "dolp": 3, "nir": 3}
+    lists: ClassVar[dict[str, str]] = {split: f"list_folder/{split}.txt" for split in ("train", "val", "test")}
     normalised = "image"
 
     def __init__(
@@ -98,8 +75,8 @@ DoLP is about -0.53 to 1.45, the sine of AoLP -2.66 to 2.40 and the cosine -0.57
         allow_missing: bool = False,
         cache: bool = False,
     ) -> None:
-        self.eval_crop = check_size("MCubeS", "eval_crop", eval_crop)
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
+        self.eval_crop = None if eval_crop is None else check_size("MCubeS: eval_crop", eval_crop)
+        super().__init__(split, root, size, val_fraction, allow_missing, cache)
 
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         return {
@@ -109,8 +86,8 @@ DoLP is about -0.53 to 1.45, the sine of AoLP -2.66 to 2.40 and the cosine -0.57
             "nir": (self.root / "NIR_warped" / f"{name}.png",),
         }
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "GT" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "GT" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         if modality == "image":

@@ -6,6 +6,7 @@ Shapes: H x W = 480 x 640 pixels as published, or ``size``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.pages.mfnet import MFNET
 from lightning_mm.data.readers.images import read_image, read_labels
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-_LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 
 
 class MFNet(LabelledImages):
@@ -53,56 +53,19 @@ class MFNet(LabelledImages):
         Ha et al.: MFNet, IROS 2017.
     """
 
-    about = About(
-        name="mfnet",
-        title="MFNet: street scenes, RGB and thermal, 9 classes with unlabeled, 480 x 640",
-        source="www.mi.t.u-tokyo.ac.jp/static/projects/mil_multispectral (the authors; four channels in one file); "
-        "with rgb/ and ther/ as prepared for RGB-T networks, such as github.com/jamycheung/DELIVER",
-        licence="none found; ask the authors before passing it on",
-        reference="Ha et al.: MFNet, IROS 2017",
-        tree="""mfnet/
-  train.txt  val.txt (where there is one)  test.txt    one name a line
-  labels/NAME.png                                      8-bit, 0 to 8
-and either
-  rgb/NAME.jpg                                         8-bit RGB
-  ther/NAME.jpg                                        8-bit gray (or RGB, three times the same)
-or, as first released,
-  images/NAME.png                                      8-bit, four channels: RGB and thermal""",
-        counts={"train": 784, "val": 392, "test": 393},
-        recalled=True,
-        notes="""\
-Split trap: the public CMNeXt recipe chooses the best epoch on the list that it reports; users report 59.9 on val and
-50 to 52 on test for the same weights. Here epochs are chosen on val, and test is reported: lower figures than the
-published ones are to be expected.
-Without val.txt a keyed part of train.txt (val_fraction, 0.1) becomes val. Frames of one drive may lie in both, so that
-such a val is optimistic.
-All 9 classes count in the mIoU, the first (unlabeled) too.""",
-    )
-    class_names = ("unlabeled", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
+    about: ClassVar[About] = MFNET
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "thermal": 3}
+    lists: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
     normalised = "rgb"
 
-    def __init__(
-        self,
-        split: str,
-        root: str | None = None,
-        size: tuple[int, int] | None = None,
-        val_fraction: float = 0.1,
-        allow_missing: bool = False,
-        cache: bool = False,
-    ) -> None:
-        self._stacked: bool | None = None
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
-
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
-        if self._stacked is None:
-            self._stacked = self._find_layout()
         if self._stacked:
             return dict.fromkeys(self.channels, (self.root / "images" / f"{name}.png",))
         return {"rgb": (self.root / "rgb" / f"{name}.jpg",), "thermal": (self.root / "ther" / f"{name}.jpg",)}
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "labels" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "labels" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         if self._stacked:
@@ -122,7 +85,9 @@ All 9 classes count in the mIoU, the first (unlabeled) too.""",
     def read_label(self, path: Path) -> NDArray[Any]:
         return read_labels(path, len(self.class_names))
 
-    def _find_layout(self) -> bool:
+    @cached_property
+    def _stacked(self) -> bool:
+        """Whether ``images/`` holds all four channels."""
         if any((self.root / folder).is_dir() for folder in ("rgb", "ther")):
             return False
         if (self.root / "images").is_dir():

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.pages.nyudv2 import NYUDV2
 from lightning_mm.data.readers.images import VOID, read_image, read_labels
-
-_LISTS = {"train": "train.txt", "test": "test.txt"}
 
 
 class NYUDv2(LabelledImages):
@@ -52,51 +51,17 @@ class NYUDv2(LabelledImages):
         al., CVPR 2013; HHA: Gupta et al., ECCV 2014, arXiv 1407.5736.
     """
 
-    about = About(
-        name="nyudv2",
-        title="NYU Depth v2: indoor scenes, RGB and depth (HHA), 40 classes, 480 x 640",
-        source="cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; with HHA and 40 classes as prepared for RGB-D "
-        "networks, such as github.com/jamycheung/DELIVER",
-        licence="none found; ask the authors before passing it on",
-        reference="Silberman et al., ECCV 2012; HHA: Gupta et al., ECCV 2014, arXiv 1407.5736",
-        tree="""nyudv2/
-  train.txt  test.txt    one name a line
-  RGB/NAME.jpg           8-bit RGB
-  HHA/NAME.jpg           8-bit, three channels made of depth
-  Label/NAME.png         8-bit: 1 to 40, and 0 or 255 where there is none""",
-        counts={"train": 795, "test": 654},
-        recalled=True,
-        notes="""\
-There is no list for val: a keyed part of train.txt (val_fraction, 0.1) becomes val here, and train is the rest.
-Split trap: the public CMNeXt recipe chooses the best epoch on test.txt and reports it there. Ours never does.
-The published 56.9 of CMNeXt is of multi-scale evaluation.""",
-    )
-    class_names = (
-        *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
-        *("counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor_mat", "clothes"),
-        *("ceiling", "books", "refrigerator", "television", "paper", "towel", "shower_curtain", "box", "whiteboard"),
-        *("person", "night_stand", "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture"),
-        "otherprop",
-    )
+    about: ClassVar[About] = NYUDV2
+    class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "hha": 3}
+    lists: ClassVar[dict[str, str]] = {"train": "train.txt", "test": "test.txt"}
     normalised = "rgb"
-
-    def __init__(
-        self,
-        split: str,
-        root: str | None = None,
-        size: tuple[int, int] | None = None,
-        val_fraction: float = 0.1,
-        allow_missing: bool = False,
-        cache: bool = False,
-    ) -> None:
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
 
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         return {"rgb": (self.root / "RGB" / f"{name}.jpg",), "hha": (self.root / "HHA" / f"{name}.jpg",)}
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "Label" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "Label" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         return read_image(files[0], (3,))

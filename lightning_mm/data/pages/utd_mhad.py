@@ -1,0 +1,25 @@
+"""The page of UtdMhad."""
+
+from lightning_mm.data.about import About
+
+UTD_MHAD = About(
+    name="utd_mhad",
+    data_set="UtdMhad",
+    title="UTD-MHAD: actions of eight people, skeleton, accelerometer and gyroscope, 27 classes",
+    source="github.com/woo-chia-wei/kinect-sequence-classification, data/Inertial and data/Skeleton, packed into "
+    "one file",
+    licence="no open licence; released for research with citation",
+    reference="Chen, Jafari, Kehtarnavaz: UTD-MHAD, ICIP 2015",
+    tree="utd_mhad/\n  utd_mhad_inertial_skeleton.npz",
+    counts={"train": 431, "test": 430},
+    notes="""\
+Test is the even subjects. Val is a part of the 431 training sequences, subject 7 or trial 4 (argument val), and train
+is the rest.""",
+    modalities=("skeleton", "accelerometer", "gyroscope"),
+    class_names=(
+        *("swipe_left", "swipe_right", "wave", "clap", "throw", "arm_cross", "basketball_shoot", "draw_x"),
+        *("draw_circle_cw", "draw_circle_ccw", "draw_triangle", "bowling", "boxing", "baseball_swing", "tennis_swing"),
+        *("arm_curl", "tennis_serve", "push", "knock", "catch", "pickup_throw", "jog", "walk", "sit2stand"),
+        *("stand2sit", "lunge", "squat"),
+    ),
+)
