@@ -18,7 +18,7 @@ from lightning_mm.adapters.absent_rows import distinct_rows
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models import ImageEncoder, LateFusionClassifier, SequenceEncoder, VectorEncoder
-from lightning_mm.tasks import ClassificationTask
+from lightning_mm.tasks import ClassificationTask, Distillation
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise, trained_statistics
 
@@ -283,7 +283,10 @@ def test_features_of_encoders_are_those_of_all_samples() -> None:
     for encoders in (None, {}):
         torch.manual_seed(0)
         task = ClassificationTask(
-            network(), list(NAMES), 4, teacher_layers=["encoders.*.norm", "trunk*"], teacher_feature_weight=0.5
+            network(),
+            list(NAMES),
+            4,
+            distillation=Distillation(layers=["encoders.*.norm", "trunk*"], feature_weight=0.5),
         )
         batch = {"inputs": inputs(), "available": MASKS, "observed": torch.ones_like(MASKS), "index": torch.arange(8)}
         batch["target"] = torch.arange(8) % 4
