@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError, check_whole
+from lightning_mm.files import replaced_file
 from lightning_mm.missing import Fill
 
 
@@ -134,10 +135,8 @@ class BatchNormRefit(FrozenBackboneAdapter):
         return call, adapter.check(self._mask(batch) if given is None else given, call)
 
     def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint beside its place and rename it, so that the file is whole or not there."""
+        """Write the checkpoint; all processes call this, and the first one writes."""
         path = Path(trainer.default_root_dir) / f"{self.filename.removesuffix('.ckpt')}.ckpt"
-        beside = path.with_name(path.name + ".part")
-        trainer.save_checkpoint(beside, weights_only=True)  # called by all processes, written by the first
-        if trainer.is_global_zero:
-            os.replace(beside, path)
+        with replaced_file(path) if trainer.is_global_zero else nullcontext(path) as part:
+            trainer.save_checkpoint(part, weights_only=True)
         rank_zero_info(f"BatchNormRefit: wrote {path}")

@@ -18,7 +18,7 @@ from lightning_mm.adapters.placement.choose import STRATEGIES, Strategy, budget_
 from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensitivity_table
 from lightning_mm.callbacks.training_look import layer_sensitivity
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
-from lightning_mm.files import replace_file
+from lightning_mm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def report(
         ],
     }
     folder = Path(trainer.default_root_dir)
-    _write(folder / "placement.json", json.dumps(state, indent=2) + "\n")
-    _write(folder / "placement.md", sensitivity_table(layers, total, chosen))
+    write_atomically(folder / "placement.json", json.dumps(state, indent=2) + "\n")
+    write_atomically(folder / "placement.md", sensitivity_table(layers, total, chosen))
 
 
 def _size(network: nn.Module) -> int:
@@ -141,7 +141,3 @@ def _size(network: nn.Module) -> int:
 
 def _number(value: float) -> float | None:
     return None if value != value else value
-
-
-def _write(path: Path, text: str) -> None:
-    replace_file(path, lambda file: file.write(text.encode("utf-8")))

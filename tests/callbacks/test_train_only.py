@@ -17,8 +17,8 @@ from lightning_mm.data import Collate
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks import SemanticSegmentationTask
-from tests.callbacks.test_adapter import Clean, Fusion, Theirs, trainer
 from tests.support.cli_network import TinyNetwork
+from tests.support.their_module import Clean, Fusion, Theirs, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),

@@ -12,10 +12,10 @@ from torch import Tensor
 from lightning_mm.cli import main
 from lightning_mm.models import CMNeXt
 from lightning_mm.tasks.checkpoints import read_checkpoint
-from tests.experiments.test_files import EXPERIMENTS, options, stacked
 from tests.experiments.test_reference_sets import FEW, FILES, NETWORK, fits, last, name_of
-from tests.models.test_cmnext import mit
+from tests.support.experiments import EXPERIMENTS, options, stacked
 from tests.support.fake_data import write_data
+from tests.support.mit_weights import mit
 
 TRAINED_WHOLE = [
     path

@@ -12,7 +12,7 @@ import yaml
 
 from lightning_mm.cli import main
 from lightning_mm.models import ViLT
-from tests.experiments.test_files import EXPERIMENTS, FITS, name_of, options
+from tests.support.experiments import EXPERIMENTS, FITS, name_of, options
 from tests.support.fake_data import write_data
 
 FOOD = EXPERIMENTS / "food101"

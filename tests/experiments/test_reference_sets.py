@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lightning_mm.cli import main
-from tests.experiments.test_files import CROP, EXPERIMENTS, FITS, name_of, options, prepare, small_augmentations
+from tests.support.experiments import CROP, EXPERIMENTS, FITS, name_of, options, prepare, small_augmentations
 from tests.support.fake_data import write_data
 from tests.training.test_cli_resume import states
 

@@ -19,12 +19,12 @@ from lightning_mm.models import ViLT
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import ClassificationTask
 from lightning_mm.testing import assert_missing_invariant
-from tests.models.test_vilt import FILL, NAMES, inputs, tiny
 from tests.support.adapter_networks import randomise
 from tests.support.fake_data import write_data
 from tests.support.model_checks import rows
 from tests.support.new_tasks import trainer
 from tests.support.repository import REPOSITORY
+from tests.support.tiny_vilt import FILL, NAMES, inputs, tiny
 
 FOOD = REPOSITORY / "experiments" / "food101"
 CLASSES = 4
