@@ -1,7 +1,7 @@
 """Checks arguments and results of a call against the annotations of the function, shapes included.
 
-jaxtyping holds the sizes that the names of one call stand for (``Float[Tensor, "batch channel"]``), beartype checks, with
-an int where a float is asked for, as PEP 484 has it. A function is prepared at its first call.
+jaxtyping compares the named sizes of one call (``Float[Tensor, "batch channel"]``), beartype checks the rest and allows
+an int for a float, as PEP 484 does. A function is prepared at its first call.
 """
 
 from __future__ import annotations

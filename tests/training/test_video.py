@@ -22,7 +22,7 @@ from lightning_mm.models import MultiStreamVideoNetwork
 from lightning_mm.results import read
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import ClassificationTask
-from tests.experiments.test_files import EXPERIMENTS, QUIET, SMALL
+from tests.support.experiments import EXPERIMENTS, QUIET, SMALL
 from tests.support.fake_data import write_data
 from tests.support.new_tasks import trainer
 
