@@ -12,9 +12,9 @@ from torch import Tensor
 from lightning_mm.cli import main
 from lightning_mm.models import CMNeXt
 from lightning_mm.tasks.checkpoints import read_checkpoint
-from tests.models.test_cmnext import mit
 from tests.support.experiments import EXPERIMENTS, NETWORK, options, stacked
 from tests.support.fake_data import write_data
+from tests.support.mit_weights import mit
 
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 FEW += ["--trainer.logger", "false", "--trainer.log_every_n_steps", "1"]

@@ -23,14 +23,6 @@ from tests.support.type_checker import checked
 NO_TYPE_HOOK = "LIGHTNING_MM_NO_TYPE_HOOK"
 # Not in the worker processes of a test: they import the package to unpickle their task before they get here.
 TYPE_HOOK = os.environ.get(NO_TYPE_HOOK, "0") in ("", "0") and multiprocessing.parent_process() is None
-WITHOUT_TYPE_HOOK = {
-    # Lightning's save_hyperparameters() reads the arguments of __init__ off the stack, from the base task up to the
-    # task, and stops at a frame that is neither: a checked __init__ of a task would lose its hyper-parameters.
-    "lightning_mm.tasks.base",
-    "lightning_mm.tasks.classification",
-    "lightning_mm.tasks.segmentation",
-    "lightning_mm.tasks.sentiment",
-}
 CACHE = REPOSITORY / ".pytest_cache" / "type_hook"
 DECORATOR = "@checked"
 """No name that a module could use itself."""
@@ -75,12 +67,12 @@ class CheckingLoader(SourceFileLoader):
 
 
 class CheckingFinder(MetaPathFinder):
-    """Finds the modules of the package, but its ``__init__`` files and those of :data:`WITHOUT_TYPE_HOOK`."""
+    """Finds the modules of the package, but its ``__init__`` files."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith("lightning_mm.") or fullname in WITHOUT_TYPE_HOOK:
+        if not fullname.startswith("lightning_mm."):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.submodule_search_locations is not None or not spec.origin:
