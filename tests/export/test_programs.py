@@ -1,7 +1,4 @@
-"""Exports of the package's networks and of odd ones: each file is the eager network, or there is no file.
-
-A test that traces runs in a process of its own, which takes seconds to start: few tests, each of several exports.
-"""
+"""Exports of the package's networks and of odd ones: each file is the eager network, or there is no file."""
 
 from __future__ import annotations
 
