@@ -6,7 +6,6 @@ leaves of nested inputs, e.g. ``"audio/values"``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.files import write_atomically
 from lightning_mm.missing.fills import LENGTH, Fill
 from lightning_mm.tree import dotted, leaves_of, rows_of
 
@@ -124,21 +124,10 @@ def save_mean_inputs(means: Mapping[str, Tensor], path: str | Path) -> None:
     """Write means for :class:`MeanInput`; the file (by habit ``*.safetensors``) appears whole or not at all.
 
     Raises:
-        LightningMMError: If no file can be at ``path``.
+        LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise LightningMMError(f"{path} is a folder; give a file in it, such as {path / 'mean_input.safetensors'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise LightningMMError(
-            f"cannot write {path}: a folder is needed at {error.filename}, which is a file"
-        ) from error
-    beside = path.with_name(path.name + ".part")
     plain = {key: mean.detach().to("cpu", torch.float32).contiguous() for key, mean in means.items()}
-    save_file(plain, beside, metadata={"format": _FORMAT})
-    os.replace(beside, path)
+    write_atomically(path, save(plain, metadata={"format": _FORMAT}))
 
 
 class _Sum:

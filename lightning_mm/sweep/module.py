@@ -29,11 +29,11 @@ Figures = tuple[int, str]
 
 @runtime_checkable
 class SweepableTask(Protocol):
-    """What the sweep asks of a task; every task of :mod:`lightning_mm.tasks` has it.
+    """What the sweep needs of a task; every task of :mod:`lightning_mm.tasks` has it.
 
     A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
-    ``available``, ``using(available)``), ``auxiliary`` (a module that serves training alone), ``metric_directions`` and
-    ``summable_statistics`` (True when its metrics depend on the sums of the statistics over samples alone).
+    ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
+    ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples).
     """
 
     modalities: Sequence[str]
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """What one batch gave.
+    """Statistics of one batch.
 
     Args:
         index: ``Int[B]``.
@@ -94,20 +94,20 @@ class Collected:
 
 
 class SweepModule(LightningModule):
-    """Runs tasks under ``trainer.test`` or ``trainer.validate``, so that precision, devices and DDP are the trainer's.
+    """Runs tasks under ``trainer.test`` or ``trainer.validate``, with its precision, devices and strategy.
 
     Args:
         tasks: The networks, see :class:`SweepableTask`.
-        runs: Which of them is run on what.
+        runs: Which task is run on which combinations.
         modalities: The modalities of the data: the columns of ``observed``.
-        scratch: A file for the result of strategies that start processes of their own.
+        scratch: A file for the result of strategies that start processes.
     """
 
     def __init__(
         self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
     ) -> None:
         super().__init__()
-        # Inside a list the tasks keep their own trainer; direct children would be handed this one's.
+        # In a list the tasks keep their own trainer; Lightning sets that of direct children.
         self.tasks = nn.ModuleList(tasks)
         self.runs = list(runs)
         self.modalities = Modalities(modalities)
@@ -200,7 +200,7 @@ class SweepModule(LightningModule):
 
 
 def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
-    """Put the batches of all processes together, ordered by sample index.
+    """Join the batches of all processes, ordered by sample index.
 
     Args:
         parts: The batches.
@@ -208,7 +208,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
         padded: Whether samplers may have repeated samples (several processes); repeats are then dropped.
 
     Raises:
-        LightningMMError: If there is no sample, or an index comes twice though no sampler pads.
+        LightningMMError: If there is no sample, or an index comes twice although no sampler pads.
     """
     if not parts:
         raise LightningMMError("the split that was swept has no samples")
@@ -223,7 +223,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
     statistics: dict[Figures, Statistics] = {}
     rows: dict[Figures, Tensor] = {}
     for key in dict.fromkeys(key for part in parts for key in part.statistics):
-        # Statistics hold the samples that observed the combination, in the order in which they came.
+        # Statistics have one row per sample that observed the combination, in the order of `index`.
         counts = observed[:, modalities.mask(key[1])].all(dim=1)
         rows[key], keep = _first_of_each(owner[counts])
         found = [part.statistics[key] for part in parts if key in part.statistics]
@@ -232,7 +232,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
 
 
 def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, ascending, and where each stands first."""
+    """Distinct values, ascending, and the first position of each."""
     ordered, order = torch.sort(values, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -240,12 +240,12 @@ def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
-    """The task with its adapter off, or as it is."""
+    """Switch the adapter of a task off, or leave it as it is."""
     adapter: Any = task.adapter if disabled else None
     return adapter.disabled() if disabled else nullcontext()
 
 
 def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
-    """Tell the adapter of a network whose forward takes no ``available`` what is there."""
+    """Pass ``available`` to the adapter of a network whose forward does not take it."""
     adapter: Any = getattr(task, "adapter", None)
     return adapter.using(available) if hasattr(adapter, "using") else nullcontext()

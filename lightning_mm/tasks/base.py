@@ -217,11 +217,12 @@ class BaseTask(LightningModule):
                 self._log_loss("train/auxiliary_loss", auxiliary, batch)
                 loss = loss + self.auxiliary_weight * auxiliary
             if comparison is not None:
-                if comparison.settings.schedule != "constant":
-                    self._log_loss("train/teacher_factor", loss.new_tensor(comparison.factor), batch)
+                factor = self.teacher.factor(self)
+                if self.teacher.settings.schedule != "constant":
+                    self._log_loss("train/teacher_factor", loss.new_tensor(factor), batch)
                 for name, (weight, distance) in comparison.distances(outputs, self.distillation).items():
                     self._log_loss(f"train/{name}", distance, batch)
-                    loss = loss + weight * distance
+                    loss = loss + factor * weight * distance
         return loss
 
     def on_train_start(self) -> None:

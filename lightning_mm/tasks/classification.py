@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_fraction
 from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
@@ -58,8 +58,7 @@ class ClassificationTask(BaseTask):
         names = checked_class_names(model, num_classes, class_names)
         if class_weights is not None and (len(class_weights) != num_classes or min(class_weights) < 0):
             raise LightningMMError(f"class_weights: expected {num_classes} numbers, none negative, got {class_weights}")
-        if not 0 <= label_smoothing <= 1:
-            raise LightningMMError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+        check_fraction("label_smoothing", label_smoothing)
         # Known before the base asks for metrics and heads; plain values may be set before nn.Module.__init__.
         self.num_classes, self.class_names, self.label_smoothing = num_classes, names, label_smoothing
         super().__init__(model, modalities, **base)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, MulticlassJaccardIndex
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
@@ -72,10 +72,7 @@ class SemanticSegmentationTask(BaseTask):
         names = checked_class_names(model, num_classes, class_names)
         if class_weights is not None and len(class_weights) != num_classes:
             raise LightningMMError(f"class_weights: expected {num_classes} numbers, got {len(class_weights)}")
-        if absent_classes not in get_args(AbsentClasses):
-            raise LightningMMError(
-                f"absent_classes must be one of {list(get_args(AbsentClasses))}, got {absent_classes!r}"
-            )
+        check_choice("absent_classes", absent_classes, get_args(AbsentClasses))
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
         self.absent_classes: AbsentClasses = absent_classes
@@ -153,6 +150,5 @@ def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) ->
         "ce+dice": [CrossEntropyLoss(ignore_index, weight), DiceLoss(ignore_index)],
         "ohem": [OhemCrossEntropyLoss(ignore_index=ignore_index, weight=weight)],
     }
-    if loss not in terms:
-        raise LightningMMError(f"loss must be one of {list(terms)}, got {loss!r}")
+    check_choice("loss", loss, terms)
     return nn.ModuleList(terms[loss])

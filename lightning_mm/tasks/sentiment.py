@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.metrics.classification import ClassOneAUROC, auroc, class_one_probability
@@ -65,10 +65,8 @@ class SentimentTask(BaseTask):
         loss: LossName | None = None,
         **base: Any,
     ) -> None:
-        if labels not in LOSSES:
-            raise LightningMMError(f"labels must be one of {list(LOSSES)}, got {labels!r}")
-        if loss is not None and loss not in LOSSES[labels]:
-            raise LightningMMError(f"loss of {labels} labels must be one of {list(LOSSES[labels])}, got {loss!r}")
+        check_choice("labels", labels, LOSSES)
+        check_choice(f"loss of {labels} labels", loss or LOSSES[labels][0], LOSSES[labels])
         # Known before the base asks for metrics and heads; plain values may be set before nn.Module.__init__.
         self.binary, self.loss_name = labels == "binary", loss or LOSSES[labels][0]
         super().__init__(model, modalities, **base)

@@ -17,7 +17,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.export import Runtime, export_adapted
 from lightning_mm.missing import Noise
 from lightning_mm.tree import map_tensors
-from tests.adapters.test_absent_rows import NAMES, InPlace, inputs, make
+from tests.support.absent_rows import NAMES, InPlace, inputs, make
 from tests.support.adapter_networks import randomise
 
 EXAMPLE = ((inputs(2),), {})

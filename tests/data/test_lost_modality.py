@@ -22,7 +22,7 @@ from lightning_mm.data import (
     WarpSequences,
 )
 from lightning_mm.errors import LightningMMError
-from tests.experiments.test_files import EXPERIMENTS, options
+from tests.support.experiments import EXPERIMENTS, options
 from tests.support.fake import cmu_mosi, food101, ombria
 from tests.support.fake_data import FETCHED, SMALL, lose_modality, write_data
 from tests.support.image_files import save

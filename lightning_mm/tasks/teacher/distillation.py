@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 
 Schedule = Literal["constant", "linear", "cosine", "warmup"]
 WARMUP = 0.1
@@ -49,10 +49,7 @@ class Distillation:
                 raise LightningMMError(f"distillation.{name}: expected 0 or more, got {getattr(self, name)}")
         if not self.temperature > 0:
             raise LightningMMError(f"distillation.temperature: expected more than 0, got {self.temperature}")
-        if self.schedule not in get_args(Schedule):
-            raise LightningMMError(
-                f"distillation.schedule: expected one of {list(get_args(Schedule))}, got {self.schedule!r}"
-            )
+        check_choice("distillation.schedule", self.schedule, get_args(Schedule))
         if isinstance(self.layers, str) or (self.feature_weight > 0 and not self.layers):
             raise LightningMMError(
                 "distillation.layers: expected a list of names or patterns such as ['head'], which feature_weight "
@@ -91,15 +88,15 @@ def with_old_names(distillation: Distillation, old: Mapping[str, Any]) -> Distil
         if name not in OldNames.__annotations__:
             raise TypeError(f"a task has no argument {name!r}")
         new = name.removeprefix("teacher_")
-        names.append(f"model.init_args.{name} is now model.init_args.distillation.{new}")
+        names.append(f"model.init_args.distillation.{new} was {name}")
         now, unset = getattr(distillation, new), getattr(default, new)
         if now == unset:
             changes[new] = value
         elif value not in (now, unset):
             raise LightningMMError(f"distillation.{new} is {now!r} and {name}, its old name, {value!r}; give only one")
     warnings.warn(
-        f"settings have new names, the old ones work until the next release: {', '.join(names)}; in Python "
-        "distillation=Distillation(...)",
+        f"settings of the teacher have new names, the old ones work until the next release: {', '.join(names)}; in "
+        "Python distillation=Distillation(...)",
         FutureWarning,
         stacklevel=2,
     )

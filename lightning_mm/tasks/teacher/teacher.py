@@ -78,13 +78,11 @@ class Comparison:
 
     Args:
         settings: The weights.
-        factor: What both weights are multiplied by.
         known: Outputs and features of the teacher.
         taps: Taps that listen to the student.
     """
 
     settings: Distillation
-    factor: float
     known: TeacherOutputs
     taps: Mapping[str, FeatureTap]
 
@@ -97,10 +95,10 @@ class Comparison:
         """
         found: dict[str, tuple[float, Tensor]] = {}
         if self.settings.weight > 0:
-            found["teacher_loss"] = self.factor * self.settings.weight, distance(outputs, self.known.outputs)
+            found["teacher_loss"] = self.settings.weight, distance(outputs, self.known.outputs)
         if self.settings.feature_weight > 0:
             distances = feature_distance(features_of(self.taps), self.known.features)
-            found["teacher_feature_loss"] = self.factor * self.settings.feature_weight, distances
+            found["teacher_feature_loss"] = self.settings.feature_weight, distances
         return found
 
 
@@ -151,19 +149,18 @@ class Teacher:
             What to compare the student with; ``None`` if no distillation is wanted.
 
         Raises:
-            LightningMMError: If the task has no adapter.
+            LightningMMError: At the end, if the task has no adapter.
         """
         if not self.wanted:
             yield None
             return
         adapter = getattr(task, "adapter", None)
         if adapter is None:
+            yield None  # before there is an adapter, FrozenBackboneAdapter looks at how a step calls the network
             raise LightningMMError(
                 "distillation needs an adapter: the base is the teacher; add a FrozenBackboneAdapter to the callbacks, "
                 "or set distillation.weight and distillation.feature_weight to 0"
             )
-        schedule = self.settings.schedule
-        factor = 1.0 if schedule == "constant" else teacher_factor(schedule, fit_progress(task.trainer))
         with ExitStack() as stack:
             if self.settings.feature_weight > 0:
                 stack.enter_context(adapter.every_row())  # features are compared sample by sample
@@ -171,7 +168,12 @@ class Teacher:
             compute = partial(self._compute, task, batch)
             known = compute() if self.cache is None else self.cache.get(batch, compute)
             taps = stack.enter_context(tapped(_original(task.model), self.layers))  # type: ignore[arg-type]
-            yield Comparison(self.settings, factor, known, taps)
+            yield Comparison(self.settings, known, taps)
+
+    def factor(self, task: LightningModule) -> float:
+        """What both weights are multiplied by now."""
+        schedule = self.settings.schedule
+        return 1.0 if schedule == "constant" else teacher_factor(schedule, fit_progress(task.trainer))
 
     def _compute(self, task: LightningModule, batch: Mapping[str, Any]) -> TeacherOutputs:
         """Run the base on all observed modalities, its adapter off, without gradient."""
