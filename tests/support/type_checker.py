@@ -49,7 +49,9 @@ def checked(thing: Any) -> Any:
             return thing(*args, **kwargs)
         if checking is None:
             checking = _prepare(_with_objects(thing))
-            if "{" in str(thing.__annotations__):  # a size such as "{self.width}" is looked up among the arguments
+            if any(
+                "{" in str(each) for each in thing.__annotations__.values()
+            ):  # a size such as "{self.width}" is looked up among the arguments
                 checking = jaxtyped(checking, typechecker=None)
         with jaxtyped("context"):
             return checking(*args, **kwargs)
@@ -62,11 +64,8 @@ def _with_objects(function: FunctionType) -> FunctionType:
     copy = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    copy.__kwdefaults__, copy.__qualname__, copy.__module__ = (
-        function.__kwdefaults__,
-        function.__qualname__,
-        function.__module__,
-    )
+    copy.__kwdefaults__, copy.__qualname__ = function.__kwdefaults__, function.__qualname__
+    copy.__module__ = function.__module__
     copy.__annotations__ = {
         name: _resolved(annotation, function.__globals__) for name, annotation in function.__annotations__.items()
     }
