@@ -1,7 +1,7 @@
 """Checks arguments and results of a call against the annotations of the function, shapes included.
 
-jaxtyping keeps the sizes that names mean in one call (``Float[Tensor, "batch channel"]``), beartype checks; an int
-passes for a float, as in PEP 484. A function is prepared at its first call.
+jaxtyping compares the named sizes of one call (``Float[Tensor, "batch channel"]``), beartype checks the rest and allows
+an int for a float, as PEP 484 does. A function is prepared at its first call.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def checked(thing: Any) -> Any:
             return thing(*args, **kwargs)
         if checking is None:
             checking = _prepare(_with_objects(thing))
+            if "{" in str(thing.__annotations__):  # a size such as "{self.width}" is looked up among the arguments
+                checking = jaxtyped(checking, typechecker=None)
         with jaxtyped("context"):
             return checking(*args, **kwargs)
 
