@@ -114,7 +114,8 @@ def test_a_checkpoint_of_another_network_is_a_few_keys() -> None:
         ),
         (
             UNION.format(problem="Group 'distillation' does not accept option 'weigt'"),
-            "model.model.distillation: unknown key 'weigt'; --help lists all keys, --print_config shows a config in full",
+            "model.model.distillation: unknown key 'weigt'; --help lists all keys, --print_config shows a config in "
+            "full",
         ),
         (
             UNION.format(
