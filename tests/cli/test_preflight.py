@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_mm.cli.lightning import preflight
+from lightning_mm.cli.lightning.preflight import preflight
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.tasks import ClassificationTask
 

@@ -49,6 +49,8 @@ def checked(thing: Any) -> Any:
             return thing(*args, **kwargs)
         if checking is None:
             checking = _prepare(_with_objects(thing))
+            if "{" in str(thing.__annotations__):  # a size such as "{self.width}" is looked up among the arguments
+                checking = jaxtyped(checking, typechecker=None)
         with jaxtyped("context"):
             return checking(*args, **kwargs)
 
