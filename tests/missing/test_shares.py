@@ -90,5 +90,5 @@ def test_what_cannot_be_is_told(policy: ExactShare, names: Modalities, message: 
     for wrong in (-0.1, 1.1):
         with pytest.raises(LightningMMError, match="p_missing must be a probability"):
             ExactShare(wrong)
-    with pytest.raises(LightningMMError, match="block must be at least 1"):
+    with pytest.raises(LightningMMError, match="block must be a whole number of at least 1"):
         ExactShare(0.5, block=0)
