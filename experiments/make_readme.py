@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning_mm.sweep import SweepResult
+from lightning_mm.results import markdown, read
 
 HERE = Path(__file__).resolve().parent
 MARK = re.compile(r"^<!-- study: (\w+) (\w+) -->$", re.MULTILINE)
@@ -44,7 +44,7 @@ def study(name: str, metric: str) -> str:
     if not (folder / "sweep.csv").is_file():
         return "*Not run whole yet.*"
     lines = [
-        SweepResult.from_csv(folder / "sweep.csv").to_markdown(metric),
+        markdown(read(folder / "sweep.csv"), metric),
         "",
         f"![heat map](results/{name}/sweep.png)",
     ]

@@ -48,6 +48,7 @@ def run_compare(args: list[str]) -> None:
         raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
 
     from lightning_mm.compare import collect, read_study, run_study, write
+    from lightning_mm.results.terminal import print_table
 
     study = _narrowed(read_study(options.config), options)
     if options.dry_run:
@@ -59,13 +60,13 @@ def run_compare(args: list[str]) -> None:
     written = write(study, facts, choices, result, options.jobs)
     if study.wandb is not None:
         _log(study, result)
-    result.print(study.metric)
+    print_table(result, study.metric)
     print("written: " + ", ".join(map(str, written.values())))
 
 
 def perform_step(step: Step) -> dict[str, Any]:
     """Perform a step in this process, a worker's; what it needs of Lightning is imported once."""
-    from lightning_mm.cli.lightning import run_lightning
+    from lightning_mm.cli.lightning.run import run_lightning
     from lightning_mm.compare.cells import perform
 
     try:

@@ -65,9 +65,9 @@ def compare(report: Path, expected: Path) -> str:
         report: Folder with the merged ``sweep.csv``.
         expected: JSON file with the stored figures in percent.
     """
-    from lightning_mm.sweep import SweepResult
+    from lightning_mm.results.files import read
 
-    result, stored = SweepResult.from_csv(report / "sweep.csv"), json.loads(expected.read_text(encoding="utf-8"))
+    result, stored = read(report / "sweep.csv"), json.loads(expected.read_text(encoding="utf-8"))
     zero_fill, adapted = (result.summary(method) for method in ("zero_fill", "adapted"))
     full, gain = 100 * adapted["full"], 100 * (adapted["mean"] - zero_fill["mean"])
     same = "the same figure" if adapted["full"] == zero_fill["full"] else "NOT the same figure"

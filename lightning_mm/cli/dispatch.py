@@ -103,6 +103,6 @@ def _runner(verb: str) -> Callable[[list[str]], object]:
         from lightning_mm.cli.compare import run_compare
 
         return lambda args: run_compare(args[1:])
-    from lightning_mm.cli.lightning import run_lightning
+    from lightning_mm.cli.lightning.run import run_lightning
 
     return run_lightning

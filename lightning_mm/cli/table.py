@@ -22,12 +22,14 @@ def run_table(args: list[str]) -> None:
     parser.add_argument("--metric", help="the figure to show; by default the task's primary one")
     settings = parser.parse_args(args)
 
-    from lightning_mm.sweep import SweepResult, merge
+    from lightning_mm.results.files import read, save
+    from lightning_mm.results.merge import merge
+    from lightning_mm.results.terminal import print_table
 
-    result = merge([SweepResult.from_csv(path) for path in settings.sweeps])
+    result = merge([read(path) for path in settings.sweeps])
     if settings.metric is not None and settings.metric not in result.metrics:
         raise UsageError(f"--metric: these sweeps have {', '.join(result.metrics)}; got {settings.metric!r}")
-    result.print(settings.metric)
+    print_table(result, settings.metric)
     if settings.out is not None:
-        written = result.save(settings.out)
+        written = save(result, settings.out)
         print("written: " + ", ".join(map(str, written.values())))

@@ -21,7 +21,7 @@ import yaml
 from lightning_mm.adapters.kinds.bn_refit import NoBatchNormError
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
 from lightning_mm.errors import LightningMMError
-from lightning_mm.results.files import replace_file
+from lightning_mm.files import replace_file
 
 Run = Callable[[list[str]], dict[str, Any]]
 """Runs a command of the command line; of ``fit`` it returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters."""

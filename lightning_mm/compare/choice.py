@@ -9,7 +9,9 @@ from typing import Any
 
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.errors import LightningMMError
-from lightning_mm.sweep import SweepResult, merge
+from lightning_mm.results.files import read
+from lightning_mm.results.merge import merge
+from lightning_mm.results.result import SweepResult
 
 
 def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -60,7 +62,7 @@ def validation_mean(steps: Sequence[Step]) -> tuple[float, str]:
     """Mean over incomplete combinations of the sweeps of one method, the mean over seeds, and which way is better."""
     by_seed: dict[int, list[SweepResult]] = {}
     for step in steps:
-        result = SweepResult.from_csv(step.folder / "sweep_val" / "sweep.csv")
+        result = read(step.folder / "sweep_val" / "sweep.csv")
         by_seed.setdefault(result.rows[0].seed, []).append(result)
     means = []
     for results in by_seed.values():

@@ -18,9 +18,12 @@ from lightning_mm.compare.recipes import BASE
 from lightning_mm.compare.runner import threads_of
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
+from lightning_mm.files import replace_file
 from lightning_mm.modalities import Modalities
-from lightning_mm.results.files import git_commit, replace_file, versions
-from lightning_mm.sweep import SweepResult, constant_rows, merge
+from lightning_mm.provenance import git_commit, versions
+from lightning_mm.results.files import read, save
+from lightning_mm.results.merge import constant_rows, merge, renamed
+from lightning_mm.results.result import SweepResult
 
 MAJORITY = "majority"
 Facts = Mapping[Path, Mapping[str, Any]]
@@ -71,8 +74,8 @@ def _majority(result: SweepResult) -> float:
 
 
 def _result(study: Study, method: Method, step: Step) -> SweepResult:
-    result = SweepResult.from_csv(step.folder / "sweep" / "sweep.csv")
-    result = result.renamed({result.methods[0]: method.name})
+    result = read(step.folder / "sweep" / "sweep.csv")
+    result = renamed(result, {result.methods[0]: method.name})
     # A dedicated network knows a part of the modalities only; its rows are written in the order of the study's.
     names = Modalities(study.modalities)
     rows = [replace(row, combination=names.canonical(row.combination)) for row in result.rows]
@@ -106,7 +109,7 @@ def write(
     study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepResult, jobs: int = 1
 ) -> dict[str, Path]:
     """Write the tables, and ``study.json``: what was chosen, what it cost, and on what machine."""
-    written = result.save(study.results, timestamp=False)
+    written = save(result, study.results, timestamp=False)
     tuning = {}
     plan = Plan(study)
     for method in study.methods:

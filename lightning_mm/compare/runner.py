@@ -19,7 +19,7 @@ from lightning_mm.compare.choice import choose
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.results.files import replace_file
+from lightning_mm.files import replace_file
 
 Perform = Callable[[Step], dict[str, Any]]
 """Performs a step in another process; a function of a module, so that it can be sent there."""

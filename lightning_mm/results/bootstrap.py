@@ -1,26 +1,23 @@
 """Bootstrap intervals over samples: one joint resampling for all combinations and methods.
 
 Because every figure of one replicate comes from the same resampled set of samples, differences of methods, means over
-combinations and the recovered gap have intervals too, and paired methods are compared as pairs.
+combinations and the recovered gap have intervals too, and methods are compared as pairs.
 
-Shapes: N samples of the data set, n of them count for one combination, R replicates.
+Shapes: N samples of the data set, R replicates.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lightning_mm.results.robustness import Direction
 
-Statistics = Mapping[str, Tensor]
-Figure = tuple[str, str, str]
+Key = tuple[str, str, str]
 """Method, combination, metric."""
 
 
@@ -30,45 +27,8 @@ def resample_counts(samples: int, replicates: int, seed: int) -> NDArray[np.int6
     return generator.multinomial(samples, np.full(samples, 1.0 / samples), size=replicates)
 
 
-def replicate_metrics(
-    metrics_from: Callable[[dict[str, Tensor]], dict[str, float]],
-    statistics: Statistics,
-    counts: NDArray[np.int64],
-    summable: bool = False,
-) -> dict[str, NDArray[np.float64]]:
-    """Metrics of every replicate.
-
-    Args:
-        metrics_from: Metrics of the statistics of any set of samples.
-        statistics: Per-sample statistics ``{name: [n, ...]}``.
-        counts: How often each of these samples is drawn, ``Int[R, n]``.
-        summable: Whether the metrics depend on the sums over samples alone (confusion matrices do); the sums of all
-            replicates are then one matrix product, which is much faster for large statistics.
-
-    Returns:
-        Metric to ``Float[R]``; NaN for a replicate that drew none of these samples.
-    """
-    rows: list[dict[str, float]] = []
-    if summable:
-        weights = torch.from_numpy(counts).double()
-        sums = {
-            name: (weights @ value.reshape(len(value), -1).double()).to(value.dtype).reshape(-1, 1, *value.shape[1:])
-            for name, value in statistics.items()
-        }
-    for replicate, drawn in enumerate(counts):
-        if not drawn.any():
-            rows.append({})
-        elif summable:
-            rows.append(metrics_from({name: value[replicate] for name, value in sums.items()}))
-        else:
-            picked = torch.from_numpy(np.repeat(np.arange(len(drawn)), drawn))
-            rows.append(metrics_from({name: value[picked] for name, value in statistics.items()}))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
-
-
 def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
-    """The central ``level`` interval of replicates; ``None`` where no replicate is finite."""
+    """The central ``level`` interval of replicates; ``None`` if no replicate is finite."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None
@@ -78,16 +38,16 @@ def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tup
 
 @dataclass
 class Bootstrap:
-    """The replicates of all figures of one or several sweeps over the same samples.
+    """Replicates of all figures of one or several sweeps over the same samples.
 
     Args:
-        key: Says which resampling was used; replicates with equal keys are paired and may be combined.
+        key: Identifies the resampling; replicates with equal keys are paired and may be combined.
         replicates: (method, combination, metric) to ``Float[R]``.
         level: Coverage of the intervals.
     """
 
     key: str
-    replicates: dict[Figure, NDArray[np.float64]] = field(default_factory=dict)
+    replicates: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     level: float = 0.95
 
     @staticmethod
@@ -102,7 +62,7 @@ class Bootstrap:
         return None if values is None else percentile_interval(values, self.level)
 
     def mean(self, method: str, metric: str, combinations: Iterable[str]) -> NDArray[np.float64] | None:
-        """The mean over combinations in every replicate, ``Float[R]``; ``None`` where one of them has no replicates."""
+        """The mean over combinations in every replicate, ``Float[R]``; ``None`` if one of them has no replicates."""
         picked = [self.replicates.get((method, combination, metric)) for combination in combinations]
         if not picked or any(values is None for values in picked):
             return None
@@ -132,8 +92,7 @@ class Bootstrap:
     ) -> tuple[float, float] | None:
         """Interval of the recovered gap over the replicates in which dedicated networks are better than zero fill.
 
-        ``None`` where they are not in more than ``(1 - level) / 2`` of the replicates: it is then not even sure that
-        there is a gap.
+        ``None`` if more than ``(1 - level) / 2`` of the replicates have no gap: there may be none at all.
         """
         combinations = tuple(combinations)
         means = [self.mean(name, metric, combinations) for name in (method, zero_fill, dedicated)]

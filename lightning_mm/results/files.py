@@ -1,81 +1,67 @@
-"""A sweep on disk: ``sweep.csv`` first and fsynced, then JSON, samples, Markdown and the heat map.
-
-Every file is written beside its place and renamed: a kill leaves the old file or the new one, never half of one.
-"""
+"""A sweep on disk: ``sweep.csv`` first and fsynced, then JSON, samples, Markdown and the heat map."""
 
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import math
-import os
-import platform
-import subprocess
-import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.files import write_atomically
+from lightning_mm.modality_names import SEPARATOR
+from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.bootstrap import Bootstrap
-from lightning_mm.results.result import SweepResult, SweepRow
+from lightning_mm.results.heat_map import write_heat_map
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import COLUMNS, SweepRow
+from lightning_mm.results.tables import markdown
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-COLUMNS = ("method", "combination", "n_available", "metric", "value", "n", "seed", "low", "high")
-PACKAGES = ("lightning-mm", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "numpy", "wandb")
 REPLICATES = "replicates"
-PART = ".part"
 DIGEST = "csv_crc32"
 """Ties JSON and samples to the CSV they were written with."""
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-"""What reading a damaged archive may end in: a flipped bit may say that it is encrypted, or of a later version."""
+"""Errors of reading a damaged archive: a flipped bit may mark it as encrypted, or as of a later version."""
 
 
-def save(result: SweepResult, folder: Path, *, timestamp: bool = True) -> dict[str, Path]:
-    """Write all files of a sweep; the figures are on disk before anything that may fail (plots) is tried.
+def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> dict[str, Path]:
+    """Write all files of a sweep; the rows are on disk before anything that may fail (plots) is tried.
 
     Args:
         result: The sweep.
-        folder: Where to; made if it is not there.
-        timestamp: Whether the JSON says when it was made. Without, equal results make equal bytes, no matter whether
-            they were just computed or read back from such files (on the same machine, versions and commit).
+        folder: Where to write; made if missing.
+        timestamp: Whether the JSON holds the time of writing. Without it equal results make equal bytes, whether they
+            were just computed or read from such files (on the same machine, with the same versions and commit).
 
     Returns:
-        ``{"csv": path, "json": path, "samples": path, "markdown": path, "png": path}``; no ``samples`` where the result
-        holds none.
+        ``{"csv": path, "json": path, "samples": path, "markdown": path, "png": path}``; no ``samples`` if the result
+        has none.
     """
-    from lightning_mm.results.heat_map import write_heat_map
-
-    result = _as_stored(result)
+    folder, result = Path(folder), _as_stored(result)
     written = {"csv": write_csv(result, folder / "sweep.csv")}
     written["json"] = write_json(result, folder / "sweep.json", timestamp=timestamp)
     if result.samples:
         written["samples"] = write_samples(result, folder / "sweep_samples.npz")
-    written["markdown"] = replace_file(
-        folder / "sweep.md", lambda file: file.write(f"{result.to_markdown()}\n".encode())
-    )
+    text = f"{markdown(result)}\n"
+    written["markdown"] = write_atomically(folder / "sweep.md", text)
     written["png"] = write_heat_map(result, folder / "sweep.png")
     return written
 
 
-def write_csv(result: SweepResult, path: Path) -> Path:
-    """One row per figure; an interval or a value that does not exist is an empty cell."""
-    return replace_file(path, lambda file: file.write(csv_bytes(result)))
+def write_csv(result: SweepResult, path: str | Path) -> Path:
+    """Write one line per row; a missing interval or value is an empty cell."""
+    return write_atomically(path, csv_bytes(result))
 
 
 def csv_bytes(result: SweepResult) -> bytes:
@@ -87,13 +73,17 @@ def csv_bytes(result: SweepResult) -> bytes:
     return text.getvalue().encode()
 
 
-def read_csv(path: Path) -> SweepResult:
-    """Read a sweep back; what a CSV cannot hold (order of modalities, directions, replicates) comes from beside it.
+def read(path: str | Path) -> SweepResult:
+    """Read a sweep; what a CSV cannot hold (order of modalities, directions, replicates) is read from the other files.
+
+    Args:
+        path: A ``sweep.csv``, or its folder.
 
     Raises:
         DataNotFoundError: If there is no such file.
-        LightningMMError: If it is not a table of a sweep, or a file beside it is damaged.
+        LightningMMError: If it is not a table of a sweep, or a file next to it is damaged.
     """
+    path = Path(path)
     if path.is_dir():
         path = path / "sweep.csv"
     if not path.is_file():
@@ -108,22 +98,22 @@ def read_csv(path: Path) -> SweepResult:
     if not rows:
         raise LightningMMError(f"{path} holds no figures")
     digest = zlib.crc32(path.read_bytes())
-    beside = _read_json(path.with_name("sweep.json"))
-    if beside and beside.get("csv_crc32") != digest:
-        warnings.warn(f"{path} was changed after the files beside it were written; they are not used", stacklevel=2)
-        beside = {}
+    stored = _read_json(path.with_name("sweep.json"))
+    if stored and stored.get(DIGEST) != digest:
+        warnings.warn(f"{path} was changed after the files next to it were written; they are not used", stacklevel=2)
+        stored = {}
     result = SweepResult(
         rows=rows,
-        modalities=beside.get("modalities") or _guess_modalities(rows),
-        primary_metric=beside.get("primary_metric") or rows[0].metric,
-        directions=beside.get("directions") or {},
-        parameters=beside.get("parameters") or {},
-        config=beside.get("config") or {},
-        seconds=beside.get("seconds") or {},
-        notes=beside.get("notes") or [],
+        modalities=stored.get("modalities") or _guess_modalities(rows),
+        primary_metric=stored.get("primary_metric") or rows[0].metric,
+        directions=stored.get("directions") or {},
+        parameters=stored.get("parameters") or {},
+        config=stored.get("config") or {},
+        seconds=stored.get("seconds") or {},
+        notes=stored.get("notes") or [],
     )
-    if beside:
-        _add_samples(result, path.with_name("sweep_samples.npz"), digest, beside.get("bootstrap") or {})
+    if stored:
+        _add_samples(result, path.with_name("sweep_samples.npz"), digest, stored.get("bootstrap") or {})
     return result
 
 
@@ -136,8 +126,8 @@ def _read_rows(path: Path) -> list[SweepRow]:
         return [_row(path, reader.line_num, cells) for cells in reader]
 
 
-def write_json(result: SweepResult, path: Path, *, timestamp: bool = True) -> Path:
-    """What made the figures (configuration, versions, commit) and the summaries of all methods and metrics."""
+def write_json(result: SweepResult, path: str | Path, *, timestamp: bool = True) -> Path:
+    """Write what made the figures (configuration, versions, commit) and the summaries of all methods and metrics."""
     result = _as_stored(result)
     content = {
         **({"created": datetime.now(UTC).isoformat(timespec="seconds")} if timestamp else {}),
@@ -147,65 +137,42 @@ def write_json(result: SweepResult, path: Path, *, timestamp: bool = True) -> Pa
         "parameters": result.parameters,
         "seconds": result.seconds,
         "notes": result.notes,
-        "summary": {m: {k: result.summary(m, k) for k in result.metrics} for m in result.methods},
+        "summary": {m: {k: result.figures(m, k).summary() for k in result.metrics} for m in result.methods},
         "bootstrap": result.bootstrap and {"key": result.bootstrap.key, "level": result.bootstrap.level},
         "versions": versions(),
         "commit": git_commit(),
-        "csv_crc32": zlib.crc32(csv_bytes(result)),
+        DIGEST: zlib.crc32(csv_bytes(result)),
         "config": result.config,
     }
     text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str)
-    return replace_file(path, lambda file: file.write(f"{text}\n".encode()))
+    return write_atomically(path, f"{text}\n")
 
 
-def write_samples(result: SweepResult, path: Path) -> Path:
-    """Statistics of every sample, and the replicates of the bootstrap.
+def write_samples(result: SweepResult, path: str | Path) -> Path:
+    """Write the statistics of every sample, and the replicates of the bootstrap.
 
     The arrays are called ``index`` and ``observed`` (which samples these are), ``<method>/<combination>/<name>``, and
-    ``replicates/<method>/<combination>/<metric>``. Where a method has several seeds, the names of all statistics begin
-    with theirs, ``seed<k>/<method>/<combination>/<name>``, and there are no replicates.
+    ``replicates/<method>/<combination>/<metric>``. If a method has several seeds, the names of all statistics begin
+    with the seed, ``seed<k>/<method>/<combination>/<name>``, and there are no replicates.
     """
     arrays = {key: _smallest(value) for key, value in result.samples.items()}
     arrays[DIGEST] = np.array(zlib.crc32(csv_bytes(result)))
     if result.bootstrap:
-        for figure, values in result.bootstrap.replicates.items():
-            arrays["/".join([REPLICATES, *figure])] = values.astype(np.float32)
-    return replace_file(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that make the figures."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the working directory, ``-dirty`` where tracked files differ; ``None`` outside a repository."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
+        for key, values in result.bootstrap.replicates.items():
+            arrays["/".join([REPLICATES, *key])] = values.astype(np.float32)
+    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _as_stored(result: SweepResult) -> SweepResult:
-    """The same with replicates as coarse as on disk: a result that was read back has the very same summary."""
+    """The same result with replicates in the precision of the file, so that its summary equals that of the file."""
     if result.bootstrap is None:
         return result
-    coarse = {
-        figure: values.astype(np.float32).astype(np.float64) for figure, values in result.bootstrap.replicates.items()
-    }
+    coarse = {key: values.astype(np.float32).astype(np.float64) for key, values in result.bootstrap.replicates.items()}
     return replace(result, bootstrap=replace(result.bootstrap, replicates=coarse))
 
 
 def _add_samples(result: SweepResult, path: Path, digest: int, bootstrap: Mapping[str, Any]) -> None:
-    """Fill ``samples`` and ``bootstrap`` from the file written with this CSV; an older one is left alone."""
+    """Fill ``samples`` and ``bootstrap`` from the file that was written with this CSV; ignore an older one."""
     if not path.is_file():
         return
     try:
@@ -225,8 +192,8 @@ def _add_samples(result: SweepResult, path: Path, digest: int, bootstrap: Mappin
 
 
 def _read_arrays(path: Path, digest: int) -> dict[str, NDArray[Any]]:
-    """All arrays but the digest; none of a file that was written with another CSV."""
-    # Opened here: np.load takes a file of another kind for a pickle or a lone array, and zipfile says what is wrong.
+    """All arrays except the digest; none if the file was written with another CSV."""
+    # np.load would take another kind of file for a pickle or a lone array; zipfile says what is wrong.
     with zipfile.ZipFile(path) as archive:
         archive.infolist()
     with np.load(path) as arrays:
@@ -235,82 +202,35 @@ def _read_arrays(path: Path, digest: int) -> dict[str, NDArray[Any]]:
         return {name: arrays[name] for name in arrays.files if name != DIGEST}
 
 
-def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Let ``write`` fill a file beside ``path``, force it to the disk, and rename it into its place.
-
-    What a killed process left beside it is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
-        _remove_if_nobody_writes(left)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _lock(file)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that nobody else may read; give it the rights that any new file would get.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Hold a file until it is closed or the process ends; ``False`` where another one holds it, or nobody could."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove_if_nobody_writes(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            if _lock(file):
-                path.unlink()
-    except OSError:
-        # Another process was faster, or may remove it and we may not.
-        return
-
-
 def _cell(value: object) -> object:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
 def _row(path: Path, line: int, cells: Mapping[str, str | None]) -> SweepRow:
-    def number(column: str) -> float | None:
-        return float(cells[column] or "nan") if cells.get(column) else None
-
     try:
-        value = number("value")
         return SweepRow(
             method=str(cells["method"]),
             combination=str(cells["combination"]),
             n_available=int(cells["n_available"] or ""),
             metric=str(cells["metric"]),
-            value=math.nan if value is None else value,
+            value=float(cells["value"] or "nan"),
             n=int(cells["n"] or ""),
             seed=int(cells["seed"] or ""),
-            low=number("low"),
-            high=number("high"),
+            low=_end(cells.get("low")),
+            high=_end(cells.get("high")),
         )
     except ValueError as error:
         raise LightningMMError(f"{path}, line {line}: {error}; the file is cut off or was edited") from error
 
 
+def _end(cell: str | None) -> float | None:
+    return float(cell) if cell else None
+
+
 def _guess_modalities(rows: list[SweepRow]) -> list[str]:
-    """Names in the order of the longest combinations, for a CSV without the JSON beside it."""
+    """Names in the order of the longest combinations, for a CSV without its JSON."""
     longest_first = sorted(rows, key=lambda row: -row.n_available)
-    return list(dict.fromkeys(name for row in longest_first for name in row.combination.split("+")))
+    return list(dict.fromkeys(name for row in longest_first for name in row.combination.split(SEPARATOR)))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -324,7 +244,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: figures that do not exist become null."""
+    """The value with null for NaN, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -335,7 +255,7 @@ def _finite(value: Any) -> Any:
 
 
 def _smallest(array: NDArray[Any]) -> NDArray[Any]:
-    """Integers in the smallest type that holds them: statistics of thousands of samples are large."""
+    """The array, integers in the smallest type that holds them: statistics of thousands of samples are large."""
     if array.dtype.kind not in "iu" or not array.size:
         return array
     return array.astype(np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_mm.files import write_atomically
+from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import MANY
 from lightning_mm.results.texts import is_percent, number
@@ -23,14 +25,14 @@ ROW, COLUMN, NARROW, DOT = 0.34, 1.25, 0.75, 0.42
 
 
 def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
-    """Draw all methods of a result; below a line their mean over incomplete combinations.
+    """Draw all methods of a result, and below a line their means over incomplete combinations.
 
     Args:
         result: The sweep.
         metric: What to show; the primary metric by default.
 
     Returns:
-        A matplotlib figure of its own (no window, no global state).
+        A new matplotlib figure, without window or global state.
 
     Raises:
         LightningMMError: If the result has no figure of the metric.
@@ -39,8 +41,9 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
 
     metric = result.require_metric(metric)
     methods, combinations, modalities = result.methods, result.combinations, result.modalities
-    values = np.array([[result.values(m, metric).get(c, np.nan) for m in methods] for c in combinations])
-    means = np.array([[result.mean(method, metric) for method in methods]])
+    figures = [result.figures(method, metric) for method in methods]
+    values = np.array([[one.of(combination).value for one in figures] for combination in combinations])
+    means = np.array([[one.mean().value for one in figures]])
     # One empty row between the combinations and the mean.
     grid = np.concatenate([values, np.full((1, len(methods)), np.nan), means])
 
@@ -73,17 +76,15 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
 
 def write_heat_map(result: SweepResult, path: str | Path, metric: str | None = None) -> Path:
     """Write :func:`heat_map` as a PNG."""
-    from lightning_mm.results.files import replace_file
-
     figure = heat_map(result, metric)
-    return replace_file(Path(path), lambda file: figure.savefig(file, format="png"))
+    return write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _draw_dots(axes: Axes, result: SweepResult, rows: int) -> None:
     """One row of dots per combination, joined by a line as in an UpSet plot."""
     modalities = result.modalities
     for row, combination in enumerate(result.combinations):
-        present = [position for position, name in enumerate(modalities) if name in combination.split("+")]
+        present = [modalities.index(name) for name in ModalityNames(modalities).parse(combination)]
         axes.plot([present[0], present[-1]], [row, row], color=INK, linewidth=1.4, zorder=1)
         colours = [INK if position in present else FAINT for position in range(len(modalities))]
         axes.scatter(range(len(modalities)), [row] * len(modalities), c=colours, s=34, zorder=2)
@@ -93,7 +94,7 @@ def _draw_dots(axes: Axes, result: SweepResult, rows: int) -> None:
 
 
 def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str) -> Any:
-    # A method that is the same everywhere (the share of the commonest label) does not stretch the colours.
+    # A constant method (the share of the most frequent label) does not stretch the colours.
     varies = [not _is_constant(values[np.isfinite(values)]) for values in grid.T]
     coloured = grid[:, varies] if any(varies) else grid
     finite = coloured[np.isfinite(coloured)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -10,30 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.modalities import Modalities
+from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.bootstrap import Bootstrap
-from lightning_mm.results.result import SweepResult, SweepRow
-from lightning_mm.results.seeds import keys_with_seed
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import SweepRow
 
 Cost = TypeVar("Cost")
 
 
 def merge(results: Sequence[SweepResult]) -> SweepResult:
-    """Put the methods (or seeds) of several sweeps of the same samples side by side.
+    """Merge sweeps of other methods or seeds, on the same samples, into one result.
 
-    Parameters and seconds of one method and one seed add up over sweeps of disjoint combinations (each is taken for a
-    network of its own); over seeds they do not: parameters are those of one seed, seconds the mean. Merge all parts at
-    once rather than in steps: a merged result knows costs per method, no longer per seed.
+    Parameters and seconds of one method and seed add up over sweeps of disjoint combinations (each is a network of its
+    own). Over seeds they do not: parameters are those of one seed, seconds the mean. Merge all parts at once rather
+    than in steps: a merged result has costs per method, no longer per seed.
 
-    Where a method has several seeds, per-sample statistics are kept under ``seed<k>/<method>/<combination>/<name>``,
-    and there are no bootstrap replicates: the spread over seeds stands for their intervals.
+    If a method has several seeds, per-sample statistics are kept under ``seed<k>/<method>/<combination>/<name>``, and
+    there are no bootstrap replicates: tables show the spread over seeds instead of intervals.
 
     Args:
-        results: Sweeps of the same split; those of dedicated networks may know fewer modalities.
+        results: Sweeps of the same split; those of dedicated networks may have fewer modalities.
 
     Raises:
-        LightningMMError: If there is nothing to merge, the same figure comes with two values, or a combination has
-            different numbers of samples (then the figures cannot be compared).
+        LightningMMError: If there is nothing to merge, one figure has two values, or a combination has different
+            numbers of samples (then the figures cannot be compared).
     """
     if not results:
         raise LightningMMError("nothing to merge: expected one or more sweeps, got none")
@@ -42,7 +43,7 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         raise LightningMMError(f"these sweeps are of different splits ({', '.join(splits)}) and cannot be compared")
     largest = max(results, key=lambda result: len(result.modalities))
     names = list(dict.fromkeys([*largest.modalities, *(name for result in results for name in result.modalities)]))
-    modalities = Modalities(names)
+    modalities = ModalityNames(names)
     rows: dict[tuple[str, str, str, int], SweepRow] = {}
     counts: dict[str, tuple[str, int]] = {}
     for result in results:
@@ -83,19 +84,19 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
 
 
 def constant_rows(method: str, value: float, metric: str, like: SweepResult) -> list[SweepRow]:
-    """Rows of a method that says the same whatever is available, e.g. ``majority``, the share of the commonest label.
+    """Make rows of a method that predicts the same whatever is available, e.g. ``majority``, the most frequent label.
 
     Args:
         method: The name of its column.
-        value: What stands for every combination.
-        metric: Whose value it is.
-        like: The result that the rows are to stand in; gives combinations and numbers of samples.
+        value: Its value, the same for every combination.
+        metric: The metric of the value.
+        like: The result that the rows will be added to; has the combinations and numbers of samples.
 
     Raises:
         LightningMMError: If ``like`` has no figure of this metric.
 
     Example:
-        >>> from lightning_mm.sweep import SweepResult, SweepRow, constant_rows
+        >>> from lightning_mm.results import SweepResult, SweepRow, constant_rows
         >>> result = SweepResult([SweepRow("zero_fill", "rgb", 1, "accuracy", 0.7, n=9, seed=0)], ["rgb"], "accuracy")
         >>> result.rows += constant_rows("majority", 0.5, "accuracy", like=result)
         >>> result.value("majority", "rgb")
@@ -106,7 +107,7 @@ def constant_rows(method: str, value: float, metric: str, like: SweepResult) -> 
         if row.metric == metric:
             known.setdefault(row.combination, row)
     if not known:
-        raise LightningMMError(f"no figures of metric {metric!r} to stand beside; this sweep has {like.metrics}")
+        raise LightningMMError(f"no figures of metric {metric!r} to compare with; this sweep has {like.metrics}")
     # One seed only: a constant has no spread.
     seed = min(row.seed for row in known.values())
     return [
@@ -116,6 +117,52 @@ def constant_rows(method: str, value: float, metric: str, like: SweepResult) -> 
     ]
 
 
+def renamed(result: SweepResult, names: Mapping[str, str]) -> SweepResult:
+    """Rename methods of a result, e.g. ``{"adapted": "adapted_on_dropout"}``; the result given stays as it is."""
+    replicates = result.bootstrap.replicates if result.bootstrap else {}
+    return replace(
+        result,
+        rows=[replace(row, method=names.get(row.method, row.method)) for row in result.rows],
+        parameters={names.get(method, method): counts for method, counts in result.parameters.items()},
+        seconds={names.get(method, method): seconds for method, seconds in result.seconds.items()},
+        samples={_renamed_key(key, names): values for key, values in result.samples.items()},
+        bootstrap=result.bootstrap
+        and replace(result.bootstrap, replicates={(names.get(m, m), c, k): v for (m, c, k), v in replicates.items()}),
+    )
+
+
+def _renamed_key(key: str, names: Mapping[str, str]) -> str:
+    """A key of :attr:`SweepResult.samples` with another method; keys without a method stay."""
+    seed, rest = _split_key(key)
+    method, *others = rest.split("/")
+    return seed + "/".join([names.get(method, method), *others]) if others else key
+
+
+def _split_key(key: str) -> tuple[str, str]:
+    """A key of per-sample statistics as ``("seed<k>/" or "", "<method>/<combination>/<statistic>")``."""
+    found = re.fullmatch(r"(seed-?\d+/)([^/]+/[^/]+/.+)", key)
+    return (found[1], found[2]) if found else ("", key)
+
+
+def _keys_with_seed(result: SweepResult) -> dict[str, str]:
+    """Key of per-sample statistics to the same key with its seed in front.
+
+    Statistics of an unknown seed (a method of several seeds without it in the key) are left out.
+    """
+    seeds: dict[str, set[int]] = {}
+    for row in result.rows:
+        seeds.setdefault(row.method, set()).add(row.seed)
+    found: dict[str, str] = {}
+    for key in result.samples:
+        seed, rest = _split_key(key)
+        own = seeds.get(rest.split("/")[0], set())
+        if seed:
+            found[key] = key
+        elif "/" in rest and len(own) == 1:
+            found[key] = f"seed{min(own)}/{rest}"
+    return found
+
+
 def _parameters(result: SweepResult) -> Mapping[str, dict[str, int]]:
     return result.parameters
 
@@ -123,8 +170,8 @@ def _parameters(result: SweepResult) -> Mapping[str, dict[str, int]]:
 def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     """Counts of two networks of a method together.
 
-    Networks that are trained as a whole are all there is and add up; one that is only added to is shared, and so is
-    what a single combination adds.
+    Networks that are trained as a whole add up; a base with adapters is shared and counts once, and so do the
+    parameters of a single combination.
     """
     whole = all(counts.get("trained", 0) >= counts.get("base", 0) for counts in (one, other))
     added = ("trained", "base") if whole else ("trained",)
@@ -140,7 +187,7 @@ def _costs(
     add: Callable[[Cost, Cost], Cost],
     names: Sequence[str],
 ) -> dict[str, list[Cost]]:
-    """What each method costs in each of the seeds that cover the most combinations; seeds that lack some are left out.
+    """Method to its cost in each seed that covers the most combinations; seeds that lack some are left out.
 
     Args:
         results: Sweeps, each of some combinations of some methods and seeds.
@@ -148,7 +195,7 @@ def _costs(
         add: The cost of two networks together.
         names: Modalities in the order of the merged result.
     """
-    modalities = Modalities(names)
+    modalities = ModalityNames(names)
     found: dict[tuple[str, int], tuple[set[str], Cost]] = {}
     for result in results:
         own = costs(result)
@@ -183,7 +230,7 @@ def _merge_samples(results: Sequence[SweepResult], several_seeds: bool) -> dict[
     largest = max(results, key=lambda result: len(result.modalities))
     merged = {key: value for key, value in largest.samples.items() if "/" not in key}
     for result in results:
-        keys = keys_with_seed(result) if several_seeds else {key: key for key in result.samples if "/" in key}
+        keys = _keys_with_seed(result) if several_seeds else {key: key for key in result.samples if "/" in key}
         for key, name in keys.items():
             merged.setdefault(name, result.samples[key])
     return merged

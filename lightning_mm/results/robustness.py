@@ -15,13 +15,13 @@ Direction = Literal["max", "min"]
 
 
 def mean_over(values: Mapping[str, float], combinations: Iterable[str]) -> float:
-    """Mean of ``values`` over ``combinations``; NaN where one of them is not there, so that no mean hides a gap."""
+    """Mean of ``values`` over ``combinations``; NaN if one of them is missing, so that no mean hides a gap."""
     picked = [values.get(combination, np.nan) for combination in combinations]
     return float(np.mean(picked)) if picked else float("nan")
 
 
 def worst_of(values: Mapping[str, float], direction: Direction = "max") -> tuple[str, float]:
-    """The combination with the worst value, and the value; ``("", nan)`` where no value is finite."""
+    """The combination with the worst value, and the value; ``("", nan)`` if no value is finite."""
     finite = {combination: value for combination, value in values.items() if np.isfinite(value)}
     if not finite:
         return "", float("nan")
@@ -30,38 +30,23 @@ def worst_of(values: Mapping[str, float], direction: Direction = "max") -> tuple
 
 
 def drop(full: float, value: float, direction: Direction = "max") -> float:
-    """How much is lost against the full combination; positive is a loss, whichever way the metric points."""
+    """Loss against the full combination; positive is a loss, in either direction of the metric."""
     return full - value if direction == "max" else value - full
 
 
 def gain(value: float, other: float, direction: Direction = "max") -> float:
-    """How much better a value is than another; negative where it is worse, whichever way the metric points."""
+    """How much better a value is than another; positive is better, in either direction of the metric."""
     return value - other if direction == "max" else other - value
 
 
 def recovered_gap(method: float, zero_fill: float, dedicated: float, direction: Direction = "max") -> float:
     """Share of the gap between zero fill and dedicated networks that a method closes.
 
-    NaN where dedicated networks are not better than zero fill (by more than rounding): there is nothing to recover.
+    NaN if dedicated networks are not better than zero fill by more than rounding: there is nothing to recover.
     """
     gap = gain(dedicated, zero_fill, direction)
     rounding = 1e-9 * max(abs(dedicated), abs(zero_fill))
     return gain(method, zero_fill, direction) / gap if np.isfinite(gap) and gap > rounding else float("nan")
-
-
-def missing_curve(values: Mapping[str, float], size_of: Mapping[str, int]) -> NDArray[np.float64]:
-    """Mean value by the number of missing modalities, from none missing to all but one missing.
-
-    Args:
-        values: Combination to value.
-        size_of: Combination to the number of its modalities, for all 2^M - 1 combinations.
-
-    Shape:
-        ``[M]``; NaN where a combination of that size has no value.
-    """
-    largest = max(size_of.values(), default=0)
-    sizes = range(largest, 0, -1)
-    return np.array([mean_over(values, [name for name, size in size_of.items() if size == k]) for k in sizes])
 
 
 def relative_robustness(curve: Sequence[float] | NDArray[np.float64], step: float = 0.1) -> float:
@@ -79,10 +64,15 @@ def relative_robustness(curve: Sequence[float] | NDArray[np.float64], step: floa
     return float(step * (values.sum() - (values[0] + values[-1]) / 2))
 
 
+def area(curve: Sequence[float]) -> float:
+    """Area under a curve over its length, in the unit of the metric; the value itself for a single level."""
+    return float(curve[0]) if len(curve) == 1 else relative_robustness(curve, step=1 / (len(curve) - 1))
+
+
 def effective_robustness(
     curve: Sequence[float] | NDArray[np.float64], reference: Sequence[float] | NDArray[np.float64]
 ) -> float:
-    """How far a curve stays above a reference curve (late fusion) that is moved to start at the same value.
+    """Height of a curve above a reference curve (late fusion) that is moved to start at the same value.
 
     Args:
         curve: The metric at equally spaced levels of disturbance, none first.
@@ -101,7 +91,7 @@ def effective_robustness(
 
 
 def normalised(value: float, values: Iterable[float], direction: Direction = "max") -> float:
-    """Where ``value`` lies between the worst (0) and the best (1) of ``values``; NaN where they are all the same."""
+    """Position of ``value`` between the worst (0) and the best (1) of ``values``; NaN if all of them are equal."""
     sign = 1.0 if direction == "max" else -1.0
     signed = [sign * other for other in values]
     low, high = min(signed), max(signed)

@@ -1,22 +1,24 @@
-"""A sweep as a table: combinations down, methods across, and what matters at the foot.
+"""A sweep as a table: combinations down, methods across, and a foot with mean, worst, full, drop and recovered gap.
 
-With many methods the foot becomes a table of its own, methods down, that stands above.
+With many methods the foot becomes a summary of its own above the table, with methods down.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_mm.modalities import Modalities
-from lightning_mm.results.notes import gap_notes, incomplete_seeds
-from lightning_mm.results.result import DEDICATED, ZERO_FILL, SweepResult
-from lightning_mm.results.seeds import seeds_per_method
+from lightning_mm.modality_names import ModalityNames
+from lightning_mm.results.figures import Figure, Figures
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import DEDICATED, ZERO_FILL
 from lightning_mm.results.texts import (
     NOTHING,
     best_positions,
     duration,
+    gap_notes,
+    incomplete_seeds,
     is_percent,
     per_combination,
     trained,
@@ -35,7 +37,7 @@ class Foot:
     Args:
         label: What it is.
         cells: One per method.
-        best: Positions of the best methods; empty where that is no question.
+        best: Positions of the best methods; empty if none is better than another.
     """
 
     label: str
@@ -52,7 +54,7 @@ class Sheet:
         modalities: One column of dots each.
         methods: One column of values each.
         body: One per combination: flags of modalities, cells of methods, number of samples, positions of the best.
-        foot: What is known of the methods over all combinations.
+        foot: Figures of the methods over all combinations.
         notes: What a reader must know, one sentence each.
     """
 
@@ -69,105 +71,80 @@ class Sheet:
         return len(self.methods) > MANY
 
 
-Show = Callable[[float, tuple[float, float] | None, float], str]
-"""Writes a value, its interval and its standard deviation in the unit of the metric."""
+Line = Callable[[Iterable[Figure]], tuple[list[str], set[int]]]
+"""Turns one figure of each method into cells and the positions of the best."""
 
 
 def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = True) -> Sheet:
-    """Lay out a result; values of metrics in which more is better and all lie in [-1, 1] are shown in percent.
+    """Lay out a result; values of metrics in which more is better and all are in [-1, 1] are shown in percent.
 
-    Several seeds are shown as mean ± standard deviation, and then no intervals.
+    Several seeds are shown as mean ± standard deviation, and then without intervals.
 
     Raises:
         LightningMMError: If the result has no figure of the metric.
     """
     metric = result.require_metric(metric)
-    methods = result.methods
     known = [row for row in result.rows if row.metric == metric]
-    percent, direction = is_percent(result, metric), result.direction(metric)
-    seeds = seeds_per_method(result, metric)
-    several_seeds = any(len(own) > 1 for own in seeds.values())
+    percent = is_percent(result, metric)
+    figures = {method: result.figures(method, metric) for method in result.methods}
+    seeds = {method: len(own.values) for method, own in figures.items()}
+    several_seeds = max(seeds.values()) > 1
     intervals = intervals and not several_seeds
 
-    def show(value: float, interval: tuple[float, float] | None, std: float) -> str:
-        return with_spread(value, percent, interval if intervals else None, std)
+    def line(found: Iterable[Figure]) -> tuple[list[str], set[int]]:
+        found = list(found)
+        best = best_positions([figure.value for figure in found], result.direction(metric))
+        return [with_spread(figure, percent, intervals) for figure in found], best
 
-    modalities = Modalities(result.modalities)
-    by_method = {method: result.values(method, metric) for method in methods}
+    names = ModalityNames(result.modalities)
     body = []
     for combination in result.combinations:
-        here = [by_method[method].get(combination, math.nan) for method in methods]
-        cells = [
-            show(value, result.interval(method, combination, metric), result.std(method, combination, metric))
-            for method, value in zip(methods, here)
-        ]
+        flags = [name in names.parse(combination) for name in names]
+        cells, best = line(own.of(combination) for own in figures.values())
         counts = sorted({row.n for row in known if row.combination == combination})
-        flags = modalities.mask(combination).tolist()
-        body.append((flags, cells, "/".join(map(str, counts)), best_positions(here, direction)))
+        body.append((flags, cells, "/".join(map(str, counts)), best))
 
-    foot, notes = _figures(result, metric, show, percent)
+    foot, notes = _foot(result, metric, figures, line)
     costs, cost_notes = _costs(result, several_seeds)
     notes += cost_notes
     if several_seeds:
-        most = max(len(own) for own in seeds.values())
-        fewer = [f"{method} ({len(own)})" for method, own in seeds.items() if len(own) < most]
+        most = max(seeds.values())
+        fewer = [f"{method} ({count})" for method, count in seeds.items() if count < most]
         notes.append(f"±: standard deviation over {most} seeds{'; fewer for ' if fewer else ''}{', '.join(fewer)}")
     elif intervals and any(row.low is not None for row in known):
         level = result.bootstrap.level if result.bootstrap else 0.95
         notes.append(f"[low, high]: {level:.0%} bootstrap interval over samples")
-    notes += incomplete_seeds(result, metric)
+    notes += incomplete_seeds(figures.values())
     title = f"{metric} in %" if percent else metric
-    return Sheet(title, list(modalities), methods, body, [*foot, *costs], [*notes, *result.notes])
+    return Sheet(title, list(names), list(figures), body, [*foot, *costs], [*notes, *result.notes])
 
 
-def _figures(result: SweepResult, metric: str, show: Show, percent: bool) -> tuple[list[Foot], list[str]]:
+def _foot(result: SweepResult, metric: str, figures: Mapping[str, Figures], line: Line) -> tuple[list[Foot], list[str]]:
     """Mean, worst, full, drop and recovered gap of all methods, and what these words mean."""
-    methods, direction, full = result.methods, result.direction(metric), result.full_combination
-
-    def foot(label: str, values: list[float], cells: list[str]) -> Foot:
-        return Foot(label, cells, best_positions(values, direction))
-
-    def mean(label: str, over: list[str]) -> Foot:
-        values = [result.mean(m, metric, over) for m in methods]
-        cells = [
-            show(value, result.mean_interval(m, metric, over), result.mean_std(m, metric, over))
-            for m, value in zip(methods, values)
-        ]
-        return foot(label, values, cells)
-
-    worst = [result.worst(m, metric)[1] for m in methods]
-    whole = [result.full(m, metric) for m in methods]
+    every = figures.values()
     found = [
-        mean("mean", result.incomplete),
-        foot("worst", worst, [show(v, None, result.worst_std(m, metric)) for m, v in zip(methods, worst)]),
-        foot(
-            "full",
-            whole,
-            [show(v, result.interval(m, full, metric), result.full_std(m, metric)) for m, v in zip(methods, whole)],
-        ),
-        Foot("drop", [show(result.drop(m, metric), None, result.drop_std(m, metric)) for m in methods], set()),
+        Foot("mean", *line(own.mean() for own in every)),
+        Foot("worst", *line(own.worst() for own in every)),
+        Foot("full", *line(own.full() for own in every)),
+        Foot("drop", line(own.drop() for own in every)[0], set()),
     ]
-    lost = "full minus mean" if direction == "max" else "mean minus full"
+    lost = "full minus mean" if result.direction(metric) == "max" else "mean minus full"
     notes = [f"mean: over incomplete combinations; worst: over all; drop: {lost}"]
     covered = result.dedicated_combinations(metric)
     if covered and covered != result.incomplete:
-        found.append(mean(f"mean of {len(covered)}", covered))
+        found.append(Foot(f"mean of {len(covered)}", *line(own.mean(covered) for own in every)))
         notes.append(f"mean of {len(covered)}: over the combinations that have a dedicated network")
-    if covered and ZERO_FILL in methods:
-        gaps = [
-            NOTHING
-            if m in (ZERO_FILL, DEDICATED)
-            else with_spread(result.recovered_gap(m, metric), True, None, result.recovered_gap_std(m, metric), "%")
-            for m in methods
-        ]
-        found.append(Foot("recovered gap", gaps, set()))
+    if covered and ZERO_FILL in figures:
+        gaps = {method: own.recovered_gap() for method, own in figures.items() if method not in (ZERO_FILL, DEDICATED)}
+        cells = [with_spread(gaps[method], True, unit="%") if method in gaps else NOTHING for method in figures]
+        found.append(Foot("recovered gap", cells, set()))
         notes.append("recovered gap: (method - zero_fill) / (dedicated - zero_fill) on these means")
-        notes += gap_notes(result, metric)
+        notes += gap_notes(figures, gaps)
     return found, notes
 
 
 def _costs(result: SweepResult, several_seeds: bool) -> tuple[list[Foot], list[str]]:
-    """Parameters and seconds of all methods, where some are known."""
+    """Parameters and training seconds of all methods, if any are known."""
     methods, found, notes = result.methods, [], []
     if result.parameters:
         counts = [result.parameters.get(method, {}) for method in methods]
@@ -184,12 +161,12 @@ def _costs(result: SweepResult, several_seeds: bool) -> tuple[list[Foot], list[s
 
 
 def markdown(result: SweepResult, metric: str | None = None) -> str:
-    """The table as GitHub Markdown, the best method of each row in bold; see :data:`MANY` for many methods."""
+    """Write the table as GitHub Markdown, the best method of each row in bold; see :data:`MANY` for many methods."""
     content = sheet(result, metric)
     notes = [f"- {note}" for note in content.notes]
     if not content.many:
         return "\n".join([f"### {content.title}", "", *_markdown_body(content, one_column=False), "", *notes])
-    # Intervals of single figures would make a row as wide as a page; those of the means stand in the summary.
+    # Intervals of single figures would make rows as wide as a page; the summary has those of the means.
     body = _markdown_body(sheet(result, metric, intervals=False), one_column=True)
     summary = _markdown_summary(content)
     legend = f"{PRESENT} available, {ABSENT} absent: {', '.join(content.modalities)}."
@@ -197,10 +174,9 @@ def markdown(result: SweepResult, metric: str | None = None) -> str:
 
 
 def summary_markdown(result: SweepResult, metric: str | None = None) -> str:
-    """What matters of every method as GitHub Markdown: one row per method, the best of each column in bold.
+    """Write the summary as GitHub Markdown: one row per method, the best of each column in bold.
 
-    Columns: mean, worst, full, drop, and, where they are known, recovered gap, trained parameters, CPU time of
-    training.
+    Columns: mean, worst, full, drop, and, if known, recovered gap, trained parameters and CPU time of training.
     """
     content = sheet(result, metric)
     notes = [f"- {note}" for note in content.notes]
@@ -216,7 +192,7 @@ def _markdown_summary(content: Sheet) -> list[str]:
 
 
 def _markdown_body(content: Sheet, *, one_column: bool) -> list[str]:
-    """Combinations down, methods across; with ``one_column`` the dots stand in one, and the foot is the mean alone."""
+    """Combinations down, methods across; ``one_column`` puts all dots in one column and cuts the foot to the mean."""
     names = [] if one_column else content.modalities
     rows = [["", *names, *content.methods, "n"]]
     rows.append(["---", *[":-:"] * len(names), *["--:"] * (len(content.methods) + 1)])

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NARROWEST = 14
-"""Letters of a method's name in one line of the narrow summary."""
+"""Width of a method's name in the narrow summary, in letters."""
 
 
 def rich_table(result: SweepResult, metric: str | None = None, *, compact: bool = False, narrow: bool = False) -> Table:
-    """The table for a terminal, the best method of each row in bold.
+    """Make the table for a terminal, the best method of each row in bold.
 
     Args:
         result: The sweep.
@@ -31,7 +31,7 @@ def rich_table(result: SweepResult, metric: str | None = None, *, compact: bool 
 
 
 def print_table(result: SweepResult, metric: str | None = None, console: Console | None = None) -> None:
-    """Print the most detailed table that the terminal is wide enough for; of many methods a summary stands above."""
+    """Print the most detailed table that the terminal is wide enough for; with many methods a summary comes first."""
     from rich.console import Console
 
     console = console or Console()
@@ -76,8 +76,8 @@ def _body_table(
         compact: Break the names of methods.
         narrow: The same, and put the dots of all modalities into one column.
         columns: Positions of the methods to draw; all by default.
-        mean_only: Leave the foot out but for its first row, the mean.
-        notes: Whether the notes stand below.
+        mean_only: Cut the foot to its first row, the mean.
+        notes: Whether to add the notes below.
     """
     from rich.text import Text
 
@@ -121,7 +121,7 @@ def _parts(console: Console, content: Sheet) -> list[Table]:
         if all(_fits(console, table) for table in tables):
             break
     for table in tables[:-1]:
-        # The legend stands below the last one, the title above the summary.
+        # The legend is below the last part, the title above the summary.
         table.caption = None
     for table in tables:
         table.title = None
@@ -138,7 +138,7 @@ def _summaries(detailed: Sheet, plain: Sheet) -> Iterator[Table]:
 def _summary_table(content: Sheet, *, narrow: bool = False) -> Table:
     from rich.text import Text
 
-    # The column that is missed least.
+    # The least important column.
     hidden = "per combination" if narrow else None
     notes = [note for note in content.notes if hidden is None or not note.startswith(hidden)]
     columns = [foot for foot in content.foot if foot.label != hidden]

@@ -7,52 +7,23 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-COLUMNS = ("method", "combination", "n_available", "metric", "value", "n", "seed", "low", "high")
+from lightning_mm.results.heat_map import write_heat_map
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import COLUMNS
 
 
-@runtime_checkable
-class Row(Protocol):
-    """One figure of a sweep."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def combination(self) -> str: ...
-    @property
-    def metric(self) -> str: ...
-
-
-@runtime_checkable
-class Sweep(Protocol):
-    """What is needed of :class:`lightning_mm.sweep.SweepResult`, which lies above this room."""
-
-    @property
-    def rows(self) -> Sequence[Row]: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def methods(self) -> list[str]: ...
-    @property
-    def metrics(self) -> list[str]: ...
-    def values(self, method: str, metric: str | None = None) -> dict[str, float]: ...
-    def summary(self, method: str, metric: str | None = None) -> dict[str, Any]: ...
-    def to_png(self, path: str | Path) -> Path: ...
-
-
-def sweep_scalars(result: Sweep) -> dict[str, float]:
+def sweep_scalars(result: SweepResult) -> dict[str, float]:
     """All figures of a sweep under their keys.
 
-    With one method: ``sweep/<combination>/<metric>``, and in the place of the combination also ``mean`` (of
-    the incomplete ones), ``worst``, ``full``, ``drop``, ``robustness`` and ``recovered_gap``. With several methods none
-    of them is chosen for you: the keys are ``sweep/<method>/<combination>/<metric>``. Figures that do not exist are
-    left out.
+    With one method: ``sweep/<combination>/<metric>``, and in place of the combination also ``mean`` (of the incomplete
+    ones), ``worst``, ``full``, ``drop``, ``robustness`` and ``recovered_gap``. With several methods the keys are
+    ``sweep/<method>/<combination>/<metric>``. Figures that are not finite are left out.
     """
     found: dict[str, float] = {}
     methods = result.methods
@@ -67,7 +38,7 @@ def sweep_scalars(result: Sweep) -> dict[str, float]:
 
 
 @rank_zero_only
-def log_sweep(logger: Logger, result: Sweep) -> None:
+def log_sweep(logger: Logger, result: SweepResult) -> None:
     """Log a sweep: scalars to any logger; to Weights & Biases also ``sweep/table``, ``sweep/heat_map`` and the config.
 
     Args:
@@ -85,8 +56,8 @@ def log_sweep(logger: Logger, result: Sweep) -> None:
     run.config.update({"sweep": dict(result.config)}, allow_val_change=True)
     rows = [[_cell(getattr(row, column)) for column in COLUMNS] for row in result.rows]
     with tempfile.TemporaryDirectory(prefix="lightning_mm-wandb-") as folder:
-        picture = result.to_png(Path(folder) / "sweep.png")
-        # The media are copied into the run when they are logged, before the folder goes.
+        picture = write_heat_map(result, Path(folder) / "sweep.png")
+        # W&B copies the picture when it is logged, before the folder is removed.
         run.log(
             {**scalars, "sweep/table": wandb.Table(list(COLUMNS), rows), "sweep/heat_map": wandb.Image(str(picture))}
         )

@@ -37,7 +37,7 @@ def test_trains_only_the_adapter_and_leaves_the_base_bit_for_bit(tmp_path: Path,
     assert {name.split(".")[0] for name, p in theirs.named_parameters() if p.requires_grad} == {"adapter"}
     assert all(bank.scale.abs().sum() > 0 for bank in theirs.adapter.banks.values())
     assert [group["weight_decay"] for group in run.optimizers[0].param_groups] == [0.0]
-    assert theirs.adapter.available is None
+    assert theirs.adapter.current.situation.available is None
 
 
 def test_adapting_pays(tmp_path: Path) -> None:

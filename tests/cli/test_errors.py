@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm import __version__
-from lightning_mm.cli.config_errors import arguments_of, shorten
 from lightning_mm.cli.dispatch import VERBS, main
 from lightning_mm.cli.errors import explain
+from lightning_mm.cli.lightning.config_errors import arguments_of, shorten
 from lightning_mm.errors import DataNotFoundError, LightningMMError, UsageError
 from tests.support.repository import REPOSITORY
 

@@ -13,43 +13,8 @@ import torch
 import yaml
 
 from lightning_mm.cli import main
-from lightning_mm.sweep import SweepResult
-
-BASE = """
-data:
-  dataset: {class_path: lightning_mm.data.Scenes, init_args: {size: 16, train_length: 8, val_length: 4, test_length: 6}}
-  modalities: [rgb, depth]
-  train_policy: {class_path: lightning_mm.missing.Complete}
-  batch_size: 4
-model:
-  class_path: lightning_mm.tasks.SemanticSegmentationTask
-  init_args:
-    num_classes: 6
-    model:
-      class_path: tests.support.cli_network.TinyNetwork
-      init_args: {channels: {rgb: 3, depth: 1}, num_classes: "${model.init_args.num_classes}"}
-    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
-trainer:
-  accelerator: cpu
-  max_epochs: 1
-  logger: false
-  enable_model_summary: false
-  enable_progress_bar: false
-  log_every_n_steps: 1
-  num_sanity_val_steps: 0
-  callbacks:
-  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-    init_args: {dirpath: "${trainer.default_root_dir}/weights", filename: best, enable_version_counter: false}
-"""
-SSF = """
-data:
-  train_policy: {class_path: lightning_mm.missing.UniformCombinations, init_args: {include_full: false}}
-trainer:
-  callbacks:
-  - class_path: lightning_mm.callbacks.FrozenBackboneAdapter
-  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-    init_args: {dirpath: "${trainer.default_root_dir}/weights", filename: best, enable_version_counter: false}
-"""
+from lightning_mm.results import read
+from tests.support.tiny_run import BASE, SSF
 
 
 class Runs:
@@ -250,7 +215,7 @@ def test_sweep_writes_the_seed_of_the_run_and_refuses_weights_of_the_start(
 ) -> None:
     sweep = ["sweep", *runs.base, *runs.into("base"), "--seed_everything", "4", "--bootstrap", "0"]
     assert main([*sweep, "--ckpt_path", runs.base_ckpt, "--out", str(tmp_path / "out")]) == 0
-    assert {row.seed for row in SweepResult.from_csv(tmp_path / "out").rows} == {4}
+    assert {row.seed for row in read(tmp_path / "out").rows} == {4}
     assert main([*sweep, "--out", str(tmp_path / "none")]) == 1
     assert "sweep needs the weights of the network" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -22,7 +22,7 @@ from lightning_mm.compare.cells import finished, perform, resolve
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.runner import StepError
 from lightning_mm.errors import LightningMMError
-from lightning_mm.sweep import SweepResult, SweepRow
+from lightning_mm.results import SweepResult, SweepRow, write_csv, write_json
 from tests.compare.test_study import read
 from tests.support.repository import REPOSITORY
 
@@ -54,8 +54,8 @@ def _fake_command(step: Step, command: list[str]) -> dict[str, Any]:
     ]
     result = SweepResult(rows, ["a", "b", "c"], "accuracy", parameters={step.method: {"trained": 5, "base": 50}})
     folder = Path(command[command.index("--out") + 1])
-    result.to_csv(folder / "sweep.csv")
-    result.to_json(folder / "sweep.json")
+    write_csv(result, folder / "sweep.csv")
+    write_json(result, folder / "sweep.json")
     return {}
 
 

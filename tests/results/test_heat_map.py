@@ -15,8 +15,10 @@ from PIL import Image
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results.heat_map import heat_map, write_heat_map
-from lightning_mm.results.tables import summary_markdown
-from lightning_mm.sweep import SweepResult, SweepRow
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import SweepRow
+from lightning_mm.results.tables import markdown, summary_markdown
+from lightning_mm.results.terminal import print_table, rich_table
 
 
 def build(names: list[str], methods: int) -> SweepResult:
@@ -59,22 +61,22 @@ def test_a_figure_that_is_not_there_is_a_dash_and_not_a_colour() -> None:
 
 def test_a_metric_that_was_not_measured_is_an_error_that_names_those_that_were() -> None:
     result = build(["rgb", "depth"], 2)
-    for draw in (heat_map, SweepResult.to_markdown, SweepResult.table, SweepResult.print, summary_markdown):
+    for draw in (heat_map, markdown, rich_table, print_table, summary_markdown):
         with pytest.raises(LightningMMError, match=r"no figures of metric 'nope'; this sweep has \['miou'\]"):
             draw(result, "nope")
     result.primary_metric = "loss"
     with pytest.raises(LightningMMError, match=r"no figures of metric 'loss'; this sweep has \['miou'\]"):
-        result.to_markdown()
+        markdown(result)
 
 
 def test_a_correlation_is_no_share() -> None:
     result = build(["rgb", "depth"], 2)
     result.rows += [replace(row, metric="pearson", value=0.123) for row in result.rows]
-    assert "### pearson\n" in result.to_markdown("pearson")
-    assert "| 0.123 |" in result.to_markdown("pearson")
+    assert "### pearson\n" in markdown(result, "pearson")
+    assert "| 0.123 |" in markdown(result, "pearson")
     texts = [text.get_text() for axes in heat_map(result, "pearson").axes for text in axes.texts]
     assert "0.123" in texts
-    assert "### miou in %" in result.to_markdown()
+    assert "### miou in %" in markdown(result)
 
 
 def test_png_is_written_whole(tmp_path: Path) -> None:

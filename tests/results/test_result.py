@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lightning_mm import Modalities
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.results import SweepResult, SweepRow, markdown, merge, print_table, read, renamed, save, write_csv
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.texts import trained
-from lightning_mm.sweep import SweepResult, SweepRow, merge
 
 NAMES = ["rgb", "depth", "thermal"]
 FIGURES = {
@@ -68,9 +68,9 @@ def test_metrics_where_less_is_better() -> None:
     result = replace(build(), directions={"miou": "min"})
     assert result.worst("zero_fill") == ("rgb+depth+thermal", 0.9)
     assert result.drop("zero_fill") == pytest.approx(2.1 / 6 - 0.9)
-    assert "0.400" in result.to_markdown()
-    assert "drop: mean minus full" in result.to_markdown()
-    assert "drop: full minus mean" in build().to_markdown()
+    assert "0.400" in markdown(result)
+    assert "drop: mean minus full" in markdown(result)
+    assert "drop: full minus mean" in markdown(build())
     # adapted is 0.2 above zero_fill, and that is worse.
     summary = result.summary("adapted")
     assert summary["gain_over_zero_fill"] == pytest.approx(-0.2)
@@ -95,9 +95,9 @@ def test_no_gap_is_recovered_where_dedicated_networks_are_worse() -> None:
         build({**FIGURES, "dedicated": {"rgb": 0.1, "depth": 0.1}}),
     ):
         assert math.isnan(result.recovered_gap("adapted"))
-        assert result.recovered_gap_per_seed("adapted") == {}
+        assert result.figures("adapted").recovered_gap_per_seed() == {}
         assert result.summary("adapted")["recovered_gap_interval"] is None
-        lines = result.to_markdown().splitlines()
+        lines = markdown(result).splitlines()
         (row,) = (line for line in lines if "*recovered gap*" in line)
         assert row.count("–") == 3
         assert note in lines
@@ -106,7 +106,7 @@ def test_no_gap_is_recovered_where_dedicated_networks_are_worse() -> None:
     turned.directions = {"miou": "min"}
     assert turned.recovered_gap("adapted") == pytest.approx(2 / 3)
     assert turned.summary("adapted")["recovered_gap_interval"] == pytest.approx((2 / 3, 2 / 3))
-    assert note not in turned.to_markdown() + build().to_markdown()
+    assert note not in markdown(turned) + markdown(build())
 
 
 def test_nothing_trained_is_a_plain_zero() -> None:
@@ -124,14 +124,14 @@ def test_a_figure_that_does_not_exist_is_named() -> None:
 def test_round_trip_over_the_disk(tmp_path: Path) -> None:
     result = build()
     result.rows.append(SweepRow("adapted", "rgb", 1, "iou_car", math.nan, 20, 0))
-    written = result.save(tmp_path / "new" / "folder")
+    written = save(result, tmp_path / "new" / "folder")
     assert sorted(path.name for path in written.values()) == [
         "sweep.csv", "sweep.json", "sweep.md", "sweep.png", "sweep_samples.npz",
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(
         path.name for path in written.values()
     )
-    again = SweepResult.from_csv(written["csv"])
+    again = read(written["csv"])
     assert again.rows[:-1] == result.rows[:-1]
     assert math.isnan(again.rows[-1].value)
     assert again.rows[-1].low is None
@@ -140,13 +140,15 @@ def test_round_trip_over_the_disk(tmp_path: Path) -> None:
     assert again.samples.keys() == result.samples.keys()
     for key, values in result.samples.items():
         np.testing.assert_array_equal(again.samples[key], values)
-    assert again.mean_interval("adapted") == pytest.approx(result.mean_interval("adapted"), abs=1e-6)
-    assert again.to_markdown() == result.to_markdown()
-    assert SweepResult.from_csv(tmp_path / "new" / "folder").rows[:-1] == result.rows[:-1]
+    assert again.figures("adapted").mean().interval == pytest.approx(
+        result.figures("adapted").mean().interval, abs=1e-6
+    )
+    assert markdown(again) == markdown(result)
+    assert read(tmp_path / "new" / "folder").rows[:-1] == result.rows[:-1]
 
 
 def test_csv_and_json_hold_what_others_read(tmp_path: Path) -> None:
-    written = build().save(tmp_path)
+    written = save(build(), tmp_path)
     lines = written["csv"].read_text().splitlines()
     assert lines[0] == "method,combination,n_available,metric,value,n,seed,low,high"
     assert lines[1].startswith("zero_fill,rgb,1,miou,0.2,20,0,")
@@ -160,24 +162,24 @@ def test_csv_and_json_hold_what_others_read(tmp_path: Path) -> None:
 
 
 def test_csv_alone_is_enough(tmp_path: Path) -> None:
-    path = build().to_csv(tmp_path / "sweep.csv")
-    again = SweepResult.from_csv(path)
+    path = write_csv(build(), tmp_path / "sweep.csv")
+    again = read(path)
     assert again.modalities == NAMES
     assert again.mean("adapted") == pytest.approx(build().mean("adapted"))
 
 
 def test_files_beside_a_changed_csv_are_not_used(tmp_path: Path) -> None:
-    written = build().save(tmp_path)
-    build({"zero_fill": {"rgb": 0.1}}).to_csv(written["csv"])
-    with pytest.warns(UserWarning, match="was changed after the files beside it"):
-        again = SweepResult.from_csv(written["csv"])
+    written = save(build(), tmp_path)
+    write_csv(build({"zero_fill": {"rgb": 0.1}}), written["csv"])
+    with pytest.warns(UserWarning, match="was changed after the files next to it"):
+        again = read(written["csv"])
     assert again.bootstrap is None
     assert again.samples == {}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     result = build()
-    path = result.to_csv(tmp_path / "sweep.csv")
+    path = write_csv(result, tmp_path / "sweep.csv")
     before = path.read_bytes()
 
     class Broken(SweepResult):
@@ -187,7 +189,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     broken = Broken(**{**vars(build({"zero_fill": {"rgb": 0.7}}))})
     with pytest.raises(RuntimeError, match="no plot today"):
-        broken.save(tmp_path / "other")
+        save(broken, tmp_path / "other")
     # The figures were on the disk first, and nothing half-written lies about.
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["sweep.csv"]
     assert path.read_bytes() == before
@@ -195,17 +197,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_unreadable_csv_has_one_clear_message(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"no sweep at .*nowhere\.csv"):
-        SweepResult.from_csv(tmp_path / "nowhere.csv")
+        read(tmp_path / "nowhere.csv")
     bad = tmp_path / "bad.csv"
     bad.write_text("method,value\nzero_fill,1\n")
     with pytest.raises(LightningMMError, match=r"columns \['combination', .* are missing"):
-        SweepResult.from_csv(bad)
+        read(bad)
     bad.write_text("method,combination,n_available,metric,value,n,seed\nzero_fill,rgb,1,miou,0.5,7\n")
     with pytest.raises(LightningMMError, match="line 2"):
-        SweepResult.from_csv(bad)
+        read(bad)
     bad.write_text("method,combination,n_available,metric,value,n,seed\n")
     with pytest.raises(LightningMMError, match="holds no figures"):
-        SweepResult.from_csv(bad)
+        read(bad)
 
 
 @pytest.mark.parametrize(
@@ -219,24 +221,24 @@ def test_unreadable_csv_has_one_clear_message(tmp_path: Path) -> None:
     ids=["cut", "empty", "lone_array", "zeros"],
 )
 def test_damaged_samples_are_named_with_the_way_out(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    path = build().save(tmp_path)["samples"]
+    path = save(build(), tmp_path)["samples"]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(LightningMMError, match=r"sweep_samples\.npz cannot be read .* remove it to read the CSV alone"):
-        SweepResult.from_csv(tmp_path)
+        read(tmp_path)
     path.unlink()
-    assert SweepResult.from_csv(tmp_path).rows == build().rows
+    assert read(tmp_path).rows == build().rows
 
 
 def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
-    written = build().save(tmp_path)
+    written = save(build(), tmp_path)
     written["json"].write_bytes(b'{"notes": ["\xff"]}')
     with pytest.raises(LightningMMError, match=r"sweep\.json is not JSON \(.*remove it to read the CSV alone"):
-        SweepResult.from_csv(tmp_path)
+        read(tmp_path)
     whole = written["csv"].read_bytes()
     for content in (whole.replace(b"zero", b"z\xe9ro"), whole + b'"' + b"x" * 200_000, whole.decode().encode("utf-16")):
         written["csv"].write_bytes(content)
         with pytest.raises(LightningMMError, match=r"sweep\.csv is not a table of a sweep \(.*expected UTF-8"):
-            SweepResult.from_csv(tmp_path)
+            read(tmp_path)
 
 
 def test_merge_puts_separate_sweeps_side_by_side() -> None:
@@ -276,7 +278,7 @@ def test_seeds_give_mean_and_standard_deviation() -> None:
     assert merged.value("zero_fill", "rgb") == pytest.approx(0.4)
     assert merged.std("zero_fill", "rgb") == pytest.approx(0.2)
     assert merged.bootstrap is None
-    assert "40.0 ± 20.0" in merged.to_markdown()
+    assert "40.0 ± 20.0" in markdown(merged)
 
 
 def test_merge_refuses_what_cannot_be_compared() -> None:
@@ -291,18 +293,18 @@ def test_merge_refuses_what_cannot_be_compared() -> None:
 
 
 def test_renamed_methods_keep_their_figures() -> None:
-    renamed = build().renamed({"adapted": "adapted_on_dropout"})
-    assert renamed.methods == ["zero_fill", "adapted_on_dropout", "dedicated"]
-    assert renamed.values("adapted_on_dropout") == build().values("adapted")
-    assert "adapted_on_dropout/rgb/hit" in renamed.samples
-    assert renamed.mean_interval("adapted_on_dropout") == build().mean_interval("adapted")
+    found = renamed(build(), {"adapted": "adapted_on_dropout"})
+    assert found.methods == ["zero_fill", "adapted_on_dropout", "dedicated"]
+    assert found.values("adapted_on_dropout") == build().values("adapted")
+    assert "adapted_on_dropout/rgb/hit" in found.samples
+    assert found.figures("adapted_on_dropout").mean().interval == build().figures("adapted").mean().interval
 
 
 @pytest.mark.parametrize(("width", "intervals"), [(300, True), (80, False), (62, False)])
 def test_the_table_fits_the_terminal_and_says_what_matters(width: int, intervals: bool) -> None:
     console = Console(width=width, record=True, force_terminal=False, color_system=None)
     with console.capture() as capture:
-        build().print(console=console)
+        print_table(build(), console=console)
     text = capture.get()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -315,7 +317,7 @@ def test_the_table_fits_the_terminal_and_says_what_matters(width: int, intervals
 
 
 def test_markdown_marks_the_best_method() -> None:
-    lines = build().to_markdown().splitlines()
+    lines = markdown(build()).splitlines()
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
     assert lines[0] == "### miou in %"
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1

@@ -10,11 +10,11 @@ import pytest
 
 from lightning_mm.results.robustness import (
     Direction,
+    area,
     drop,
     effective_robustness,
     gain,
     mean_over,
-    missing_curve,
     normalised,
     recovered_gap,
     relative_robustness,
@@ -36,7 +36,8 @@ def test_by_hand() -> None:
     assert recovered_gap(0.5, 0.6, 0.4, "min") == pytest.approx(0.5)
     assert gain(0.5, 0.4) == pytest.approx(0.1)
     assert gain(0.5, 0.4, "min") == pytest.approx(-0.1)
-    assert missing_curve(values, {"a": 1, "b": 1, "a+b": 2}).tolist() == pytest.approx([0.9, 0.4])
+    assert area([0.9, 0.4, 0.2]) == pytest.approx((0.9 / 2 + 0.4 + 0.2 / 2) / 2)
+    assert area([0.9]) == 0.9
 
 
 @pytest.mark.parametrize(

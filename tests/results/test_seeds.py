@@ -16,11 +16,23 @@ from rich.console import Console
 
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
+from lightning_mm.results import (
+    SweepResult,
+    SweepRow,
+    constant_rows,
+    markdown,
+    merge,
+    print_table,
+    read,
+    renamed,
+    save,
+    summary_markdown,
+    write_json,
+)  # fmt: skip
 from lightning_mm.results.bootstrap import Bootstrap
-from lightning_mm.results.files import replace_file, write_samples
-from lightning_mm.results.tables import sheet, summary_markdown
+from lightning_mm.results.files import write_samples
+from lightning_mm.results.tables import sheet
 from lightning_mm.results.texts import duration
-from lightning_mm.sweep import SweepResult, SweepRow, constant_rows, merge
 from tests.support.repository import REPOSITORY
 
 NAMES = ["rgb", "depth"]
@@ -65,17 +77,19 @@ def test_figures_of_every_seed_by_hand() -> None:
     result = merge(several())
     assert result.several_seeds
     assert result.seeds("adapted") == [0, 1, 2]
-    assert result.mean_per_seed("adapted") == pytest.approx({0: 0.5, 1: 0.55, 2: 0.6})
-    assert result.mean_per_seed("adapted", "accuracy", ["rgb+depth"]) == pytest.approx({0: 0.9, 1: 0.95, 2: 1.0})
-    assert result.mean_std("adapted") == pytest.approx(0.05)
-    assert result.full_std("adapted") == pytest.approx(0.05)
-    assert result.worst_std("zero_fill") == pytest.approx(0.05)
+    assert result.figures("adapted").mean_per_seed() == pytest.approx({0: 0.5, 1: 0.55, 2: 0.6})
+    assert result.figures("adapted", "accuracy").mean_per_seed(["rgb+depth"]) == pytest.approx(
+        {0: 0.9, 1: 0.95, 2: 1.0}
+    )
+    assert result.figures("adapted").mean().std == pytest.approx(0.05)
+    assert result.figures("adapted").full().std == pytest.approx(0.05)
+    assert result.figures("zero_fill").worst().std == pytest.approx(0.05)
     # Full and mean move together.
-    assert result.drop_std("adapted") == pytest.approx(0, abs=1e-9)
+    assert result.figures("adapted").drop().std == pytest.approx(0, abs=1e-9)
     gaps = {0: 0.25 / 0.4, 1: 0.35 / 0.45, 2: 0.45 / 0.5}
-    assert result.recovered_gap_per_seed("adapted") == pytest.approx(gaps)
+    assert result.figures("adapted").recovered_gap_per_seed() == pytest.approx(gaps)
     assert result.recovered_gap("adapted") == pytest.approx(0.35 / 0.45)
-    assert result.recovered_gap_std("adapted") == pytest.approx(np.std(list(gaps.values()), ddof=1))
+    assert result.figures("adapted").recovered_gap().std == pytest.approx(np.std(list(gaps.values()), ddof=1))
 
 
 def test_the_gap_is_that_of_the_means_and_a_seed_without_a_gap_has_none() -> None:
@@ -85,24 +99,24 @@ def test_the_gap_is_that_of_the_means_and_a_seed_without_a_gap_has_none() -> Non
         parts += [part("dedicated", (top, top), seed)]
     result = merge(parts)
     assert result.recovered_gap("adapted") == pytest.approx(0.1 / 0.2)
-    assert result.recovered_gap_per_seed("adapted") == pytest.approx({0: 0.25})
-    assert math.isnan(result.recovered_gap_std("adapted"))
+    assert result.figures("adapted").recovered_gap_per_seed() == pytest.approx({0: 0.25})
+    assert math.isnan(result.figures("adapted").recovered_gap().std)
 
 
 def test_a_seed_that_lacks_a_combination_is_left_out() -> None:
     result = merge([part("adapted", OWN, 0), part("adapted", (0.7, 0.7, 0.9), 1), part("adapted", (0.1,), 2)])
-    assert result.mean_per_seed("adapted") == pytest.approx({0: 0.5, 1: 0.7})
-    assert result.mean_per_seed("adapted", combinations=["rgb"]) == pytest.approx({0: 0.5, 1: 0.7, 2: 0.1})
-    assert result.mean_std("adapted") == pytest.approx(np.std([0.5, 0.7], ddof=1))
-    assert result.mean_per_seed("nobody") == {}
+    assert result.figures("adapted").mean_per_seed() == pytest.approx({0: 0.5, 1: 0.7})
+    assert result.figures("adapted").mean_per_seed(["rgb"]) == pytest.approx({0: 0.5, 1: 0.7, 2: 0.1})
+    assert result.figures("adapted").mean().std == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert result.figures("nobody").mean_per_seed() == {}
 
 
 def test_a_single_seed_has_no_spread() -> None:
     result = part("adapted", OWN)
     assert not result.several_seeds
-    assert math.isnan(result.mean_std("adapted"))
-    assert "±" not in result.to_markdown()
-    assert "[" in result.to_markdown()
+    assert math.isnan(result.figures("adapted").mean().std)
+    assert "±" not in markdown(result)
+    assert "[" in markdown(result)
     assert result.summary("adapted")["seeds"] == [0]
     assert math.isnan(result.summary("adapted")["mean_std"])
 
@@ -116,7 +130,7 @@ def test_summary_compares_seed_by_seed() -> None:
     assert summary["gain_over_zero_fill"] == pytest.approx(0.35)
     # zero_fill falls where adapted rises.
     assert summary["gain_over_zero_fill_std"] == pytest.approx(0.1)
-    assert summary["recovered_gap_std"] == result.recovered_gap_std("adapted")
+    assert summary["recovered_gap_std"] == result.figures("adapted").recovered_gap().std
     assert summary["mean_interval"] is None
 
 
@@ -128,9 +142,9 @@ def test_samples_of_seeds_are_not_mixed(tmp_path: Path) -> None:
         for key in ("zero_fill/rgb+depth/hit", "adapted/rgb/hit", "dedicated/depth/hit"):
             assert (result.samples[f"seed{seed}/{key}"] == seed).all()
     assert len(result.samples) == 2 + 3 * (3 + 3 + 2)
-    again = SweepResult.from_csv(result.save(tmp_path)["csv"])
+    again = read(save(result, tmp_path)["csv"])
     assert list(again.samples) == list(result.samples)
-    assert "seed1/ssf/rgb/hit" in again.renamed({"adapted": "ssf"}).samples
+    assert "seed1/ssf/rgb/hit" in renamed(again, {"adapted": "ssf"}).samples
     # In steps, or all at once: the same.
     first, *others = several()
     for other in others:
@@ -144,7 +158,7 @@ def test_methods_of_one_seed_each_keep_plain_keys_and_intervals() -> None:
     result = merge([part("zero_fill", ZERO, seed=0), part("adapted", OWN, seed=1)])
     assert "adapted/rgb/hit" in result.samples
     assert result.bootstrap is not None
-    assert "±" not in result.to_markdown()
+    assert "±" not in markdown(result)
 
 
 def test_statistics_of_unknown_seeds_are_left_out() -> None:
@@ -159,7 +173,7 @@ def test_stored_studies_still_load() -> None:
     stored = set((REPOSITORY / "experiments" / "results").glob("*/sweep.csv"))
     assert stored, "experiments/results holds no sweep.csv: did the folder move?"
     for path in sorted(stored):
-        result = SweepResult.from_csv(path)
+        result = read(path)
         assert result.samples, path
         assert result.samples.keys() == merge([result]).samples.keys(), path
 
@@ -189,13 +203,13 @@ def test_networks_of_any_method_add_up_and_a_shared_base_is_one() -> None:
 def test_costs_and_notes_survive_the_disk(tmp_path: Path) -> None:
     result = merge([replace(one, notes=["bn_refit: the network has no BatchNorm"]) for one in several()])
     assert result.notes == ["bn_refit: the network has no BatchNorm"]
-    written = result.save(tmp_path)
-    again = SweepResult.from_csv(written["csv"])
+    written = save(result, tmp_path)
+    again = read(written["csv"])
     assert (again.seconds, again.notes, again.parameters) == (result.seconds, result.notes, result.parameters)
     content = json.loads(written["json"].read_text())
     assert content["seconds"]["adapted"] == 60
     assert "- bn_refit: the network has no BatchNorm" in written["markdown"].read_text().splitlines()
-    assert again.renamed({"adapted": "ssf"}).seconds["ssf"] == 60
+    assert renamed(again, {"adapted": "ssf"}).seconds["ssf"] == 60
 
 
 def test_the_foot_shows_spread_and_costs() -> None:
@@ -228,8 +242,8 @@ def test_a_constant_stands_beside_the_methods() -> None:
     assert [(row.combination, row.n, row.low) for row in rows] == [(name, 20, None) for name in result.combinations]
     result.rows += rows
     assert result.mean("majority") == pytest.approx(0.4)
-    assert math.isnan(result.mean_std("majority"))
-    assert "| 40.0 | 20 |" in result.to_markdown()
+    assert math.isnan(result.figures("majority").mean().std)
+    assert "| 40.0 | 20 |" in markdown(result)
     assert merge([result]).rows == result.rows
     with pytest.raises(LightningMMError, match="no figures of metric 'miou'"):
         constant_rows("majority", 0.4, "miou", like=result)
@@ -261,9 +275,9 @@ def test_many_methods_have_a_summary_with_one_row_each() -> None:
     )
     assert lines[7].startswith("| majority | **90.0** | **90.0** | 90.0 |")
     # Four methods have their foot; with a fifth the summary stands above.
-    assert "| method |" not in result.to_markdown()
+    assert "| method |" not in markdown(result)
     result.rows += constant_rows("other", 0.9, "accuracy", like=result)
-    text = result.to_markdown()
+    text = markdown(result)
     assert text.index("| method |") < text.index("|  | zero_fill | adapted |")
     # Equal ones are best together.
     assert [line.split("|")[1].strip() for line in text.splitlines() if "**90.0** | **90.0**" in line][:2] == [
@@ -278,7 +292,7 @@ def test_many_methods_fit_the_terminal(width: int) -> None:
     result = many(12, ["skeleton", "accelerometer", "gyroscope", "video"])
     console = Console(width=width, force_terminal=False, color_system=None)
     with console.capture() as capture:
-        result.print(console=console)
+        print_table(result, console=console)
     text = capture.get()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -296,11 +310,11 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("build", "pause"), [(lambda: merge(several()), 0), (lambda: part("adapted", OWN), 1.1)])
 def test_equal_results_make_equal_bytes(build: Callable[[], SweepResult], pause: float, tmp_path: Path) -> None:
-    build().save(tmp_path / "first", timestamp=False)
+    save(build(), tmp_path / "first", timestamp=False)
     # The clock of a timestamp ticks in seconds.
     time.sleep(pause)
-    build().save(tmp_path / "second", timestamp=False)
-    SweepResult.from_csv(tmp_path / "first").save(tmp_path / "read_back", timestamp=False)
+    save(build(), tmp_path / "second", timestamp=False)
+    save(read(tmp_path / "first"), tmp_path / "read_back", timestamp=False)
     first = read_all(tmp_path / "first")
     assert {"sweep.csv", "sweep.json", "sweep.md", "sweep.png"} <= first.keys()
     for folder in ("second", "read_back"):
@@ -308,7 +322,7 @@ def test_equal_results_make_equal_bytes(build: Callable[[], SweepResult], pause:
         assert again.keys() == first.keys()
         assert [name for name in first if again[name] != first[name]] == []
     assert "created" not in json.loads(first["sweep.json"])
-    assert "created" in json.loads(build().to_json(tmp_path / "dated.json").read_text())
+    assert "created" in json.loads(write_json(build(), tmp_path / "dated.json").read_text())
 
 
 def test_archives_hold_no_date(tmp_path: Path) -> None:
@@ -316,16 +330,3 @@ def test_archives_hold_no_date(tmp_path: Path) -> None:
     path = write_samples(part("adapted", OWN), tmp_path / "sweep_samples.npz")
     with zipfile.ZipFile(path) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".sweep.csv-abc123.part").write_bytes(b"half")
-    (tmp_path / ".other.csv-abc123.part").write_bytes(b"of another file")
-
-    def write_while_another_one_does(file: object) -> None:
-        # A file that is being written is no leftover.
-        replace_file(tmp_path / "sweep.csv", lambda inner: inner.write(b"inner"))
-        file.write(b"outer")  # type: ignore[attr-defined]
-
-    replace_file(tmp_path / "sweep.csv", write_while_another_one_does)
-    assert read_all(tmp_path) == {"sweep.csv": b"outer", ".other.csv-abc123.part": b"of another file"}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from lightning_mm.results import SweepResult, SweepRow, constant_rows
 from lightning_mm.results.robustness import Direction
 from lightning_mm.results.tables import sheet
-from lightning_mm.sweep import SweepResult, SweepRow, constant_rows
 
 NAMES = ("rgb", "depth", "rgb+depth")
 
@@ -38,7 +38,7 @@ def test_the_gap_compares_the_seeds_that_all_three_share() -> None:
     # Means over all seeds would say (0.5 - 0.3) / (0.6 - 0.3) = 2 / 3.
     result = build({"zero_fill": SHIFTED, "adapted": ADAPTED, "dedicated": {0: (0.6, 0.6, None)}})
     assert result.recovered_gap("adapted") == pytest.approx(0.2 / 0.4)
-    assert result.recovered_gap_per_seed("adapted") == pytest.approx({0: 0.5})
+    assert result.figures("adapted").recovered_gap_per_seed() == pytest.approx({0: 0.5})
     summary = result.summary("adapted")
     assert summary["recovered_gap_seeds"] == [0]
     assert summary["gain_over_zero_fill_seeds"] == [0, 1, 2]
@@ -87,13 +87,15 @@ def test_a_seed_that_lacks_combinations_is_left_out_of_every_summary() -> None:
     # A killed run of seed 1 has the full combination and one that happens to be easy.
     result = build({"adapted": {0: (0.4, 0.2, 0.8), 1: (0.9, None, 0.6), 2: (0.6, 0.4, 1.0)}})
     assert result.mean("adapted") == pytest.approx(0.4)
-    assert result.mean("adapted") == pytest.approx(sum(result.mean_per_seed("adapted").values()) / 2)
+    assert result.mean("adapted") == pytest.approx(sum(result.figures("adapted").mean_per_seed().values()) / 2)
     assert result.worst("adapted")[0] == "depth"
     assert result.worst("adapted")[1] == pytest.approx(0.3)
     assert result.full("adapted") == pytest.approx(0.9)
     assert result.drop("adapted") == pytest.approx(0.5)
-    for std in (result.full_std, result.worst_std, result.mean_std):
-        assert std("adapted") == pytest.approx(math.sqrt(0.02))
+    figures = result.figures("adapted")
+    for figure in (figures.full(), figures.worst(), figures.mean()):
+        assert figure.std == pytest.approx(math.sqrt(0.02))
+        assert figure.seeds == (0, 2)
     assert result.curve("adapted").tolist() == pytest.approx([0.9, 0.4])
     # A figure of one combination is that of all seeds that have it, and so is a mean that asks for no more.
     assert result.value("adapted", "rgb") == pytest.approx(1.9 / 3)

@@ -1,22 +1,30 @@
-"""The YAML files under ``experiments/``: which there are, and what makes their runs small and quiet."""
+"""The YAML files under ``experiments/``: what they are, how they are made small, the commands in their headers."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
+from lightning_mm.tasks.checkpoints import read_checkpoint
 from tests.support.repository import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
+REFERENCE_SETS = ("mfnet", "nyudv2", "mcubes", "cmu_mosi", "cmu_mosei", "food101", "ntu_rgbd")
+"""The data sets of arXiv 2310.03986."""
+FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", *REFERENCE_SETS)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
 CROP = [32, 64]
+NETWORK = "--model.init_args.model.init_args"
 
 
 def small_augmentations(family: str) -> str:
@@ -106,7 +114,47 @@ def prepare(path: Path) -> None:
             exec(shlex.split(line[1:])[2], {})
 
 
-def stacked(path: Path) -> list[str]:
+def stack_of(path: Path) -> tuple[Path, ...]:
     """``base.yaml`` stands alone; every other file of a folder is an overlay on it."""
-    files = [path] if path.name == "base.yaml" else [path.with_name("base.yaml"), path]
-    return [part for file in files for part in ("-c", str(file))]
+    return (path,) if path.name == "base.yaml" else (path.with_name("base.yaml"), path)
+
+
+def stacked(path: Path) -> list[str]:
+    """The ``-c`` options of :func:`stack_of`."""
+    return [part for file in stack_of(path) for part in ("-c", str(file))]
+
+
+def last(stack: tuple[Path, ...], *keys: str) -> Any:
+    """What the last file of a stack that has a setting gives it, else None."""
+    found = None
+    for path in stack:
+        content: Any = yaml.safe_load(path.read_text())
+        for key in keys:
+            content = content.get(key, {})
+        found = content or found
+    return found
+
+
+def header_of(path: Path) -> str:
+    return "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+
+
+def header_commands(path: Path) -> list[list[str]]:
+    """What stands behind ``lightning-mm`` in the indented lines of a header, continued lines joined."""
+    lines = header_of(path).replace("\\\n", " ").splitlines()
+    texts = [line.partition("lightning-mm ")[2] for line in lines if line.startswith("   ")]
+    return [shlex.split(text) for text in texts if text]
+
+
+def files_of(command: list[str]) -> tuple[Path, ...]:
+    """The config files of a command."""
+    return tuple(EXPERIMENTS.parent / value for word, value in pairwise(command) if word == "-c")
+
+
+def tensors_of(path: Path | str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, those of the optimizer too."""
+    checkpoint = read_checkpoint(path)
+    found = dict(checkpoint["state_dict"])
+    for number, state in checkpoint["optimizer_states"][0]["state"].items():
+        found |= {f"optimizer {number} {key}": torch.as_tensor(value) for key, value in state.items()}
+    return found

@@ -199,7 +199,7 @@ def test_intervals_of_identical_methods_are_paired() -> None:
     result = sweep({"a": VoteTask(NAMES), "b": VoteTask(NAMES)}, loader(Scores()), trainer=quiet(), bootstrap=100)
     assert result.bootstrap is not None
     assert result.bootstrap.difference_interval("a", "b", "accuracy", result.incomplete) == (0.0, 0.0)
-    low, high = result.mean_interval("a") or (1.0, 0.0)
+    low, high = result.figures("a").mean().interval or (1.0, 0.0)
     assert low < result.mean("a") < high
     row = result.rows[0]
     assert row.low is not None

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lightning_mm import ModalityDropoutDataModule
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.missing import FixedCombination
-from lightning_mm.sweep import SweepResult, sweep
+from lightning_mm.results import markdown, read, save
+from lightning_mm.sweep import sweep
 from lightning_mm.tasks import SemanticSegmentationTask
 from lightning_mm.testing import FakeSegmentation
 
@@ -113,7 +114,7 @@ def test_a_sample_counts_where_it_observed_everything(adapted: SemanticSegmentat
 
 def test_saved_and_shown(adapted: SemanticSegmentationTask, tmp_path: Path) -> None:
     result = sweep(adapted, build_data(), trainer=quiet(), bootstrap=60, config={"note": "a test"})
-    again = SweepResult.from_csv(result.save(tmp_path)["csv"])
+    again = read(save(result, tmp_path)["csv"])
     assert again.rows == result.rows
     assert again.primary_metric == "miou"
     assert again.config == {"split": "test", "seed": 0, "note": "a test"}
@@ -122,7 +123,7 @@ def test_saved_and_shown(adapted: SemanticSegmentationTask, tmp_path: Path) -> N
     assert again.bootstrap.key == result.bootstrap.key
     for row in result.rows:
         assert row.low is None or row.low <= row.high  # type: ignore[operator]
-    assert "miou in %" in again.to_markdown()
+    assert "miou in %" in markdown(again)
 
 
 def test_sums_are_a_short_cut_for_this_task(adapted: SemanticSegmentationTask) -> None:

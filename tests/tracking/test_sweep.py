@@ -14,7 +14,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_mm import Modalities
-from lightning_mm.sweep import SweepResult, SweepRow
+from lightning_mm.results import SweepResult, SweepRow
 from lightning_mm.tracking import OfflineFirstWandbLogger, log_sweep, sweep_scalars
 
 NAMES = ["rgb", "depth"]

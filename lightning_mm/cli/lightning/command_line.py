@@ -1,0 +1,74 @@
+"""LightningCLI with our verbs and rules."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_mm.callbacks import PredictionWriter
+from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
+from lightning_mm.cli.lightning.parser import plain_config
+from lightning_mm.cli.lightning.preflight import preflight
+
+CHECKPOINT_WORDS = ("best", "last", "hpc")
+"""Values of ``--ckpt_path`` that Lightning resolves itself."""
+
+
+class CommandLine(LightningCLI):
+    """Our verbs, one list of modalities for data and task, and checkpoints that never change settings."""
+
+    _started = 0.0, 0.0
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        given = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "sweep": {*given, "config"}, "export": given, "mean_input": given}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.modalities", "model.init_args.modalities")
+        # one seed for the network's start, the order of the data, augmentation and masks
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.facts: dict[str, Any] = {}
+        # Without Lightning's warning about arguments from Python: ours always come from `main`.
+        self.config = parser.parse_args(with_nested_nulls(args))
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what
+        # the network is; a checkpoint of another one is an error when its weights are loaded.
+        verb = self.config[self.config.subcommand]
+        for name, path in {"ckpt_path": verb.get("ckpt_path"), **(verb.get("also") or {})}.items():
+            if path and path not in CHECKPOINT_WORDS and "://" not in path:
+                check_checkpoint(name, path)
+
+    def before_instantiate_classes(self) -> None:
+        # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": True}
+
+    def before_fit(self) -> None:
+        self.datamodule.setup("fit")
+        preflight(self.model, next(iter(self.datamodule.val_dataloader())))
+        self._started = time.perf_counter(), time.process_time()
+
+    def after_fit(self) -> None:
+        trained = (one.numel() for one in self.model.parameters() if one.requires_grad)
+        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        self.facts = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "trained": sum(trained)}
+
+    def before_test(self) -> None:
+        self.datamodule.setup("test")
+        preflight(self.model, next(iter(self.datamodule.test_dataloader())))
+
+    def before_predict(self) -> None:
+        folder = Path(self.trainer.default_root_dir) / "predictions"
+        self.trainer.callbacks.append(PredictionWriter(folder))  # type: ignore[attr-defined]
+
+    def sweep(self, **settings: Any) -> None:
+        """Run the trainer's sweep with the whole config, which it keeps with the results."""
+        config = self.config[str(self.subcommand)]
+        settings["config"] = plain_config(self._parser(self.subcommand), config)
+        self.trainer.sweep(**settings)  # type: ignore[attr-defined]

@@ -1,0 +1,35 @@
+"""Parses and saves the configs of LightningCLI's verbs."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from lightning_mm.cli.lightning.config_errors import shorten
+from lightning_mm.errors import UsageError
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with a config in one short message."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)  # a parser inside another one: the outer one reports
+        raise UsageError(shorten(message, self))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole config next to the results, named after the verb, and to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
+
+
+def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """A parsed config in plain types, as it would be written to YAML."""
+    loaded: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
+    return loaded

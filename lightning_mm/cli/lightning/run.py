@@ -1,0 +1,91 @@
+"""Runs one of LightningCLI's verbs in this process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+
+from lightning_mm import data
+from lightning_mm.cli.lightning.arguments import check_configs
+from lightning_mm.cli.lightning.command_line import CommandLine
+from lightning_mm.cli.lightning.parser import Parser, SaveConfig
+from lightning_mm.cli.lightning.trainer import SweepingTrainer
+from lightning_mm.tasks import BaseTask
+
+NOT_FOR_USERS = (
+    # Lightning 2.6 asks torch's pytree in a way that newer releases have deprecated.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # W&B and the saved config write into that folder before Lightning looks.
+    r"Checkpoint directory .* exists and is not empty",
+    # Generated and cached samples are faster without worker processes; `data.num_workers` is there for the others.
+    r"The '.*_dataloader' does not have many workers",
+    # The size of the network in the summary is that of float32, which is what it is.
+    r"Precision bf16-mixed is not supported by the model summary",
+)
+"""Warnings that a user of the command line can do nothing about."""
+
+
+def run_lightning(args: list[str]) -> dict[str, Any]:
+    """Run one of the verbs ``fit validate test predict sweep export mean_input``; ``args`` starts with the verb.
+
+    Returns:
+        For ``fit``: the ``seconds`` and ``cpu_seconds`` that training took, worker processes of a loader left out, and
+        the number of ``trained`` parameters.
+    """
+    check_configs(args)
+    # jsonargparse lists in --help, and finds by its name alone, every class that has been imported.
+    for name in data.__all__:
+        getattr(data, name)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
+    # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
+    verb = args[0]
+    # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
+    one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]})}
+    with _own_wandb_run():
+        ran = type("CommandLine", (CommandLine,), one)(
+            BaseTask,
+            data.ModalityDropoutDataModule,
+            trainer_class=SweepingTrainer,
+            subclass_mode_model=True,
+            parser_class=Parser,
+            parser_kwargs={"prog": "lightning-mm", **parser, verb: dict(parser)},
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+    return ran.facts
+
+
+def is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's log is something else than an advertisement."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
+@contextmanager
+def _own_wandb_run() -> Iterator[None]:
+    """Finish the W&B run that was opened inside, so that the next command of this process opens another."""
+    before = _current_wandb_run()
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        run = _current_wandb_run()
+        if run is not None and run is not before:
+            run.finish(exit_code=failed)
+
+
+def _current_wandb_run() -> Any:
+    wandb = sys.modules.get("wandb")  # not imported here: commands without a W&B logger need not wait for it
+    return wandb and wandb.run

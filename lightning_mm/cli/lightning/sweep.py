@@ -1,0 +1,96 @@
+"""The verb ``sweep``."""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from lightning_mm.cli.lightning.preflight import first_batch
+from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
+from lightning_mm.missing import FixedCombination
+from lightning_mm.results.files import save
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
+from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.run import sweep
+from lightning_mm.tasks.checkpoints import load_weights
+from lightning_mm.tracking import log_sweep
+
+
+def sweep_task(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule,
+    ckpt_path: str | None = None,
+    combinations: list[str] | None = None,
+    split: Literal["test", "val"] = "test",
+    method: str | None = None,
+    also: dict[str, str] | None = None,
+    out: str | None = None,
+    bootstrap: int = 1000,
+    seed: int | None = None,
+    baseline: bool = True,
+    config: dict[str, Any] | None = None,
+) -> SweepResult:
+    """Evaluate every combination of available modalities in one pass over a split.
+
+    Args:
+        trainer: Its callbacks say whether there is an adapter.
+        model: The task.
+        datamodule: The data.
+        ckpt_path: Its weights; those of an adapter if the config has a FrozenBackboneAdapter.
+        combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
+        split: The split; choose settings on val, report test.
+        method: Name of the network in the table; by default zero_fill without an adapter, and zero_fill and adapted
+            with one. A network named dedicated is run on the combination of all of its modalities only; on that of
+            train_policy where this is a FixedCombination, and else on combinations where these are given.
+        also: Further methods of the same network: name in the table to checkpoint.
+        out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir, or
+            sweep_val/ for the validation split.
+        bootstrap: Replicates for intervals over samples; 0 for none.
+        seed: Seed of the training run, written to every row of the table; by default that of seed_everything.
+        baseline: Whether a network with an adapter is swept with it switched off too, as zero_fill.
+        config: The configuration of the run, kept in sweep.json.
+    """
+    folder = Path(out or Path(trainer.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
+    check_weights(trainer, model, ckpt_path, "sweep", "show")
+    # Copies are taken before the adapter comes in: further methods are the plain network.
+    others = {name: deepcopy(model) for name in also or {}}
+    for name, path in (also or {}).items():
+        load_weights(others[name], path)
+    attach_and_load(trainer, model, datamodule, first_batch(datamodule, split), ckpt_path)
+    methods: Any = model
+    if method == DEDICATED:
+        methods = {method: [model]}
+    elif method is not None or others:
+        methods = {method or (ADAPTED if hasattr(model, "adapter") else ZERO_FILL): model}
+    result = sweep(
+        {**methods, **others} if others else methods,
+        datamodule,
+        combinations=combinations,
+        split=split,
+        trainer=trainer,
+        bootstrap=bootstrap,
+        seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
+        baseline=baseline,
+        dedicated_to=_trained_for(datamodule, combinations) if method == DEDICATED else None,
+        config=config,
+    )
+    if trainer.is_global_zero:
+        # The files first: what happens to W&B or to the terminal after this loses nothing.
+        written = save(result, folder)
+        for logger in trainer.loggers:
+            log_sweep(logger, result)
+        print_table(result)
+        print("written: " + ", ".join(map(str, written.values())))
+    return result
+
+
+def _trained_for(datamodule: LightningDataModule, given: list[str] | None) -> list[str] | None:
+    """The combinations that a dedicated network is for, which may have inputs for more modalities than these."""
+    policy = getattr(datamodule, "policies", {}).get("train")
+    return [policy.combination] if isinstance(policy, FixedCombination) else given

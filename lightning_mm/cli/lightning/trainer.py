@@ -1,0 +1,18 @@
+"""The trainer of the command line."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from lightning_mm.cli.lightning.export import export_task
+from lightning_mm.cli.lightning.mean_input import write_mean_input
+from lightning_mm.cli.lightning.sweep import sweep_task
+
+
+class SweepingTrainer(Trainer):
+    """A trainer with more verbs."""
+
+    # LightningCLI makes their options of their signatures and docstrings.
+    sweep = sweep_task
+    export = export_task
+    mean_input = write_mean_input
