@@ -25,7 +25,7 @@ from lightning_mm.adapters.kinds.base import Kind, Mixed
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call, batch_size, map_tensors, parameter_path
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, NotApplicableError
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -34,7 +34,7 @@ FEWEST = 2
 """Samples in a batch without which there is no variance to speak of."""
 
 
-class NoBatchNormError(LightningMMError):
+class NoBatchNormError(NotApplicableError):
     """The network has no BatchNorm with running statistics, so there is nothing to re-estimate."""
 
 
