@@ -7,12 +7,14 @@ BIN := $(VENV)/bin
 CODE := lightning_mm tests experiments notebooks
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(KEY)
+# With bytecode, or every worker compiles every test file anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-all lint format bench clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 install: $(INSTALLED) ## Make .venv and install the package with everything that tests and lint need.
 
@@ -26,8 +28,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Train, adapt and sweep on generated data; prints one table (a few minutes on two cores).
 	$(BIN)/lightning-mm demo
 
-test: $(INSTALLED) ## Run all tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
+test: $(INSTALLED) ## Run the quick tests (minutes on two cores).
+	$(PYTEST)
+
+test-all: test ## Run the quick tests, then the slow ones (half an hour on two cores).
+	$(PYTEST) -m slow
 
 lint: $(INSTALLED) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

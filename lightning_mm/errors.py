@@ -6,11 +6,12 @@ traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 
 class LightningMMError(ValueError):
-    """A mistake in a config, a call or the data that the user can mend; the message says how."""
+    """A mistake in a config, a call or the data that the user can fix; the message says how."""
 
 
 class UsageError(LightningMMError):
@@ -22,18 +23,18 @@ class NotApplicableError(LightningMMError):
 
 
 class DataNotFoundError(LightningMMError, FileNotFoundError):
-    """A file or folder of a data set is not where it was sought; the message names the place and how to set it."""
+    """A file or folder of a data set was not found; the message names the path and how to set it."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class IncompleteDataError(DataNotFoundError):
-    """Some samples of a data set lack what they need; the message is that of the first, and says how many there are.
+    """Some samples of a data set lack files; the message is that of the first one and counts the others.
 
     Attributes:
         problems: What is wrong with each of these samples.
-        opened: The data set without them, so that a check can go on.
+        opened: The data set without them, so that a check can continue.
     """
 
     problems: tuple[str, ...] = ()
@@ -41,9 +42,53 @@ class IncompleteDataError(DataNotFoundError):
 
     @classmethod
     def of(cls, problems: Sequence[str], opened: object) -> IncompleteDataError:
-        """The error of problems, of which equal ones are one."""
+        """Make the error of some problems; equal ones count once."""
         distinct = tuple(dict.fromkeys(problems))
         more = f" ({len(distinct) - 1} more samples lack files)" if len(distinct) > 1 else ""
         error = cls(distinct[0] + more)
         error.problems, error.opened = distinct, opened
         return error
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise a LightningMMError unless ``value`` is one of the choices.
+
+    Args:
+        name: The setting, with its class where that helps: ``"Ombria: split"``.
+        value: What was given.
+        choices: What is allowed.
+
+    Example:
+        >>> check_choice("split", "dev", ["train", "val"])
+        Traceback (most recent call last):
+        lightning_mm.errors.LightningMMError: split must be one of ['train', 'val'], got 'dev'
+    """
+    allowed = list(choices)
+    if value not in allowed:
+        raise LightningMMError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def check_whole(name: str, value: object, minimum: int) -> None:
+    """Raise a LightningMMError unless ``value`` is a whole number of at least ``minimum``.
+
+    Example:
+        >>> check_whole("LoRA: rank", 0, 1)
+        Traceback (most recent call last):
+        lightning_mm.errors.LightningMMError: LoRA: rank must be a whole number of at least 1, got 0
+    """
+    if not isinstance(value, Integral) or int(value) < minimum:
+        raise LightningMMError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def check_fraction(name: str, value: float, below_one: bool = False) -> None:
+    """Raise a LightningMMError unless ``value`` lies between 0 and 1; with ``below_one``, 1 itself is refused.
+
+    Example:
+        >>> check_fraction("dropout", 1.0, below_one=True)
+        Traceback (most recent call last):
+        lightning_mm.errors.LightningMMError: dropout must be at least 0 and below 1, got 1.0
+    """
+    if not 0 <= value <= 1 or (below_one and value == 1):
+        raise LightningMMError(
+            f"{name} must be {'at least 0 and below 1' if below_one else 'between 0 and 1'}, got {value}"
+        )

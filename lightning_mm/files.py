@@ -1,13 +1,23 @@
-"""Atomic writes: a file holds its old content or its new one, never half of one, also after a kill."""
+"""Files that are whole or not there, and a lock.
+
+Everything is written next to its target, forced to the disk and renamed. A kill at any moment leaves the old file or
+the new one; what a killed process left next to it is removed by the next write. New files get the permissions that the
+umask gives, and a symbolic link stays: its target is replaced.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
-import tempfile
-from collections.abc import Callable
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from lightning_mm.errors import LightningMMError
 
 try:
     import fcntl
@@ -17,55 +27,170 @@ except ImportError:  # Windows
 PART = ".part"
 
 
-def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Let ``write`` fill a temporary file next to ``path``, force it to the disk, and rename it to ``path``.
-
-    Temporary files left by a killed process are removed first.
+def write_atomically(path: str | Path, content: bytes | str | Callable[[IO[bytes]], Any]) -> Path:
+    """Write a file as a whole.
 
     Args:
-        path: The file; missing folders are made.
-        write: Writes the content into the binary file it is given.
+        path: Its folder is made if missing.
+        content: Bytes, text (written as UTF-8), or a function that writes to the open file.
 
     Returns:
-        ``path``.
+        The path.
+
+    Raises:
+        LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
+
+    Example:
+        >>> write_atomically("results/summary.md", "# Summary\\n")  # doctest: +SKIP
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}-*{PART}"):
-        _remove_if_unlocked(left)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
+    with replaced_file(path) as part, part.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def replaced_file(path: str | Path) -> Iterator[Path]:
+    """Yield the place of a new file, and rename it to ``path`` at the end, unless there was an exception.
+
+    For writers that take a path; others use :func:`write_atomically`.
+    """
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    if path.exists() and not path.is_file():
+        way_out = "a folder; give a file in it" if path.is_dir() else "no regular file; give another path"
+        raise LightningMMError(f"cannot write {path}: it is {way_out}")
+    make_folder(path.parent)
+    with _part(path.parent, path.name, Path.touch) as part:
+        yield part
+        _force(part)
+        os.replace(part, path)
+    _force_names(path.parent)
+
+
+@contextmanager
+def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
+    """Yield an empty folder for new files, and move them into ``folder`` at the end, unless there was an exception.
+
+    Each file is moved as a whole; a kill between two moves leaves some new and some old ones. Other files stay.
+
+    Args:
+        folder: Made if missing, and taken away again after an exception.
+        last: The file that is moved last, for readers that look for it first.
+    """
+    folder = Path(folder)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        with os.fdopen(handle, "wb") as file:
-            _lock(file)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only the owner may read; give it the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
+        make_folder(folder)
+        with _part(folder, "files", Path.mkdir) as part:
+            yield part
+            names = sorted((path.name for path in part.iterdir()), key=lambda name: (name == last, name))
+            for name in names:
+                _force(part / name)
+            for name in names:
+                os.replace(part / name, folder / name)
+        _force_names(folder)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for one in made:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
         raise
-    return path
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Lock a file until it is closed or the process ends; ``False`` if another process has it or locks do not exist."""
-    if fcntl is None:
-        return False
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if missing.
+
+    Raises:
+        LightningMMError: If one of them is a file; the message names it.
+    """
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        taken = next((one for one in (folder, *folder.parents) if one.is_file()), folder)
+        raise LightningMMError(f"cannot write to {folder}: a folder is needed at {taken}, which is a file") from error
 
 
-def _remove_if_unlocked(path: Path) -> None:
+@contextmanager
+def lock(path: Path, way_out: str = "wait until it ends", wait: bool = False) -> Iterator[None]:
+    """Hold a lock file, so that one process at a time works in its folder; the end of the process frees it too.
+
+    Windows has no such lock; there, nothing is held.
+
+    Args:
+        path: The lock file, made if missing; it stays.
+        way_out: What the error advises.
+        wait: Whether to wait for the lock.
+
+    Raises:
+        LightningMMError: If another process holds the lock and ``wait`` is False; the message names the process.
+    """
+    make_folder(path.parent)
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise LightningMMError(f"another process ({holder}) works in {path.parent}; {way_out}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _part(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder, held while it is written; those that nobody holds are leftovers and are removed."""
+    for left in folder.glob(f".{glob.escape(name)}-*{PART}"):
+        with _held(left) as alone:
+            if alone:
+                _remove(left)
+    part = folder / f".{name}-{secrets.token_hex(8)}{PART}"
+    make(part)
     try:
-        with path.open("rb") as file:
-            if _lock(file):
-                path.unlink()
-    except OSError:
-        # Another process was faster, or we lack the right to remove it.
-        return
+        with _held(part):
+            yield part
+    finally:
+        _remove(part)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a file or folder until the end of the block or process; False if another process does, or nobody can."""
+    handle, held = None, False
+    if fcntl is not None:
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+    try:
+        yield held
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _force(path: Path) -> None:
+    """Force a file to the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _force_names(folder: Path) -> None:
+    """Force the names of a folder's files to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

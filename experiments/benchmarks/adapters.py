@@ -32,6 +32,7 @@ from networks import (
 from timing import Ratio, ratio, write
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, adapt
+from lightning_mm.adapters.layers import in_place
 from lightning_mm.modalities import Modalities
 
 HERE = Path(__file__).resolve().parent
@@ -172,12 +173,40 @@ def absent(pairs: int) -> Iterator[Ratio]:
     yield ratio("two encoders: one absent, SSF / base", with_hooks, base, pairs)
 
 
+def overwriting(pairs: int) -> Iterator[Ratio]:
+    """What it brings that outputs of layers are overwritten where nobody else has them: on over off."""
+    names, batch = Modalities(TOKENS), tokens()
+    mixed = names.masks().repeat(3, 1)[:32]
+    adapted, _ = pair_of(TokenTransformer, names, SSF(), OneHot(), tokens(2))
+    cases = [("transformer", adapted, partial(adapted, **batch, available=mixed))]
+    names = Modalities(CHANNELS)
+    adapted, _ = pair_of(segmenter, names, SSF(), OneHot(), images(2), positional=True)
+    cases.append(("segmenter", adapted, partial(adapted, images(), available=names.masks())))
+    for label, network, forward in cases:
+        for what, run, grad in (("mixed batch", forward, False), ("training step", step(network, forward), True)):
+            title = f"{label}, SSF, OneHot: {what}, outputs overwritten / copied"
+            yield ratio(title, run, partial(copying, run), pairs, grad=grad)
+    ours, theirs = peak_of_training("ssf"), peak_of_training("ssf copying")
+    what = f"transformer: peak memory of SSF training, outputs overwritten / copied ({ours:.0f} and {theirs:.0f} MB)"
+    yield Ratio(what, ours / theirs, ours / theirs, ours / theirs, 0.0, 1)
+
+
+def copying(run: Callable[[], object]) -> None:
+    """Run with the switch of ``layers.in_place`` off."""
+    in_place.ENABLED = False
+    try:
+        run()
+    finally:
+        in_place.ENABLED = True
+
+
 PARTS: dict[str, Callable[[int], Iterator[Ratio]]] = {
     "transformer": transformer,
     "peft": peft,
     "training": training,
     "segmenter": segmentation,
     "absent": absent,
+    "overwriting": overwriting,
 }
 
 

@@ -2,7 +2,7 @@
 
 Linux only: the kernel's record of the peak is set back when training starts.
 
-python experiments/benchmarks/memory.py ssf|full     # prints megabytes
+python experiments/benchmarks/memory.py "ssf|ssf copying|full"     # prints megabytes
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def peak_of_training(what: str) -> float:
-    """Megabytes, ``what`` is ``ssf`` or ``full``."""
+    """Megabytes; ``what`` is ``ssf``, ``ssf copying`` (no output is overwritten) or ``full``."""
     command = [sys.executable, str(HERE / "memory.py"), what]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -29,6 +29,7 @@ def main() -> None:
     from networks import TOKENS, TokenTransformer, tokens
 
     from lightning_mm.adapters import SSF, OneHot
+    from lightning_mm.adapters.layers import in_place
     from lightning_mm.modalities import Modalities
 
     names, batch = Modalities(TOKENS), tokens()
@@ -38,7 +39,8 @@ def main() -> None:
         whole(**tokens(1))  # what the first call sets up does not count
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
     before = resident("VmRSS")
-    if sys.argv[1] == "ssf":
+    in_place.ENABLED = sys.argv[1] != "ssf copying"
+    if sys.argv[1].startswith("ssf"):
         run = step(adapted, partial(adapted, **batch, available=mixed))
     else:
         run = step(whole.requires_grad_(True), partial(whole, **batch))

@@ -1,7 +1,7 @@
-"""Grouped mode: a batch is split by combination, and the network runs once for each.
+"""Grouped mode: split a batch by combination and run the network once per combination.
 
-One row of coefficients then holds for all samples of a run. It is the way out for layers whose batch axis cannot be
-told, and saves the broadcast of coefficients; the network runs as often as there are combinations in the batch.
+All samples of a run then share one row of coefficients. This adapts layers with an unknown batch axis and needs no
+broadcast of coefficients, but the network runs once for each combination in the batch.
 
 Shapes: B samples.
 """
@@ -9,32 +9,28 @@ Shapes: B samples.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters.absent_rows import tracing
-from lightning_mm.adapters.network.inputs import Call, map_named_tensors, mapping_like
+from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
-
-if TYPE_CHECKING:
-    from lightning_mm.adapters.adapter import Adapter
+from lightning_mm.tree import dotted, is_column, leaves_of, merge_rows, rows_of, take_rows
 
 
-def tensors_for_all(network: nn.Module, example: Call, size: int) -> list[str]:
-    """Names of the tensors of a call that are not batch first in the example (of ``size`` samples): for all samples."""
-    found: list[str] = []
-
-    def note(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.ndim or tensor.shape[0] != size:
-            found.append(name)
-        return tensor
-
+def leaves_for_all(network: nn.Module, example: Call, size: int) -> list[str]:
+    """List the leaves of a call that all samples share: not batch first in an example of ``size`` samples."""
     bound = inspect.Signature(_parameters(network)).bind(*example[0], **example[1])
-    map_named_tensors(bound.arguments, note)
-    return found
+    leaves = leaves_of(bound.arguments, is_column)
+    return [dotted(path) for path, leaf in leaves if rows_of(leaf) != size and _may_have_rows(leaf)]
+
+
+def _may_have_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) or rows_of(leaf) is not None
 
 
 def _parameters(network: nn.Module) -> list[inspect.Parameter]:
@@ -42,67 +38,63 @@ def _parameters(network: nn.Module) -> list[inspect.Parameter]:
 
 
 class GroupedForward:
-    """Stands in the place of a network's ``forward``; an object, so that it survives deepcopy and pickle."""
+    """A replacement for a network's ``forward``; an object, so that it survives deepcopy and pickle.
 
-    def __init__(self, adapter: Adapter, network: nn.Module) -> None:
+    Args:
+        network: The base.
+        current: Finds the running call of the adapter.
+        begin: Sets the state that the hooks read in a call, for some samples.
+        for_all: See ``Adapter``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        current: Current,
+        begin: Callable[[AdapterCall, Tensor], None],
+        for_all: Collection[str],
+    ) -> None:
         if "forward" in vars(network):
             raise LightningMMError(
-                f"this {type(network).__name__} has a `forward` of its own, set on the object; grouped mode needs that "
-                "of its class"
+                f"this {type(network).__name__} has its own `forward`, set on the object; grouped mode runs the one of "
+                "the class: define it there"
             )
-        self.adapter, self.network = adapter, network
+        self.network, self.current, self.begin, self.for_all = network, current, begin, for_all
         self.__signature__ = inspect.Signature(_parameters(network))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        adapter, forward = self.adapter, type(self.network).forward
+        forward = type(self.network).forward
         if tracing():
-            raise LightningMMError("grouped mode splits a batch by what it holds, which cannot be compiled or exported")
-        available = adapter.mask
-        if available is None:
+            raise LightningMMError(
+                "grouped mode splits a batch by its values, which cannot be compiled or exported; build the adapter "
+                "without grouped, or fold it for one combination"
+            )
+        call = self.current.situation.call
+        if call is None or call.available is None:
             return forward(self.network, *args, **kwargs)
-        groups: dict[int, list[int]] = {}
-        for row, code in enumerate(adapter.modalities.code(available).tolist()):
-            groups.setdefault(code, []).append(row)
+        available = call.available
+        combinations, members = available.unique(dim=0, return_inverse=True)
+        groups = [(members == number).nonzero().flatten() for number in range(len(combinations))]
         outputs = []
-        for rows in groups.values():
-            index = torch.tensor(rows, device=available.device)
-            part = self._part((args, kwargs), index, len(available)) if len(groups) > 1 else (args, kwargs)
-            adapter.set_available(available[index])
-            outputs.append(forward(self.network, *part[0], **part[1]))
-        adapter.set_available(available)
-        order = torch.tensor([row for rows in groups.values() for row in rows], device=available.device)
-        sizes = [len(rows) for rows in groups.values()]
-        return _merged(outputs, order.argsort(), sizes) if len(outputs) > 1 else outputs[0]
+        for rows in groups:
+            part = self._part((args, kwargs), rows, len(available)) if len(groups) > 1 else (args, kwargs)
+            one = AdapterCall(call.basis)
+            self.current.begin(one)
+            try:
+                self.begin(one, available[rows])
+                outputs.append(forward(self.network, *part[0], **part[1]))
+            finally:
+                self.current.end()
+        if len(groups) == 1:
+            return outputs[0]
+        try:
+            return merge_rows(outputs, [len(rows) for rows in groups], torch.cat(groups).argsort())
+        except LightningMMError as error:
+            raise LightningMMError(f"grouped mode needs outputs that are batch first: {error}") from None
 
     def _part(self, call: Call, rows: Tensor, size: int) -> Call:
-        """The call for some samples: their rows of all that is batch first."""
-        for_all: Collection[str] = self.adapter.for_all
-
-        def take(name: str, tensor: Tensor) -> Tensor:
-            if name in for_all or not tensor.ndim or tensor.shape[0] != size:
-                return tensor
-            return tensor.index_select(0, rows.to(tensor.device))
-
+        """Return the call for some samples: their rows of all batch-first leaves."""
         bound = self.__signature__.bind(*call[0], **call[1])
-        bound.arguments = map_named_tensors(bound.arguments, take)
+        arguments = take_rows(dict(bound.arguments), rows, size, self.for_all)
+        bound.arguments.update(arguments)
         return bound.args, bound.kwargs
-
-
-def _merged(parts: Sequence[Any], back: Tensor, sizes: Sequence[int]) -> Any:
-    """The outputs of all groups in the order of the batch."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        if any(not part.ndim or part.shape[0] != size for part, size in zip(parts, sizes)):
-            raise LightningMMError(
-                f"grouped mode needs outputs that are batch first; of groups of {list(sizes)} samples the network made "
-                f"{[tuple(part.shape) for part in parts]}"
-            )
-        return torch.cat(list(parts)).index_select(0, back.to(first.device))
-    if isinstance(first, Mapping):
-        return mapping_like(first, {key: _merged([part[key] for part in parts], back, sizes) for key in first})
-    if isinstance(first, (list, tuple)):
-        items = [_merged(column, back, sizes) for column in zip(*parts)]
-        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    if any(part != first for part in parts):
-        raise LightningMMError(f"grouped mode cannot join outputs of type {type(first).__name__} that differ")
-    return first

@@ -3,7 +3,8 @@
 from lightning_mm.callbacks.batch_norm_refit import BatchNormRefit
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 from lightning_mm.callbacks.keyed_seed import KeyedSeed
+from lightning_mm.callbacks.placement import Placement
 from lightning_mm.callbacks.prediction_writer import PredictionWriter
 from lightning_mm.callbacks.train_only import TrainOnly
 
-__all__ = ["BatchNormRefit", "FrozenBackboneAdapter", "KeyedSeed", "PredictionWriter", "TrainOnly"]
+__all__ = ["BatchNormRefit", "FrozenBackboneAdapter", "KeyedSeed", "Placement", "PredictionWriter", "TrainOnly"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, batch_norm_names,
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
+from lightning_mm.files import replaced_file
 from lightning_mm.missing import Fill
 
 
@@ -31,22 +32,21 @@ class BatchNormRefit(FrozenBackboneAdapter):
     ``ckpt_path`` use it. ``fast_dev_run`` writes nothing. On several devices the statistics are those of the batches of
     the first one.
 
-    The policy of the training data does not matter: each batch is shown with every combination, a sample with those of
-    whose modalities it observed all.
+    The policy of the training data does not matter: each batch is used with every combination, a sample with those
+    combinations of which it observed all modalities.
 
     Args:
-        network: See :class:`FrozenBackboneAdapter`, as for the rest.
-        available: Where ``Bool[B, M]`` lies in a batch.
-        observed: The key of a batch that says what is really there, where it differs from what is shown; without such a
-            key, ``available`` says it.
+        network: See :class:`FrozenBackboneAdapter`, also for the other arguments.
+        available: Where ``Bool[B, M]`` is in a batch.
+        observed: The key of a batch that holds the observed modalities, if they differ from the available ones.
         modalities: Names in order.
-        fill: What stands for an absent input.
+        fill: Placeholder for an absent input.
         inputs: Modality to the argument of the network that holds it.
         combinations: Which combinations get statistics of their own; all incomplete ones by default.
         exclude: Names or patterns of BatchNorm layers that keep their statistics.
         base_ckpt: Checkpoint of the trained base.
         example: Function from a batch to the call of the network.
-        batches: How many training batches are looked at (fewer if there are not so many).
+        batches: Number of training batches to use at most.
         filename: Name of the checkpoint, with or without ``.ckpt``.
 
     Raises:
@@ -81,8 +81,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
             base_ckpt=base_ckpt,
             example=example,
         )
-        if batches < 1:
-            raise LightningMMError(f"batches must be at least 1, got {batches}")
+        check_whole("batches", batches, 1)
         if not filename or Path(filename).name != filename:
             raise LightningMMError(f"filename must be a plain name such as best.ckpt, got {filename!r}")
         self.observed, self.batches, self.filename = observed, batches, filename
@@ -123,23 +122,21 @@ class BatchNormRefit(FrozenBackboneAdapter):
             yield pl_module._apply_batch_transfer_handler(batch, device=pl_module.device, dataloader_idx=0)
 
     def _call(self, pl_module: LightningModule, adapter: Adapter, batch: Any) -> tuple[Call, Tensor]:
-        """How the network is called on a batch with all that was observed, and what that is, ``Bool[B, M]``."""
+        """The call of the network on a batch with all observed modalities, and their mask ``Bool[B, M]``."""
         network = self._network(pl_module)
         keys = {self.available, self.observed}
         if isinstance(batch, Mapping) and isinstance(self.available, str) and keys <= set(batch):
             batch = {**batch, self.available: batch[self.observed]}
         mask = None if self._in_call else self._mask(batch)
-        with adapter.using(mask):  # fills what is absent; that may be NaN
+        with adapter.using(mask):  # fills absent inputs, which may be NaN
             call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, "fit")
         path = parameter_path(network, "available")
         given = path.get(call) if path is not None else None
         return call, adapter.check(self._mask(batch) if given is None else given, call)
 
     def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint beside its place and rename it, so that the file is whole or not there."""
+        """Write the checkpoint; all processes call this, and the first one writes."""
         path = Path(trainer.default_root_dir) / f"{self.filename.removesuffix('.ckpt')}.ckpt"
-        beside = path.with_name(path.name + ".part")
-        trainer.save_checkpoint(beside, weights_only=True)  # called by all processes, written by the first
-        if trainer.is_global_zero:
-            os.replace(beside, path)
+        with replaced_file(path) if trainer.is_global_zero else nullcontext(path) as part:
+            trainer.save_checkpoint(part, weights_only=True)
         rank_zero_info(f"BatchNormRefit: wrote {path}")

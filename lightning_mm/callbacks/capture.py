@@ -33,7 +33,7 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         raise _Called(args, kwargs)
 
     modes = {part: part.training for part in module.modules()}
-    module.eval()  # what stands before the network must not update its statistics
+    module.eval()  # what comes before the network must not update its statistics
     handle = network.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         with torch.no_grad(), torch.random.fork_rng():
@@ -60,7 +60,7 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
 
 
 def run_step(module: LightningModule, batch: Any, stage: str) -> Any:
-    """What the stage's step returns for a batch, outside of any loop and without its logging."""
+    """Run the stage's step on a batch outside of any loop, without its logging, and return what it returns."""
     step: Callable[..., Any] = getattr(module, STEPS[stage])
     takes = inspect.signature(step).parameters.values()
     extra = sum(one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY) for one in takes) - 1
@@ -70,7 +70,7 @@ def run_step(module: LightningModule, batch: Any, stage: str) -> Any:
 
 @contextmanager
 def _silent(module: LightningModule) -> Iterator[None]:
-    """Logging needs a loop that runs, and there is none yet."""
+    """Replace ``log`` and ``log_dict``, which need a running loop."""
     own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     module.log = module.log_dict = _ignore  # type: ignore[method-assign]
     try:
@@ -81,11 +81,11 @@ def _silent(module: LightningModule) -> Iterator[None]:
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``log`` and ``log_dict`` while a step runs outside of its loop."""
+    """Replaces ``log`` and ``log_dict`` while a step runs outside of its loop."""
 
 
 def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:
-    """One batch of the stage's loader as its step sees it, on the CPU, where the network still is."""
+    """Return one batch of the stage's loader as its step sees it, on the CPU, where the network still is."""
     batch = next(batches_of(trainer, module, stage, torch.device("cpu")), None)
     if batch is None:
         raise LightningMMError(
@@ -95,11 +95,11 @@ def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:
 
 
 def batches_of(trainer: Trainer, module: LightningModule, stage: str, device: torch.device) -> Iterator[Any]:
-    """The batches of the stage's loader as its step sees them, wherever the loader comes from.
+    """Iterate over the batches of the stage's loader as its step sees them, wherever the loader comes from.
 
-    Loaders with a random generator of their own get its state back when the iteration ends.
+    The states of the loaders' own random generators are restored at the end of the iteration.
     """
-    # Lightning has no public way to the loader before the loop sets it up; the optimizer needs the adapter before that.
+    # Lightning has no public access to a loader before its loop is set up, and the optimizer needs the adapter earlier.
     source = {
         "fit": trainer.fit_loop._data_source,
         "validate": trainer.validate_loop._data_source,
@@ -117,7 +117,7 @@ def batches_of(trainer: Trainer, module: LightningModule, stage: str, device: to
     try:
         for item in combined:
             batch = item[0] if isinstance(combined, CombinedLoader) else item  # (batch, its index, the loader's index)
-            # what the module's own transfer hooks make of it
+            # as the module's own transfer hooks change it
             yield module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
     finally:
         for generator, state in zip(generators, states):

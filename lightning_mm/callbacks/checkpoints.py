@@ -1,8 +1,7 @@
 """Checkpoints that hold the adapter and the fingerprint of its base, and not the base.
 
-The filter sits in the module's own ``on_save_checkpoint``, since ``save_weights_only=True`` skips callbacks. On
-loading, the base's weights are put back beside the adapter's before the strict load, so that nothing is dropped
-silently.
+The filter is in the module's own ``on_save_checkpoint``, since ``save_weights_only=True`` skips callbacks. On loading,
+the base's weights are added to the adapter's before the strict load, so that nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from torch import nn
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.placement.choose import keep_layers
 from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys, fingerprint
+from lightning_mm.adapters.saving.settings import with_public_paths
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY
 
 
 class AdapterOnlyCheckpoint:
-    """Stands before a module's checkpoint hooks; an object, so that it survives deepcopy and pickle.
+    """Runs before a module's checkpoint hooks; an object, so that it survives deepcopy and pickle.
 
     With a ``placement`` (its settings) the checkpoint also says which layers were chosen, and loading takes these.
     """
@@ -36,7 +36,7 @@ class AdapterOnlyCheckpoint:
         self.prefix, self.network, self.adapter = f"{network_name}.", network, adapter
         self.placement = placement
         self.base_fingerprint = fingerprint(network)
-        adapter_config(adapter, self.base_fingerprint)  # settings that cannot be saved are told now, not after an epoch
+        adapter_config(adapter, self.base_fingerprint)  # settings that cannot be saved raise now, not after an epoch
         self.own_save, self.own_load = module.on_save_checkpoint, module.on_load_checkpoint
 
     def install(self, module: LightningModule) -> None:
@@ -76,6 +76,7 @@ class AdapterOnlyCheckpoint:
 
     def _check_settings(self, config: dict[str, Any]) -> None:
         mine = self._config()
+        config = with_public_paths(config)  # older releases named the files of classes
         not_learned = ("version", "encoders", "grouped", "for_all")
         differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:

@@ -1,10 +1,11 @@
-"""Freeze the network of any LightningModule and train an adapter for missing modalities in its place."""
+"""Freeze the network of any LightningModule and train an adapter for missing modalities instead."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,11 +16,13 @@ from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapt
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
-from lightning_mm.callbacks.placement import Placement
+from lightning_mm.callbacks.lookup import available_of, modalities_of, network_of
+from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.checkpoints import load_network
+from lightning_mm.tasks.settings import group_of
 
 
 class FrozenBackboneAdapter(Callback):
@@ -34,10 +37,10 @@ class FrozenBackboneAdapter(Callback):
         adapter: What is learned at each layer, default ``SSF()``.
         basis: How availability picks from the banks, default ``OneHot()``.
         network: The attribute (dotted where nested) that holds the network.
-        available: Where ``Bool[B, M]`` lies in a batch: a dotted path of keys, attributes or positions, or a function
-            of the batch. Not used where the network's own forward is given ``available``.
+        available: Where ``Bool[B, M]`` is in a batch: a dotted path of keys, attributes or positions, or a function of
+            the batch. Not used if the module itself passes ``available`` to its network.
         modalities: Names in order; default: the module's or the data module's ``modalities``.
-        fill: What stands for an absent input; default: the module's own ``fill`` if it has one, else zeros.
+        fill: Placeholder for an absent input; default: the module's own ``fill`` if it has one, else zeros.
         inputs: Modality to the argument of the network that holds it, see ``adapt``.
         targets: Names or patterns of layers to adapt; default: all.
         exclude: Names or patterns of layers to leave out.
@@ -45,11 +48,10 @@ class FrozenBackboneAdapter(Callback):
         example: Function from a batch to the ``(args, kwargs)`` of the network; default: seen from one step.
         encoders: Modality to the module that encodes it and nothing else, see ``adapt``; default: found out.
         grouped: Whether the network runs once per combination in a batch, see ``adapt``.
-        weight_decay: Of the adapter's parameters, 0 whatever the optimizer's own value is.
+        weight_decay: For the adapter's parameters, in place of the optimizer's own value.
         placement: Which of these layers are adapted, chosen at the start of a fit under a budget of parameters per
-            combination, e.g. ``{"budget": "0.25 %", "strategy": "gain", "batches": 4, "seed": 0}``, see
-            :class:`~lightning_mm.callbacks.placement.Placement`; default: all. The choice is written to
-            ``placement.md`` and ``placement.json`` in ``default_root_dir``; a checkpoint brings its own.
+            combination, e.g. ``Placement(budget="0.25 %")`` or ``{"budget": "0.25 %"}``; default: all. The choice is
+            written to ``placement.md`` and ``placement.json`` in ``default_root_dir``; a checkpoint brings its own.
 
     Raises:
         LightningMMError: At the start of a run, if one of these does not fit the module; the message says which.
@@ -71,7 +73,7 @@ class FrozenBackboneAdapter(Callback):
         weight_decay: float = 0.0,
         encoders: dict[str, str] | None = None,
         grouped: bool = False,
-        placement: dict[str, Any] | None = None,
+        placement: Placement | dict[str, Any] | None = None,
     ) -> None:
         self.kind, self.basis = adapter or SSF(), basis or OneHot()
         self.network, self.available = network, available
@@ -79,9 +81,11 @@ class FrozenBackboneAdapter(Callback):
         self.targets, self.exclude = targets, exclude or []
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
         self.encoders, self.grouped = encoders, grouped
-        self.placement = None if placement is None else Placement(placement)
+        self.placement = None if placement is None else group_of(Placement, placement, "placement")
+        self._choice: Choice | None = None  # of layers, between the setup and the start of a fit
         self._module: LightningModule | None = None
-        self._in_call = False  # whether the module itself hands `available` to its network
+        self._of_batch = ExitStack()  # holds the mask of the running batch
+        self._in_call = False  # whether the module itself passes `available` to its network
 
     # attaching ------------------------------------------------------------------------------------------------------
 
@@ -89,7 +93,8 @@ class FrozenBackboneAdapter(Callback):
         self._prepare(trainer, pl_module, stage)
         if self.placement is not None and stage == "fit":
             mask = None if self._in_call else self._mask
-            self.placement.choose(trainer, pl_module, self._network(pl_module), self.available, mask)
+            network = self._network(pl_module)
+            self._choice = choose(self.placement, trainer, pl_module, network, self.available, mask)
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._module is pl_module:
@@ -122,7 +127,7 @@ class FrozenBackboneAdapter(Callback):
         fill = self.fill or getattr(pl_module, "fill", None)
         adapter = build_adapter(
             network,
-            Modalities(self._modalities(pl_module, datamodule)),
+            Modalities(modalities_of(self.modalities, pl_module, datamodule)),
             self.kind,
             basis=self.basis,
             fill=fill if isinstance(fill, Fill) else Zeros(),
@@ -136,10 +141,10 @@ class FrozenBackboneAdapter(Callback):
         if not self._in_call:
             adapter.check(self._mask(batch), call)
         adapter.expects_mask = True
-        pl_module.requires_grad_(False)  # what stands around the network too: the full combination must stay as it is
+        pl_module.requires_grad_(False)  # the parts around the network too: the full combination must stay as it is
         adapter.attach(network)
         pl_module.add_module("adapter", adapter)
-        placement = None if self.placement is None else self.placement.settings
+        placement = None if self.placement is None else asdict(self.placement)
         AdapterOnlyCheckpoint(pl_module, self.network, network, adapter, placement).install(pl_module)
         self._module = pl_module
         total = sum(parameter.numel() for parameter in network.parameters())
@@ -164,28 +169,7 @@ class FrozenBackboneAdapter(Callback):
         self._module = pl_module
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
-        try:
-            network = attrgetter(self.network)(pl_module)
-        except AttributeError:
-            children = [name for name, _ in pl_module.named_children()]
-            raise LightningMMError(
-                f"{type(pl_module).__name__} has no attribute {self.network!r}; `network` must name the one that holds "
-                f"the network, out of {children}"
-            ) from None
-        if not isinstance(network, nn.Module):
-            raise LightningMMError(
-                f"{self.network!r} of {type(pl_module).__name__} is a {type(network).__name__}, no nn.Module"
-            )
-        return network
-
-    def _modalities(self, pl_module: LightningModule, datamodule: Any) -> Sequence[str]:
-        for names in (self.modalities, getattr(pl_module, "modalities", None), getattr(datamodule, "modalities", None)):
-            if names:
-                return list(names)
-        raise LightningMMError(
-            f"FrozenBackboneAdapter does not know the modalities: neither {type(pl_module).__name__} "
-            "nor the data module has `modalities`; give modalities=[...]"
-        )
+        return network_of(pl_module, self.network)
 
     # optimizer ------------------------------------------------------------------------------------------------------
 
@@ -206,8 +190,9 @@ class FrozenBackboneAdapter(Callback):
                 f"no optimizer of {type(pl_module).__name__} holds the adapter's parameters; "
                 "build it in configure_optimizers from self.parameters()"
             )
-        if self.placement is not None:
-            self.placement.report(trainer, pl_module, self._network(pl_module))
+        if self.placement is not None and self._choice is not None:
+            report(self.placement, self._choice, trainer, pl_module, self._network(pl_module))
+            self._choice = None
 
     # availability of the current batch ------------------------------------------------------------------------------
 
@@ -215,25 +200,25 @@ class FrozenBackboneAdapter(Callback):
         self._set(pl_module, batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._of_batch.close()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._of_batch.close()
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._of_batch.close()
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         self._set(pl_module, batch)
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._clear(pl_module)
+        self._of_batch.close()
 
     def _adapter(self, pl_module: LightningModule) -> Adapter | None:
         return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None
@@ -245,37 +230,15 @@ class FrozenBackboneAdapter(Callback):
         for child in pl_module.children():
             if child is not adapter and any(module.training for module in child.modules()):
                 child.eval()
+        self._of_batch.close()  # a step that stops the epoch ends without its hook
         if not self._in_call:
-            adapter.available = self._mask(batch)
+            self._of_batch.enter_context(adapter.using(self._mask(batch)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._clear(pl_module)
+        self._of_batch.close()
 
-    def _clear(self, pl_module: LightningModule) -> None:
-        adapter = self._adapter(pl_module)
-        if adapter is not None:
-            adapter.available = None
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._of_batch.close()
 
     def _mask(self, batch: Any) -> Tensor:
-        if callable(self.available):
-            return self.available(batch)
-        value: Mapping[str, Any] | Any = batch
-        for part in self.available.split("."):
-            try:
-                if isinstance(value, Mapping):
-                    value = value[part]
-                elif part.lstrip("-").isdigit():
-                    value = value[int(part)]
-                else:
-                    value = getattr(value, part)
-            except (KeyError, IndexError, AttributeError):
-                has = list(value) if isinstance(value, Mapping) else type(value).__name__
-                raise LightningMMError(
-                    f"no `available` at {self.available!r} in the batch ({part!r} not found in {has}); "
-                    "give FrozenBackboneAdapter `available`: a path such as 'mask' or '2', or a function of the batch"
-                ) from None
-        if not isinstance(value, Tensor):
-            raise LightningMMError(
-                f"`available` at {self.available!r} is a {type(value).__name__}, expected a tensor Bool[B, M]"
-            )
-        return value
+        return available_of(batch, self.available)

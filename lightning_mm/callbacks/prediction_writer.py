@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_mm.files import write_atomically
+from lightning_mm.tree import dotted, is_column, leaves_of
 
 
 class PredictionWriter(Callback):
-    """One ``.npz`` per batch with ``index`` (B), ``available`` (B, M) and ``prediction`` (B, ...).
+    """Writes one ``.npz`` per batch with ``index`` (B), ``available`` (B, M) and ``prediction`` (B, ...).
+
+    A nest of predictions becomes several arrays, named by their paths: ``prediction.start``, ``prediction.0``.
 
     Args:
-        folder: Where the files go; each is written beside its place and then renamed.
+        folder: Where the files go; each appears as a whole.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -29,8 +37,16 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        nest = outputs if isinstance(outputs, Mapping) else {"prediction": outputs}
+        leaves = {dotted(path): leaf for path, leaf in leaves_of(nest, is_column) if leaf is not None}
+        arrays = {name: _as_array(leaf) for name, leaf in leaves.items()}
         place = self.folder / f"batch-{batch_idx:06d}-rank{trainer.global_rank}.npz"
-        beside = place.with_suffix(".tmp.npz")
-        np.savez_compressed(beside, **{key: value.cpu().numpy() for key, value in outputs.items()})
-        os.replace(beside, place)
+        write_atomically(place, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def _as_array(leaf: Any) -> NDArray[Any]:
+    if isinstance(leaf, Tensor):
+        leaf = leaf.detach().cpu()
+        return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy()
+    array = np.asarray(leaf)
+    return array.astype(str) if array.dtype == object else array

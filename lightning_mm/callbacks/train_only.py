@@ -6,20 +6,20 @@ import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from operator import attrgetter
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from lightning_mm.callbacks.lookup import network_of
 from lightning_mm.errors import LightningMMError
 
 
 class TrainOnly(Callback):
-    """Freezes every parameter of a module but those of ``pl_module.<network>`` whose names match a pattern.
+    """Freezes every parameter of a module except those of ``pl_module.<network>`` with a name that matches a pattern.
 
     ``TrainOnly(["head*"])`` with the task's ``base_ckpt`` trains the head of a trained network. Frozen means: no
     gradient, and norm layers and dropout in eval mode, so that running statistics do not move; a part of the network
-    trains as usual where all of its parameters are trained. Checkpoints hold the whole network as ever.
+    trains as usual if all of its parameters are trained. Checkpoints hold the whole network as usual.
 
     Args:
         patterns: Names of parameters of the network or patterns for them: ``head*``, ``*.norm.weight``.
@@ -39,7 +39,7 @@ class TrainOnly(Callback):
         if stage != "fit":
             return
         pl_module.configure_model()  # the network may be made there; Lightning calls it again, so it is idempotent
-        network = self._network(pl_module)
+        network = network_of(pl_module, self.network)
         # Before configure_optimizers, which comes after all setup hooks and so sees what is trained.
         names = [name for name, _ in network.named_parameters()]
         for pattern in self.patterns:
@@ -60,22 +60,9 @@ class TrainOnly(Callback):
         for part in self._frozen:
             part.training = False
 
-    def _network(self, pl_module: LightningModule) -> nn.Module:
-        try:
-            network = attrgetter(self.network)(pl_module)
-        except AttributeError:
-            network = None
-        if not isinstance(network, nn.Module):
-            children = [name for name, _ in pl_module.named_children()]
-            raise LightningMMError(
-                f"{type(pl_module).__name__} has no network {self.network!r}; `network` must name the attribute that "
-                f"holds it, out of {children}"
-            )
-        return network
-
 
 def _frozen_parts(module: nn.Module, trained: bool) -> Iterator[nn.Module]:
-    """All modules inside that hold a frozen parameter; one without parameters (dropout) goes with what it lies in."""
+    """All modules inside that hold a frozen parameter; one without parameters (dropout) goes with its parent."""
     for child in module.children():
         parameters = list(child.parameters())
         as_child = all(parameter.requires_grad for parameter in parameters) if parameters else trained
@@ -85,7 +72,7 @@ def _frozen_parts(module: nn.Module, trained: bool) -> Iterator[nn.Module]:
 
 
 def _hint(pattern: str, names: list[str]) -> str:
-    """Names that were perhaps meant: close ones, of the parameters and of the parts that they lie in."""
+    """Suggest close names of parameters and of the parts that hold them."""
     wanted = pattern.strip("*.?")
     parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
     close = get_close_matches(wanted, sorted(parts), n=5, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Run parts of a module outside of its loops and leave no trace of it."""
+"""Run parts of a module outside of its loops without a trace."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Undo = Callable[[], None]
 
 @contextmanager
 def unchanged(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Give a module, its metrics and the global random state back as they were, whatever is done inside.
+    """Restore a module, its metrics and the global random state at the end, whatever is done inside.
 
-    What is undone: buffers, modes, hooks, and the attributes of all modules with the lists, dicts, sets and tensors in
+    Restored are buffers, modes, hooks, and the attributes of all modules with the lists, dicts, sets and tensors in
     them (a metric keeps its counts there). Parameters are not copied: nothing inside may step an optimizer.
 
     Args:
         module: With all modules in it.
-        device: Whose random state is kept, beside that of the CPU.
-        seed: Of python, numpy and torch inside, so that what is seen there does not depend on what was drawn before.
+        device: Its random state is restored, and that of the CPU.
+        seed: Of python, numpy and torch inside, so that results there do not depend on what was drawn before.
     """
     seen: set[int] = set()
     undo = [_keep_attributes(part, seen) for part in module.modules()]
@@ -56,7 +56,7 @@ def _keep_attributes(part: nn.Module, seen: set[int]) -> Undo:
 
 
 def _keep(value: Any, seen: set[int]) -> Undo:
-    """How to bring one value back to what it holds now; the object itself stays."""
+    """Return a function that restores what a value holds now; the object itself stays."""
     if id(value) in seen:
         return _nothing
     if isinstance(value, (Tensor, list, deque, MutableMapping, set)):
@@ -86,4 +86,4 @@ def _keep(value: Any, seen: set[int]) -> Undo:
 
 
 def _nothing() -> None:
-    """There is nothing in it that could change."""
+    """Nothing to restore."""

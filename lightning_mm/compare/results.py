@@ -19,7 +19,7 @@ from lightning_mm.compare.recipes import BASE
 from lightning_mm.compare.step_runner import Facts
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import replace_file
+from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.files import read, save
 from lightning_mm.results.merge import constant_rows, merge, renamed
@@ -143,5 +143,5 @@ def write(
         "commit": git_commit(),
     }
     text = json.dumps(content, indent=1, default=str)
-    written["study"] = replace_file(study.results / "study.json", lambda file: file.write(f"{text}\n".encode()))
+    written["study"] = write_atomically(study.results / "study.json", f"{text}\n")
     return written

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning_mm.compare.choice import choose
 from lightning_mm.compare.executor import Executor
 from lightning_mm.compare.plan import Plan
-from lightning_mm.compare.step_runner import Facts, all_finished, finished
+from lightning_mm.compare.step_runner import LOCK, Facts, all_finished, finished
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import replace_file
+from lightning_mm.files import lock, write_atomically
 
 
 def run_study(
@@ -38,7 +36,7 @@ def run_study(
         LightningMMError: If another process works on this study, or finished runs would be deleted.
     """
     choices: dict[str, Any] = {}
-    with _alone(study.out):
+    with lock(study.out / LOCK, "wait for it, or give another folder with --out"):
         plan = Plan(_with_copies(study))
         if not again:
             _check_nothing_is_lost(plan)
@@ -82,32 +80,9 @@ def _with_copies(study: Study) -> Study:
             content = path.read_bytes()
             place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
             if not place.is_file():
-                replace_file(place, partial(_write, content))
+                write_atomically(place, content)
             made.append(place)
         return tuple(made)
 
     methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
     return replace(study, configs=copies(study.configs), methods=methods)
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Lock the study's folder against a second process."""
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LightningMMError(
-                f"another process works on the study in {out}; wait for it, or give another folder with --out"
-            ) from None
-        yield

@@ -19,12 +19,14 @@ import yaml
 
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
 from lightning_mm.errors import LightningMMError, NotApplicableError
-from lightning_mm.files import replace_file
+from lightning_mm.files import lock, write_atomically
 
 Run = Callable[[list[str]], dict[str, Any]]
 """Runs a command of the command line; returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters of ``fit``."""
 Facts = dict[str, Any]
 """Content of a finished step's marker: its key, what it took, or why it was skipped."""
+LOCK = ".lock"
+"""Lock file of a folder in which a study or a step works."""
 KEPT = ("seed_everything", "trainer", "model", "data")
 
 
@@ -36,8 +38,8 @@ def perform(step: Step, run: Run) -> Facts:
     Raises:
         LightningMMError: As the command does, or if training left no checkpoint.
     """
-    step.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(step.folder):
+    # A worker whose study was killed holds the lock for a second at most.
+    with lock(step.folder / LOCK, wait=True):
         facts = finished(step)
         if facts is not None:
             return facts
@@ -50,7 +52,7 @@ def perform(step: Step, run: Run) -> Facts:
                 traceback.print_exc()  # for the log; the study's error is shorter
                 raise
         text = json.dumps({"key": step.key, "command": list(step.command), **facts}, indent=1)
-        replace_file(step.marker, lambda file: file.write(f"{text}\n".encode()))
+        write_atomically(step.marker, f"{text}\n")
         return {"key": step.key, "command": list(step.command), **facts}
 
 
@@ -98,7 +100,7 @@ def _run(step: Step, run: Run) -> Facts:
         config = patched(resolve(step.stack, step.overrides, run), step.patch)
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"
         text += yaml.safe_dump(config, sort_keys=False)
-        replace_file(step.folder / CONFIG, lambda file: file.write(text.encode()))
+        write_atomically(step.folder / CONFIG, text)
     start = time.perf_counter()
     facts: Facts = {}
     try:
@@ -179,26 +181,13 @@ def cut(value: Any, everything: set[str], only: Sequence[str]) -> Any:
     return value
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in a folder; a worker whose study was killed ends within a second."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _empty(folder: Path) -> None:
     """Remove what an earlier, unfinished or outdated run left."""
     # Markers first: a half emptied folder must not look finished.
     for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith(".done.json")):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        elif path.name != LOCK:
             path.unlink()
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
 from lightning_mm.errors import IncompleteDataError, LightningMMError, UsageError
+from lightning_mm.tree import dotted, leaves_of
 
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
@@ -146,8 +147,9 @@ def _split(
             missing.update(lacking)
             if complete:
                 errors |= dict.fromkeys(_lacks(opened, index, name) for name in lacking)
-            places = [(inputs, name, value) for name, value in _leaves(given)]
-            places += [(target, name, value) for name, value in _leaves(sample["target"], "target")]
+            places = [(inputs, dotted(path), value) for path, value in leaves_of(given) if value is not None]
+            labels = leaves_of({"target": sample["target"]})
+            places += [(target, dotted(path), value) for path, value in labels if value is not None]
             for where, name, value in places:
                 bad = where.setdefault(name, Seen(integers=where is target)).add(value)
                 if bad:
@@ -200,17 +202,6 @@ def _with_progress(indices: Sequence[int], split: str) -> Iterator[int]:
 def _name(opened: Any, index: int) -> str:
     ids = getattr(opened, "ids", None)
     return f"sample {index}" if ids is None else f"sample {ids[index]}"
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for position, part in enumerate(value):
-            yield from _leaves(part, f"{name}.{position}")
-    elif value is not None:
-        yield name, value
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.policies import Complete, MissingnessPolicy
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import Path, map_leaves, map_tensors, rebuild
 
 Batch = dict[str, Any]
 
@@ -98,9 +99,9 @@ class Collate:
     def _input(self, name: str, values: list[Any], first: Mapping[str, Any]) -> Any:
         if any(value is None for value in values):
             seen = [value for value in values if value is not None]
-            blank = _blank(seen[0] if seen else self._template(name, first))
+            blank = map_leaves(seen[0] if seen else self._template(name, first), _blank)
             values = [blank if value is None else value for value in values]
-        return _single(_stack(values, f"modality {name!r}"))
+        return map_tensors(_stack(values, f"modality {name!r}"), _single)
 
     def _template(self, name: str, sample: Mapping[str, Any]) -> Any:
         if self.template is None:
@@ -108,15 +109,13 @@ class Collate:
         return self.template(name, sample)
 
 
-def _blank(value: Any) -> Any:
-    """Zeros in the form of a value; the length of a sequence stays, so that no placeholder is zero steps long."""
-    if isinstance(value, Mapping):
-        return {key: leaf if key == "length" else _blank(leaf) for key, leaf in value.items()}
-    if isinstance(value, (list, tuple)):
-        return _rebuild(value, [_blank(leaf) for leaf in value])
-    if isinstance(value, (Tensor, np.ndarray)):
-        return torch.zeros_like(torch.as_tensor(value))
-    return type(value)()  # 0, 0.0, False or ""
+def _blank(path: Path, leaf: Any) -> Any:
+    """Zeros for one leaf of a placeholder; the length of a sequence stays, so that none is zero steps long."""
+    if path and path[-1] == "length":
+        return leaf
+    if isinstance(leaf, (Tensor, np.ndarray)):
+        return torch.zeros_like(torch.as_tensor(leaf))
+    return type(leaf)()  # 0, 0.0, False or ""
 
 
 def _stack(values: list[Any], where: str) -> Any:
@@ -140,7 +139,7 @@ def _stack(values: list[Any], where: str) -> Any:
     if isinstance(first, (list, tuple)):
         if any(len(value) != len(first) for value in values):
             raise LightningMMError(f"{where}: lists of different lengths; give tensors and a 'length' instead")
-        return _rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
+        return rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
     if isinstance(first, Tensor):
         for value in values:
             if value.shape != first.shape:
@@ -155,15 +154,9 @@ def _stack(values: list[Any], where: str) -> Any:
     raise LightningMMError(f"{where}: cannot batch {type(first).__name__}; expected tensors, numbers or strings")
 
 
-def _single(batched: Any) -> Any:
-    """Leaves of float64 as float32, all others as they are."""
-    if isinstance(batched, Tensor):
-        return batched.float() if batched.dtype == torch.float64 else batched
-    if isinstance(batched, Mapping):
-        return {key: _single(leaf) for key, leaf in batched.items()}
-    if isinstance(batched, (list, tuple)):
-        return _rebuild(batched, [_single(leaf) for leaf in batched])
-    return batched
+def _single(tensor: Tensor) -> Tensor:
+    """Float32 for float64; other dtypes stay."""
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def _pad(values: list[Any], where: str) -> list[dict[str, Any]]:
@@ -199,7 +192,3 @@ def _pad_images(values: list[Any]) -> list[dict[str, Any]]:
         return F.pad(torch.as_tensor(leaf), (0, width - size[1], 0, height - size[0]))
 
     return [{key: padded(leaf, size) for key, leaf in value.items()} for value, size in zip(values, sizes)]
-
-
-def _rebuild(like: Any, leaves: list[Any]) -> Any:
-    return type(like)(*leaves) if hasattr(like, "_fields") else type(like)(leaves)

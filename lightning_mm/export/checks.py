@@ -16,8 +16,9 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.export.formats import Opened
 from lightning_mm.export.index import ANY
 from lightning_mm.export.inputs import CallInputs
-from lightning_mm.export.leaves import AVAILABLE, BATCH, tensors_of
+from lightning_mm.export.leaves import AVAILABLE, BATCH
 from lightning_mm.export.programs import Source
+from lightning_mm.tree import tensors_of
 
 Case = tuple[dict[str, Tensor], list[Tensor]]
 """The inputs of a program by name, and what the eager network puts out for them."""
@@ -59,7 +60,7 @@ def _cases(program: str, source: Source, inputs: CallInputs, traced: int, genera
         else:
             given = {leaf.name: drawn[leaf.name] for leaf in inputs.of(source.modalities.parse(program))}
             drawn = inputs.complete(given)
-        yield given, [tensor for _, tensor in tensors_of(source(inputs.call(drawn), present))]
+        yield given, tensors_of(source(inputs.call(drawn), present))
 
 
 def _poisoned(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
-from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, Path, completed, mapped, tensors_of
+from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, completed
 from lightning_mm.missing.fills import Nest
+from lightning_mm.tree import Path, dotted, leaves_of, map_leaves, tensors_of
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Name of a tensor to its axes whose size may change, each with a name; axes of one name have one size."""
@@ -52,7 +53,7 @@ class CallInputs:
                     f"the example has no tensor for modality {name!r}; a program is traced with an input of every "
                     "modality, so give `example` a call with all of them"
                 )
-            self._nests[name] = mapped(value, partial(self._note, axes, name))
+            self._nests[name] = map_leaves(value, partial(self._note, axes, name))
             template = path.put(template, None)
         if axes:
             raise LightningMMError(
@@ -96,7 +97,9 @@ class CallInputs:
 
     def _refuse_strays(self, network: nn.Module) -> None:
         args, kwargs = self._template
-        strays = [".".join(map(str, keys)) for keys, _ in tensors_of({**dict(enumerate(args)), **kwargs})]
+        strays = [
+            dotted(path) for path, leaf in leaves_of({**dict(enumerate(args)), **kwargs}) if isinstance(leaf, Tensor)
+        ]
         if strays:
             raise LightningMMError(
                 f"argument {strays[0]!r} of {type(network).__name__} is a tensor of no modality; an exported program "
@@ -116,7 +119,7 @@ class CallInputs:
 
         call = self._template
         for name, path in self.paths.items():
-            call = path.put(call, mapped(self._nests[name], pick))
+            call = path.put(call, map_leaves(self._nests[name], pick))
         return call
 
     def complete(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

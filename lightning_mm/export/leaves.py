@@ -5,7 +5,7 @@ Shapes: B samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,12 @@ from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import LENGTH, Nest
+from lightning_mm.tree import Path
 
 BATCH = "batch"
 """The name of the batch axis in shapes."""
 AVAILABLE = "available"
 """The name of the input ``Bool[B, M]`` of the program for all combinations."""
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,23 +82,6 @@ def dtype_of(name: str) -> torch.dtype:
     return found
 
 
-def mapped(value: Nest, change: Callable[[Path, Any], Any], path: Path = ()) -> Nest:
-    """The same nest with everything that is no dict, list or tuple replaced by ``change(path, it)``."""
-    if isinstance(value, Mapping):
-        return {key: mapped(item, change, (*path, key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [mapped(item, change, (*path, i)) for i, item in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return change(path, value)
-
-
-def tensors_of(value: Nest) -> list[tuple[Path, Tensor]]:
-    """The tensors of a nest in their order, each with the keys that lead to it."""
-    found: list[tuple[Path, Tensor]] = []
-    mapped(value, lambda path, leaf: found.append((path, leaf)) if isinstance(leaf, Tensor) else None)
-    return found
-
-
 def completed(leaves: Sequence[Leaf], given: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """All tensors by name, placeholders for those not given; named axes as in what is given, else as in ``sizes``."""
     sizes = dict(sizes)
@@ -139,7 +121,7 @@ def form_of(outputs: Nest) -> Any:
 
 
 def names_in(form: Any) -> list[str]:
-    """Names of the tensors of a form, in the order of :func:`tensors_of`."""
+    """Names of the tensors of a form, in the order of :func:`lightning_mm.tree.tensors_of`."""
     if form is None:
         return []
     ((kind, inner),) = form.items()

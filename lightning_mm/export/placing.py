@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.index import INDEX, read_index
+from lightning_mm.files import replaced_files
 
 
 @contextmanager
 def placed(folder: Path) -> Iterator[Path]:
-    """A folder beside the places of the files; when all went well, they are moved there, the index last.
+    """Yield a folder for the files of an export; without an exception, they are moved to ``folder``, the index last.
 
-    Files of an earlier export that the new one does not have are deleted; folders that were made are taken away again
-    when it fails.
+    Files of an earlier export that the new one does not have are deleted.
     """
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            taken = next((one for one in (folder, *folder.parents) if one.is_file()), folder)
-            raise LightningMMError(f"cannot export to {folder}: a folder is needed at {taken}, a file") from error
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".exporting-") as name:
-            beside = Path(name)
-            yield beside
-            before, files = files_of(folder), files_of(beside)
-            for file in [*files, INDEX]:
-                os.replace(beside / file, folder / file)
-            for file in before - files:
-                (folder / file).unlink(missing_ok=True)
-    except BaseException:
-        for one in made:
-            if one.is_dir() and not any(one.iterdir()):
-                one.rmdir()
-        raise
+    with replaced_files(folder, last=INDEX) as part:
+        yield part
+        before, files = files_of(folder), files_of(part)
+    for file in before - files:
+        (folder / file).unlink(missing_ok=True)
 
 
 def files_of(folder: Path) -> set[str]:

@@ -14,14 +14,14 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
-from lightning_mm.adapters.folded.constants import bake
+from lightning_mm.adapters.folded.constants import fold_constant_encoders
 from lightning_mm.adapters.folded.network import Folded, fold_network
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.inputs import CallInputs
-from lightning_mm.export.leaves import tensors_of
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import tensors_of
 
 
 class Source(nn.Module):
@@ -140,7 +140,7 @@ class CombinationProgram(nn.Module):
                 for name in inputs.paths
                 if not any(isinstance(size, str) for leaf in inputs.of([name]) for size in leaf.shape[1:])
             ]
-            bake(folded, inputs.call(inputs.examples), fixed)
+            fold_constant_encoders(folded, folded.combination, inputs.call(inputs.examples), fixed)
         self.names = [leaf.name for leaf in inputs.of(modalities)]
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -163,4 +163,4 @@ class MixedProgram(nn.Module):
 
 def flat(outputs: Any) -> Tensor | tuple[Tensor, ...]:
     """A tensor as it is, the tensors of a nest in a tuple."""
-    return outputs if isinstance(outputs, Tensor) else tuple(tensor for _, tensor in tensors_of(outputs))
+    return outputs if isinstance(outputs, Tensor) else tuple(tensors_of(outputs))

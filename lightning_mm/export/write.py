@@ -18,11 +18,12 @@ from lightning_mm.export.exporting import Exporting
 from lightning_mm.export.formats import format_of, require
 from lightning_mm.export.index import ANY, INDEX, Index
 from lightning_mm.export.inputs import CallInputs, Dynamic
-from lightning_mm.export.leaves import BATCH, form_of, name_of, names_in, tensors_of
+from lightning_mm.export.leaves import BATCH, form_of, name_of, names_in
 from lightning_mm.export.placing import placed
 from lightning_mm.export.programs import Source
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import tensors_of
 from lightning_mm.version import __version__
 
 
@@ -141,7 +142,7 @@ def write_export(
             call_inputs.call(call_inputs.examples), torch.ones(call_inputs.sizes[BATCH], len(modalities)) > 0
         )
     form = form_of(outputs)
-    dtypes = dict(zip(names_in(form), (name_of(tensor.dtype) for _, tensor in tensors_of(outputs))))
+    dtypes = dict(zip(names_in(form), (name_of(tensor.dtype) for tensor in tensors_of(outputs))))
     about = {
         "network": f"{type(network).__module__}.{type(network).__qualname__}",
         "fingerprint": fingerprint(network),

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import dotted, is_column, map_leaves, rows_of
 
 LENGTH = "length"
 """The entry of a nested input that holds the lengths of padded sequences."""
@@ -42,35 +43,28 @@ class Fill(nn.Module):
 
     def forward(self, name: str, value: Nest, present: Bool[Tensor, " batch"]) -> Nest:
         """Replace the rows of ``value`` where ``present`` (``Bool[B]``) is False; nothing is changed in place."""
-        return self._fill(name, value, present, "")
+        return map_leaves(value, lambda path, leaf: self._fill(name, leaf, present, dotted(path)), (), is_column)
 
-    def _fill(self, name: str, value: Nest, present: Bool[Tensor, " batch"], path: str) -> Nest:
-        if isinstance(value, Tensor):
-            if value.shape[:1] != present.shape:
+    def _fill(self, name: str, leaf: Any, present: Bool[Tensor, " batch"], path: str) -> Any:
+        if not isinstance(leaf, Tensor):
+            if rows_of(leaf) == len(present) and not bool(present.all()):
+                texts = any(isinstance(item, (str, bytes)) for item in leaf)
                 raise LightningMMError(
-                    f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
-                    f"got shape {tuple(value.shape)}; inputs are batch first"
+                    f"modality {name!r} holds {'texts' if texts else 'values that are no tensors'}, which no fill can "
+                    f"replace; {'tokenise them' if texts else 'make tensors of them'} before they are batched"
                 )
-            # a sequence without a single step cannot be packed, so an absent one is one step long
-            is_length = path.rpartition(".")[2] == LENGTH and not value.is_floating_point()
-            row = (
-                value.new_ones(())
-                if is_length
-                else self.row(name, value, path).to(dtype=value.dtype, device=value.device)
+            return leaf
+        if leaf.shape[:1] != present.shape:
+            raise LightningMMError(
+                f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
+                f"got shape {tuple(leaf.shape)}; inputs are batch first"
             )
-            if _may_look(present) and not value.requires_grad and not bool(present.any()):
-                return row.expand(value.shape).clone(memory_format=torch.contiguous_format)
-            return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, row)
-        if isinstance(value, Mapping):
-            return {key: self._fill(name, leaf, present, f"{path}.{key}".lstrip(".")) for key, leaf in value.items()}
-        if isinstance(value, (list, tuple)):
-            if value and all(isinstance(item, (str, bytes)) for item in value) and not bool(present.all()):
-                raise LightningMMError(
-                    f"modality {name!r} holds texts, which no fill can replace; tokenise them before they are batched"
-                )
-            filled = [self._fill(name, leaf, present, f"{path}.{i}".lstrip(".")) for i, leaf in enumerate(value)]
-            return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
-        return value
+        # a sequence without a single step cannot be packed, so an absent one is one step long
+        is_length = path.rpartition(".")[2] == LENGTH and not leaf.is_floating_point()
+        row = leaf.new_ones(()) if is_length else self.row(name, leaf, path).to(dtype=leaf.dtype, device=leaf.device)
+        if _may_look(present) and not leaf.requires_grad and not bool(present.any()):
+            return row.expand(leaf.shape).clone(memory_format=torch.contiguous_format)
+        return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, row)
 
 
 def _may_look(mask: Tensor) -> bool:

@@ -6,7 +6,6 @@ leaves of nested inputs, e.g. ``"audio/values"``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,12 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.files import write_atomically
 from lightning_mm.missing.fills import LENGTH, Fill
+from lightning_mm.tree import dotted, leaves_of, rows_of
 
 _FORMAT = "lightning_mm mean inputs 1"
 
@@ -102,7 +103,7 @@ def mean_inputs(
             if value is None:
                 continue
             seen[name] += 1
-            for key, leaf, steps in _leaves(value, name, ""):
+            for key, leaf, steps in _leaves(value, name):
                 sums.setdefault(key, _Sum(key, leaf)).add(leaf, steps)
     for name in modalities:
         found = [key for key in sums if key == name or key.startswith(f"{name}/")]
@@ -123,21 +124,10 @@ def save_mean_inputs(means: Mapping[str, Tensor], path: str | Path) -> None:
     """Write means for :class:`MeanInput`; the file (by habit ``*.safetensors``) appears whole or not at all.
 
     Raises:
-        LightningMMError: If no file can be at ``path``.
+        LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise LightningMMError(f"{path} is a folder; give a file in it, such as {path / 'mean_input.safetensors'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise LightningMMError(
-            f"cannot write {path}: a folder is needed at {error.filename}, which is a file"
-        ) from error
-    beside = path.with_name(path.name + ".part")
     plain = {key: mean.detach().to("cpu", torch.float32).contiguous() for key, mean in means.items()}
-    save_file(plain, beside, metadata={"format": _FORMAT})
-    os.replace(beside, path)
+    write_atomically(path, save(plain, metadata={"format": _FORMAT}))
 
 
 class _Sum:
@@ -173,27 +163,19 @@ class _Sum:
         return (self.channels / max(self.steps, 1)).float()
 
 
-def _leaves(value: Any, name: str, path: str, steps: int | None = None) -> Iterator[tuple[str, Tensor, int | None]]:
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor, int | None]]:
     """Floating-point leaves of one sample: key, values, and how many steps of a sequence are valid."""
-    if isinstance(value, Mapping):
-        length = int(value[LENGTH]) if LENGTH in value else None
-        sizes = {key: len(leaf) for key, leaf in value.items() if _is_array(leaf)}
-        exact = length in sizes.values()  # else they are padded already
-        for key, leaf in value.items():
-            size = sizes.get(key, -1)
-            is_sequence = length is not None and (size == length if exact else size > length)
-            yield from _leaves(leaf, name, f"{path}.{key}".lstrip("."), length if is_sequence else None)
-    elif isinstance(value, (list, tuple)):
-        for number, leaf in enumerate(value):
-            yield from _leaves(leaf, name, f"{path}.{number}".lstrip("."))
-    elif isinstance(value, (Tensor, np.ndarray, float, np.floating)):
-        leaf = torch.as_tensor(value)
-        if leaf.is_floating_point():
-            yield _key(name, path), leaf, steps
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
+    found = leaves_of(value)
+    lengths = {path[:-1]: int(leaf) for path, leaf in found if path and path[-1] == LENGTH}
+    exact = {path[:-1] for path, leaf in found if rows_of(leaf) == lengths.get(path[:-1], -1)}
+    for path, leaf in found:
+        if not isinstance(leaf, (Tensor, np.ndarray, float, np.floating)):
+            continue
+        tensor, rows, length = torch.as_tensor(leaf), rows_of(leaf), lengths.get(path[:-1])
+        if length is not None and (rows is None or (rows != length if path[:-1] in exact else rows <= length)):
+            length = None  # no sequence; those that are not exactly so long are padded already
+        if tensor.is_floating_point():
+            yield _key(name, dotted(path)), tensor, length
 
 
 def _each(samples: Any) -> Iterator[Mapping[str, Any]]:

@@ -6,7 +6,6 @@ A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a J
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.files import write_atomically
 from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
 
@@ -56,12 +56,8 @@ def save_table(
         "epoch": epoch,
         "crc32": zlib.crc32(available.tobytes()),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        np.savez_compressed(file, available=available, header=np.array(json.dumps(header)))
-    os.replace(beside, path)
+    arrays = {"available": available, "header": np.array(json.dumps(header))}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     return header
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-from lightning_mm.files import replace_file
+from lightning_mm.files import write_atomically
 from lightning_mm.modality_names import SEPARATOR
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.bootstrap import Bootstrap
@@ -54,14 +54,14 @@ def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> 
     if result.samples:
         written["samples"] = write_samples(result, folder / "sweep_samples.npz")
     text = f"{markdown(result)}\n"
-    written["markdown"] = replace_file(folder / "sweep.md", lambda file: file.write(text.encode()))
+    written["markdown"] = write_atomically(folder / "sweep.md", text)
     written["png"] = write_heat_map(result, folder / "sweep.png")
     return written
 
 
 def write_csv(result: SweepResult, path: str | Path) -> Path:
     """Write one line per row; a missing interval or value is an empty cell."""
-    return replace_file(Path(path), lambda file: file.write(csv_bytes(result)))
+    return write_atomically(path, csv_bytes(result))
 
 
 def csv_bytes(result: SweepResult) -> bytes:
@@ -145,7 +145,7 @@ def write_json(result: SweepResult, path: str | Path, *, timestamp: bool = True)
         "config": result.config,
     }
     text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str)
-    return replace_file(Path(path), lambda file: file.write(f"{text}\n".encode()))
+    return write_atomically(path, f"{text}\n")
 
 
 def write_samples(result: SweepResult, path: str | Path) -> Path:
@@ -160,7 +160,7 @@ def write_samples(result: SweepResult, path: str | Path) -> Path:
     if result.bootstrap:
         for key, values in result.bootstrap.replicates.items():
             arrays["/".join([REPLICATES, *key])] = values.astype(np.float32)
-    return replace_file(Path(path), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _as_stored(result: SweepResult) -> SweepResult:

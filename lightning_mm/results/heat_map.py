@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_mm.files import replace_file
+from lightning_mm.files import write_atomically
 from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import MANY
@@ -77,7 +77,7 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
 def write_heat_map(result: SweepResult, path: str | Path, metric: str | None = None) -> Path:
     """Write :func:`heat_map` as a PNG."""
     figure = heat_map(result, metric)
-    return replace_file(Path(path), lambda file: figure.savefig(file, format="png"))
+    return write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _draw_dots(axes: Axes, result: SweepResult, rows: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import batch_size, take_rows
 
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
@@ -28,11 +29,11 @@ Figures = tuple[int, str]
 
 @runtime_checkable
 class SweepableTask(Protocol):
-    """What the sweep asks of a task; every task of :mod:`lightning_mm.tasks` has it.
+    """What the sweep needs of a task; every task of :mod:`lightning_mm.tasks` has it.
 
     A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
-    ``available``, ``using(available)``), ``auxiliary`` (a module that serves training alone), ``metric_directions`` and
-    ``summable_statistics`` (True when its metrics depend on the sums of the statistics over samples alone).
+    ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
+    ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples).
     """
 
     modalities: Sequence[str]
@@ -62,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """What one batch gave.
+    """Statistics of one batch.
 
     Args:
         index: ``Int[B]``.
@@ -93,20 +94,20 @@ class Collected:
 
 
 class SweepModule(LightningModule):
-    """Runs tasks under ``trainer.test`` or ``trainer.validate``, so that precision, devices and DDP are the trainer's.
+    """Runs tasks under ``trainer.test`` or ``trainer.validate``, with its precision, devices and strategy.
 
     Args:
         tasks: The networks, see :class:`SweepableTask`.
-        runs: Which of them is run on what.
+        runs: Which task is run on which combinations.
         modalities: The modalities of the data: the columns of ``observed``.
-        scratch: A file for the result of strategies that start processes of their own.
+        scratch: A file for the result of strategies that start processes.
     """
 
     def __init__(
         self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
     ) -> None:
         super().__init__()
-        # Inside a list the tasks keep their own trainer; direct children would be handed this one's.
+        # In a list the tasks keep their own trainer; Lightning sets that of direct children.
         self.tasks = nn.ModuleList(tasks)
         self.runs = list(runs)
         self.modalities = Modalities(modalities)
@@ -132,12 +133,13 @@ class SweepModule(LightningModule):
                     size = int(counts.sum())
                     if size == 0:
                         continue
-                    chosen = None if size == len(counts) else counts
-                    inputs = {name: _rows(batch["inputs"][name], chosen) for name in task.modalities}
+                    inputs, target = {name: batch["inputs"][name] for name in task.modalities}, batch["target"]
+                    if size < len(counts):
+                        inputs, target = take_rows((inputs, target), counts.nonzero()[:, 0], len(counts))
                     available = mask[columns].repeat(size, 1)
                     with _told(task, available):
                         outputs = task(inputs, available)
-                    found = task.sample_statistics(outputs, _rows(batch["target"], chosen))
+                    found = task.sample_statistics(outputs, target)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
@@ -171,7 +173,12 @@ class SweepModule(LightningModule):
         absent = [name for name in self.modalities if name not in batch["inputs"]]
         if absent:
             raise LightningMMError(f"batch has no input {absent[0]!r}; it has {list(batch['inputs'])}")
-        size = len(_first_leaf(batch["inputs"][self.modalities[0]]))
+        size = batch_size([batch["inputs"][name] for name in self.modalities])
+        if size is None:
+            raise LightningMMError(
+                f"inputs of modalities {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
+                "arrays or lists of texts, batch first"
+            )
         observed = batch.get("observed")
         if observed is None:
             observed = torch.ones(size, len(self.modalities), dtype=torch.bool, device=self.device)
@@ -193,7 +200,7 @@ class SweepModule(LightningModule):
 
 
 def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
-    """Put the batches of all processes together, ordered by sample index.
+    """Join the batches of all processes, ordered by sample index.
 
     Args:
         parts: The batches.
@@ -201,7 +208,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
         padded: Whether samplers may have repeated samples (several processes); repeats are then dropped.
 
     Raises:
-        LightningMMError: If there is no sample, or an index comes twice though no sampler pads.
+        LightningMMError: If there is no sample, or an index comes twice although no sampler pads.
     """
     if not parts:
         raise LightningMMError("the split that was swept has no samples")
@@ -216,7 +223,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
     statistics: dict[Figures, Statistics] = {}
     rows: dict[Figures, Tensor] = {}
     for key in dict.fromkeys(key for part in parts for key in part.statistics):
-        # Statistics hold the samples that observed the combination, in the order in which they came.
+        # Statistics have one row per sample that observed the combination, in the order of `index`.
         counts = observed[:, modalities.mask(key[1])].all(dim=1)
         rows[key], keep = _first_of_each(owner[counts])
         found = [part.statistics[key] for part in parts if key in part.statistics]
@@ -225,7 +232,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
 
 
 def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, ascending, and where each stands first."""
+    """Distinct values, ascending, and the first position of each."""
     ordered, order = torch.sort(values, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -233,34 +240,12 @@ def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
-    """The task with its adapter off, or as it is."""
+    """Switch the adapter of a task off, or leave it as it is."""
     adapter: Any = task.adapter if disabled else None
     return adapter.disabled() if disabled else nullcontext()
 
 
 def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
-    """Tell the adapter of a network whose forward takes no ``available`` what is there."""
+    """Pass ``available`` to the adapter of a network whose forward does not take it."""
     adapter: Any = getattr(task, "adapter", None)
     return adapter.using(available) if hasattr(adapter, "using") else nullcontext()
-
-
-def _rows(nest: Any, chosen: Tensor | None) -> Any:
-    """The chosen samples (``Bool[B]``) of every tensor of a nest; ``None`` chooses all."""
-    if chosen is None:
-        return nest
-    if isinstance(nest, Tensor):
-        return nest[chosen]
-    if isinstance(nest, Mapping):
-        return {key: _rows(value, chosen) for key, value in nest.items()}
-    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*[_rows(value, chosen) for value in nest])
-    if isinstance(nest, (list, tuple)):
-        return type(nest)(_rows(value, chosen) for value in nest)
-    return nest
-
-
-def _first_leaf(nest: Any) -> Tensor:
-    """Any tensor of a nest, to tell the number of samples."""
-    while not isinstance(nest, Tensor):
-        nest = next(iter(nest.values())) if isinstance(nest, Mapping) else nest[0]
-    return nest

@@ -45,35 +45,35 @@ def sweep(
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
 
-    A sample counts for a combination when it observed all of its modalities. A method that knows fewer modalities than
-    the data is run on the combinations of its own.
+    A sample counts for a combination if it observed all of its modalities. A method that has fewer modalities than the
+    data is run on the combinations of these.
 
     Args:
         methods: One task (called ``zero_fill``, or ``adapted`` if it has an ``adapter``), or name to task. The first
-            task with an adapter is run with it switched off too, as ``zero_fill``, unless you name a ``zero_fill``. A
-            list of tasks holds dedicated networks: each is run on the combination of all of its own modalities and
-            nothing else, or on those of ``dedicated_to``.
+            task with an adapter is also run with it switched off, as ``zero_fill``, unless you name a ``zero_fill``. A
+            list of tasks is for dedicated networks: each is run only on the combination of all of its modalities,
+            or on those of ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
-            missingness play no role, only ``observed`` does.
+            missingness are not applied, only ``observed`` counts.
         combinations: Which combinations; all 2^M - 1 by default.
         split: ``"test"``, or ``"val"`` to choose settings.
-        modalities: The columns of ``observed``; by default those of the data module or of the task that knows most.
-        trainer: Gives devices, precision and strategy; of its callbacks only progress bars take part.
+        modalities: The columns of ``observed``; by default those of the data module or of the task with the most.
+        trainer: Has devices, precision and strategy; of its callbacks only progress bars are used.
         bootstrap: Replicates of the resampling of samples for intervals; 0 for none.
         level: Coverage of the intervals.
-        seed: The seed of the run that made the networks, written to every row.
-        bootstrap_seed: Seed of the resampling; the same for all sweeps that are to be compared.
-        baseline: Whether the first task with an adapter is run with it switched off too, as described above.
-        dedicated_to: The combinations that dedicated networks were trained for, where they have inputs for more
-            modalities than these and see a fill in the place of the others.
+        seed: The seed of the run that trained the networks, written to every row.
+        bootstrap_seed: Seed of the resampling; give sweeps that you compare the same one.
+        baseline: Whether the first task with an adapter is also run with it switched off, as described above.
+        dedicated_to: The combinations that dedicated networks were trained for, if they have inputs for more
+            modalities and see a fill for the others.
         config: The configuration of the run, plain types, kept for ``sweep.json``.
 
     Returns:
         The figures, the same in every process of a distributed run.
 
     Raises:
-        LightningMMError: If a combination names an unknown modality, no method can run one, a name is taken twice, or
-            the batches are not what is expected.
+        LightningMMError: If a combination has an unknown modality, no method can run one, a name is used twice, or the
+            batches have another form.
     """
     if split not in ("test", "val"):
         raise LightningMMError(f"split must be 'test' or 'val', got {split!r}")
@@ -183,7 +183,7 @@ def _collect(
     split: str,
     trainer: Trainer,
 ) -> Collected:
-    """Run the trainer over the split; strategies that start processes hand the result over in a file."""
+    """Run the trainer over the split; strategies that start processes pass the result in a file."""
     with tempfile.TemporaryDirectory(prefix="lightning_mm-sweep-") as folder:
         scratch = Path(folder) / "collected.pt"
         module = SweepModule(tasks, runs, known, scratch)
@@ -202,7 +202,7 @@ def _collect(
 
 @contextmanager
 def _progress_bars_only(trainer: Trainer) -> Iterator[None]:
-    """Other callbacks (checkpoints, adapters that prepare a module) belong to a task, not to the sweep around it."""
+    """Remove other callbacks (checkpoints, adapters that prepare a module): they belong to a task, not to its sweep."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [one for one in callbacks if isinstance(one, ProgressBar)]  # type: ignore[attr-defined]
     try:
@@ -220,7 +220,7 @@ def _figures(
         for combination in run.combinations:
             statistics = collected.statistics.get((position, combination))
             if statistics is None:
-                # No sample observed all of these modalities: there is no figure.
+                # No sample observed all of these modalities.
                 continue
             n = len(collected.rows[position, combination])
             for metric, value in tasks[run.task].metrics_from(statistics).items():
@@ -257,10 +257,10 @@ def _with_interval(row: SweepRow, replicates: Bootstrap) -> SweepRow:
 
 
 def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """Parameters that a method trains (none where an adapter is only switched off), and those of the network.
+    """Parameters that a method trains (none if its adapter is switched off), and those of the network.
 
-    Heads of auxiliary losses (``task.auxiliary``) are a part of training and no part of the network.
-    An adapter may say with ``parameters_per_combination`` how many of its own one combination uses.
+    Heads of auxiliary losses (``task.auxiliary``) are not part of the network. An adapter may have
+    ``parameters_per_combination``, the number of its parameters that one combination uses.
     """
     found: dict[str, dict[str, int]] = {}
     for run in runs:
@@ -278,6 +278,6 @@ def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str
         if run.method not in found:
             found[run.method] = counts
         else:
-            # Dedicated networks: what all of them together train.
+            # Dedicated networks: the sum over all of them.
             found[run.method] = {key: found[run.method].get(key, 0) + counts.get(key, 0) for key in counts}
     return found

@@ -5,5 +5,13 @@ from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.schedules import WarmupPolynomial
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
+from lightning_mm.tasks.teacher.distillation import Distillation
 
-__all__ = ["BaseTask", "ClassificationTask", "SemanticSegmentationTask", "SentimentTask", "WarmupPolynomial"]
+__all__ = [
+    "BaseTask",
+    "ClassificationTask",
+    "Distillation",
+    "SemanticSegmentationTask",
+    "SentimentTask",
+    "WarmupPolynomial",
+]

@@ -1,4 +1,4 @@
-"""Auxiliary losses: a linear head on each encoder, so that every modality learns to do the task alone.
+"""Auxiliary losses: a linear head on each encoder, so that every modality learns the task by itself.
 
 Shapes: B samples, M modalities, D features of an encoder, K outputs of the task, H x W pixels.
 """
@@ -17,7 +17,7 @@ from lightning_mm.errors import LightningMMError
 
 
 class EncoderTap:
-    """A forward hook that keeps an encoder's output while it is open; an object, so that it survives deepcopy."""
+    """Forward hook that keeps an encoder's output while it is open; an object, so that it survives deepcopy."""
 
     def __init__(self) -> None:
         self.open = False
@@ -29,15 +29,15 @@ class EncoderTap:
 
 
 class AuxiliaryHeads(nn.Module):
-    """One linear head per encoder of a network; they belong to the task, and the network's weights stay its own.
+    """One linear head per encoder of a network; they are part of the task and not of the network.
 
     Args:
         network: Has ``encoders``, an ``nn.ModuleDict`` of one encoder per modality, each with ``out_channels``: the
-            number of its features D, or a list of numbers for one that puts out a list of maps.
+            number of its features D, or a list of numbers if it returns a list of maps.
         modalities: Names of the columns of ``available``, in order.
         num_outputs: Outputs K of a head.
-        dense: Whether the task is one of pixels. The head is then a 1x1 convolution on the last map
-            ``[B, D, h, w]``, brought to the size of the target; otherwise encoders put out ``[B, D]``.
+        dense: Whether the task has a target per pixel. The head is then a 1x1 convolution on the last map
+            ``[B, D, h, w]``, resized to the target; otherwise encoders return ``[B, D]``.
 
     Raises:
         LightningMMError: If the network has no such encoders; the message says what was found.
@@ -60,7 +60,7 @@ class AuxiliaryHeads(nn.Module):
             )
         if len({id(encoders[name]) for name in modalities}) < len(modalities):
             raise LightningMMError(
-                f"auxiliary_weight needs an encoder of its own for each modality; {type(network).__name__}.encoders "
+                f"auxiliary_weight needs another encoder for each modality; {type(network).__name__}.encoders "
                 "holds one module under several names"
             )
         self.dense = dense
@@ -73,7 +73,7 @@ class AuxiliaryHeads(nn.Module):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep what the encoders put out in forwards inside this context; outside of it nothing is kept."""
+        """Keep the outputs of the encoders in forwards inside this context."""
         for tap in self.taps.values():
             tap.open = True
         try:
@@ -85,7 +85,7 @@ class AuxiliaryHeads(nn.Module):
     def forward(self, available: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Mean over the modalities of the loss of their heads; call it inside :meth:`listening`, after the network.
 
-        A head sees only the rows that have its modality; where none has, its loss is zero (with a gradient of zero).
+        A head gets only the rows that have its modality; without any its loss is zero, with a gradient of zero.
 
         Args:
             available: ``Bool[B, M]``.
@@ -114,7 +114,7 @@ class AuxiliaryHeads(nn.Module):
         if not isinstance(last, Tensor) or last.ndim != (4 if self.dense else 2) or last.shape[:2] != (size, width):
             came = tuple(last.shape) if isinstance(last, Tensor) else f"a {type(last).__name__}"
             raise LightningMMError(
-                f"auxiliary_weight: the encoder of {name!r} should put out {expected}, as its out_channels says; got "
+                f"auxiliary_weight: the encoder of {name!r} should return {expected}, as its out_channels says; got "
                 f"{came}; set auxiliary_weight to 0 for this network"
             )
         return last

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
-from typing import Any, ClassVar, Literal, cast
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,10 +23,14 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
+from lightning_mm.tasks.agreement import check_modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
+from lightning_mm.tasks.parameter_groups import parameter_groups
 from lightning_mm.tasks.schedules import divide_epochs
-from lightning_mm.tasks.teacher.teacher import Schedule, Teacher, distillation_loss
+from lightning_mm.tasks.settings import group_of
+from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
+from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
 
 Stage = Literal["train", "val", "test"]
 
@@ -32,31 +38,23 @@ Stage = Literal["train", "val", "test"]
 class BaseTask(LightningModule):
     """A network on batches ``{"inputs", "available", "observed", "target", "index"}``; subclasses add loss and metrics.
 
+    A subclass takes its own arguments and ``**base``, which it passes on, and gives :meth:`save_settings` those of its
+    own arguments that checkpoints shall hold.
+
     Args:
         model: The network; its forward takes ``{modality: input}`` and, if it has such a parameter, ``available``.
         modalities: Names of the columns of ``available``, in order. A network with ``channels`` must list the same.
-        fill: What stands in the place of an absent modality, :class:`~lightning_mm.missing.Zeros` by default.
+        fill: Placeholder for an absent modality, :class:`~lightning_mm.missing.Zeros` by default.
         optimizer: Called with parameter groups; one-dimensional parameters and those of ``self.adapter`` get no weight
             decay.
-        lr_scheduler: Called with the optimizer; one with a ``monitor`` (ReduceLROnPlateau) is given that figure.
+        lr_scheduler: Called with the optimizer; one with a ``monitor`` (ReduceLROnPlateau) gets that metric.
         lr_interval: Whether the scheduler steps after every ``epoch`` or ``step``.
-        base_ckpt: A checkpoint whose network is loaded into ``model`` at the start.
+        base_ckpt: A checkpoint to load the network from at the start.
         auxiliary_weight: Above zero, each encoder of ``model.encoders`` gets a linear head, and this times the mean of
             the heads' losses is added in training, see :class:`~lightning_mm.tasks.auxiliary.AuxiliaryHeads`. It
-            belongs to the training of a base: idle once there is an ``adapter``, as the heads are then frozen.
-        teacher_weight: Above zero, this times the distance from what the base says of all that was observed is added
-            when an ``adapter`` is trained; one more forward per step at most.
-        teacher_temperature: Softens the logits of both, see
-            :func:`~lightning_mm.tasks.teacher.teacher.distillation_loss`.
-        teacher_layers: Names of layers of the network, or patterns (``encoders.*.norm``), whose features are to stay
-            near the teacher's, see :func:`~lightning_mm.tasks.teacher.features.feature_distance`.
-        teacher_feature_weight: Above zero, this times the distance between those features is added.
-        teacher_schedule: How both weights change over the fit's steps: ``constant``, falling to zero (``linear``,
-            ``cosine``), or rising over the first tenth (``warmup``).
-        teacher_cache_mb: Megabytes of memory for the teacher's answers, kept per sample where the data module has no
-            ``augment``, so that epochs after the first need no forward of it. The same up to rounding, as a sample may
-            be rounded differently in another batch; with 0 every step asks the teacher, and a resumed fit is the
-            uninterrupted one to the bit.
+            belongs to the training of a base: without effect once there is an ``adapter``, which freezes the heads.
+        distillation: The base as the teacher of its ``adapter``; off by default.
+        old: Old names of the settings in ``distillation``.
 
     Raises:
         LightningMMError: If network and modalities do not agree, ``base_ckpt`` does not fit the network, or a weight
@@ -64,11 +62,9 @@ class BaseTask(LightningModule):
     """
 
     primary_metric: str = ""
-    """The figure that tables and model selection use."""
+    """The metric for tables and model selection."""
     metric_directions: dict[str, Literal["max", "min"]]
-    """Every figure of the task and which way is better."""
-    unsaved: ClassVar[tuple[str, ...]] = ("model", "fill", "optimizer", "lr_scheduler", "base_ckpt")
-    """Arguments that are objects (or paths of this machine) and so are not stored as hyper-parameters."""
+    """Every metric of the task and which way is better."""
 
     def __init__(
         self,
@@ -80,27 +76,22 @@ class BaseTask(LightningModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         base_ckpt: str | None = None,
         auxiliary_weight: float = 0.0,
-        teacher_weight: float = 0.0,
-        teacher_temperature: float = 2.0,
-        teacher_layers: list[str] | None = None,
-        teacher_feature_weight: float = 0.0,
-        teacher_schedule: Schedule = "constant",
-        teacher_cache_mb: float = 512.0,
+        distillation: Distillation = Distillation(),
+        **old: Unpack[OldNames],
     ) -> None:
         super().__init__()
-        if not (auxiliary_weight >= 0 and teacher_weight >= 0 and teacher_temperature > 0):
-            raise LightningMMError(
-                "expected auxiliary_weight >= 0, teacher_weight >= 0 and teacher_temperature > 0, got "
-                f"{auxiliary_weight}, {teacher_weight} and {teacher_temperature}"
-            )
-        self.save_hyperparameters(ignore=list(self.unsaved))
+        if not auxiliary_weight >= 0:
+            raise LightningMMError(f"auxiliary_weight: expected 0 or more, got {auxiliary_weight}")
+        # Lightning's load_from_checkpoint passes the plain types that are saved below.
+        distillation = with_old_names(group_of(Distillation, distillation, "distillation"), old)
         self.modalities = Modalities(modalities)
-        channels = getattr(model, "channels", None)
-        if isinstance(channels, Mapping) and tuple(channels) != self.modalities.names:
-            raise LightningMMError(
-                f"task and network disagree on the modalities: the task lists {list(self.modalities)}, the network's "
-                f"channels {list(channels)}; write the same names in the same order"
-            )
+        self.save_settings(
+            modalities=list(self.modalities),
+            lr_interval=lr_interval,
+            auxiliary_weight=auxiliary_weight,
+            distillation=asdict(distillation),
+        )
+        check_modalities(model, self.modalities)
         self.model = model
         self.fill = Zeros() if fill is None else fill
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
@@ -115,10 +106,7 @@ class BaseTask(LightningModule):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
-        self.teacher_temperature = teacher_temperature
-        self.teacher = Teacher(
-            model, teacher_weight, teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb
-        )
+        self.teacher = Teacher(model, distillation)
 
     # What a task defines
 
@@ -131,7 +119,7 @@ class BaseTask(LightningModule):
         raise NotImplementedError
 
     def metric_inputs(self, outputs: Any) -> Any:
-        """What the metrics of validation and test are given beside the target; the predictions by default."""
+        """What the metrics of validation and test get together with the target; the predictions by default."""
         return self.predictions(outputs)
 
     def configure_metrics(self) -> MetricCollection:
@@ -139,32 +127,41 @@ class BaseTask(LightningModule):
         raise NotImplementedError
 
     def configure_auxiliary(self) -> AuxiliaryHeads:
-        """The heads of the auxiliary losses; called at the end of the base's ``__init__`` where they are wanted."""
+        """The heads of the auxiliary losses; called at the end of the base's ``__init__`` if they are wanted."""
         raise LightningMMError(f"{type(self).__name__} has no auxiliary losses; set auxiliary_weight to 0")
 
     def distillation(self, outputs: Any, teacher: Any) -> Tensor:
-        """Distance of a batch's outputs from the teacher's, a scalar; that of logits ``[B, C, ...]`` by default."""
-        return distillation_loss(outputs, teacher, self.teacher_temperature)
+        """Distance of a batch's outputs from the teacher's, a scalar; by default for logits ``[B, C, ...]``."""
+        return distillation_loss(outputs, teacher, self.teacher.settings.temperature)
 
     def check_target(self, target: Any) -> None:
-        """Refuse targets that the task cannot mean; called before the loss."""
+        """Refuse targets that the task cannot use; called before the loss."""
 
     def sample_statistics(self, outputs: Any, target: Any) -> dict[str, Tensor]:
-        """Small statistics of each sample ``[B, ...]`` from which :meth:`metrics_from` makes the figures."""
+        """Small statistics of each sample ``[B, ...]``, the input of :meth:`metrics_from`."""
         raise NotImplementedError
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Figures of any set of samples from their statistics ``[N, ...]``; fast, as the bootstrap calls it often."""
+        """Metrics of any set of samples from their statistics ``[N, ...]``; fast, as the bootstrap calls it often."""
         raise NotImplementedError
 
     # What all tasks share
 
+    def save_settings(self, **settings: Any) -> None:
+        """Save arguments of plain types as hyper-parameters: in checkpoints, and to the loggers.
+
+        Lightning's ``save_hyperparameters`` would search the stack for arguments.
+        """
+        self.hparams.update(settings)
+        self._hparams_initial = deepcopy(self.hparams)
+        self._log_hyperparams = True
+
     def forward(self, inputs: Mapping[str, Nest], available: Tensor | None = None) -> Any:
-        """Outputs of the network; absent places are filled first, so what stands there cannot matter.
+        """Outputs of the network; absent places are filled first, so their content cannot matter.
 
         Args:
             inputs: ``{modality: [B, ...]}``, a placeholder in absent places.
-            available: ``Bool[B, M]``; ``None`` means that all modalities are there.
+            available: ``Bool[B, M]``; ``None`` means all modalities.
         """
         absent = [name for name in self.modalities if name not in inputs]
         if absent:
@@ -180,7 +177,7 @@ class BaseTask(LightningModule):
         filled = fill_inputs(self.fill, self.modalities, used, available)
         if self.takes_available:
             return self.model(filled, available=available)
-        # Added by FrozenBackboneAdapter; the network cannot tell it who is absent.
+        # Added by FrozenBackboneAdapter; a network without `available` cannot pass it on.
         adapter = getattr(self, "adapter", None)
         with nullcontext() if adapter is None else adapter.using(available):
             return self.model(filled)
@@ -201,42 +198,31 @@ class BaseTask(LightningModule):
     def _log_metrics(self, stage: Stage) -> None:
         primary = f"{stage}/{self.primary_metric}"
         for name, value in self._stage_metrics(stage).compute().items():
-            # Already the figure of all processes; sync_dist keeps it so and spares Lightning's warning.
+            # Already the metric of all processes; sync_dist keeps it so and spares Lightning's warning.
             self.log(name, value, prog_bar=name == primary, sync_dist=True)
 
     def _stage_metrics(self, stage: Stage) -> MetricCollection:
         return cast(MetricCollection, self.metrics[stage])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        adapter = getattr(self, "adapter", None)
         # An adapter freezes all else, the heads too.
-        heads = self.auxiliary if adapter is None else None
-        with ExitStack() as stack:
-            if adapter is not None and self.teacher.feature_weight > 0:
-                stack.enter_context(adapter.every_row())  # features are compared sample by sample
-            return self._training_loss(batch, adapter, heads)
-
-    def _training_loss(self, batch: dict[str, Any], adapter: Any, heads: AuxiliaryHeads | None) -> Tensor:
-        # Before the student: in the backward pass the adapter must still be where the student left it.
-        lesson = self.teacher.lesson(self, batch) if self.teacher.wanted and adapter is not None else None
-        with nullcontext() if heads is None else heads.listening(), self.teacher.listening(self.model) as taps:
+        heads = self.auxiliary if getattr(self, "adapter", None) is None else None
+        with (
+            self.teacher.watching(self, batch) as comparison,
+            nullcontext() if heads is None else heads.listening(),
+        ):
             outputs, loss = self._shared_step(batch, "train")
             if heads is not None:
                 auxiliary = heads(batch["available"], batch["target"], self.loss)
                 self._log_loss("train/auxiliary_loss", auxiliary, batch)
                 loss = loss + self.auxiliary_weight * auxiliary
-        if self.teacher.wanted:
-            if lesson is None:
-                raise LightningMMError(
-                    "teacher_weight needs an adapter: the base is the teacher; add a FrozenBackboneAdapter to the "
-                    "callbacks, or set teacher_weight and teacher_feature_weight to 0"
-                )
-            factor = self.teacher.factor(self)
-            if self.teacher.schedule != "constant":
-                self._log_loss("train/teacher_factor", loss.new_tensor(factor), batch)
-            for name, (weight, distance) in self.teacher.distances(lesson, outputs, taps, self.distillation).items():
-                self._log_loss(f"train/{name}", distance, batch)
-                loss = loss + factor * weight * distance
+            if comparison is not None:
+                factor = self.teacher.factor(self)
+                if self.teacher.settings.schedule != "constant":
+                    self._log_loss("train/teacher_factor", loss.new_tensor(factor), batch)
+                for name, (weight, distance) in comparison.distances(outputs, self.distillation).items():
+                    self._log_loss(f"train/{name}", distance, batch)
+                    loss = loss + factor * weight * distance
         return loss
 
     def on_train_start(self) -> None:
@@ -283,20 +269,7 @@ class BaseTask(LightningModule):
         check_state(self, checkpoint["state_dict"], "the checkpoint")
 
     def configure_optimizers(self) -> Any:
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not trainable:
-            raise LightningMMError(
-                "nothing to train: every parameter is frozen; add an adapter (FrozenBackboneAdapter) or unfreeze the "
-                "network"
-            )
-        adapter = getattr(self, "adapter", None)
-        adapted = {id(p) for p in adapter.parameters()} if isinstance(adapter, nn.Module) else set()
-        decayed = [p for p in trainable if p.ndim > 1 and id(p) not in adapted]
-        # Identity is where an adapter, a norm and a bias start or belong: decay would pull them from there to zero.
-        plain = [p for p in trainable if p.ndim <= 1 or id(p) in adapted]
-        groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
-        groups += [{"params": plain, "weight_decay": 0.0}] if plain else []
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(parameter_groups(self))
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

@@ -1,4 +1,4 @@
-"""Reading checkpoints and loading networks from them, strictly, with mismatches told by name."""
+"""Reads checkpoints and loads networks from them strictly; errors name what does not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models.released_weights import misfit
 
 _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|(whose module \S+ is blocked))")
-"""How torch tells of the class or function that a file asks for."""
+"""How torch names the class or function that a file asks for."""
 
 ADAPTER_KEY = "lightning_mm_adapter"
 """Entry of a checkpoint that holds an adapter and not its base."""
@@ -50,14 +50,14 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
     """Load a network from a Lightning checkpoint, a bare ``state_dict`` or released weights, strictly.
 
     Args:
-        network: As it was built for the checkpoint; changed in place only if everything fits. One with a method
-            ``load_reference`` is given files in which no key is the network's own.
+        network: As it was built for the checkpoint; changed in place only if everything fits. A method
+            ``load_reference`` of the network gets files in which no key is the network's own.
         path: The file.
-        prefix: Where the network lies in the checkpoint of its LightningModule; other parts are left alone.
+        prefix: Of the network's keys in the checkpoint of its LightningModule; other parts are ignored.
 
     Raises:
         DataNotFoundError: If there is no such file.
-        LightningMMError: If it is no checkpoint, one of an adapter, or of another network.
+        LightningMMError: If it is no checkpoint, or that of an adapter or of another network.
     """
     checkpoint = read_checkpoint(path)
     if ADAPTER_KEY in checkpoint:

@@ -5,26 +5,23 @@ Shapes: B samples, M modalities, C classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill
+from lightning_mm.errors import LightningMMError, check_fraction
+from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
-from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_figures
-from lightning_mm.tasks.teacher.teacher import Schedule
+from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_metrics
 
 
 class ClassificationTask(BaseTask):
-    """Trains and evaluates a network that puts out one logit per class.
+    """Trains and evaluates a network that returns one logit per class.
 
     Metrics: ``accuracy`` (share of samples, the primary one), ``macro_f1`` (mean over the classes that are in truth or
     prediction, as in torchmetrics); with two classes also ``auroc`` of the probability of class 1.
@@ -36,7 +33,7 @@ class ClassificationTask(BaseTask):
         class_weights: One weight per class for the cross entropy.
         label_smoothing: Share of the target that is spread over all classes, 0 to 1.
         class_names: Names of the classes, for messages and plots; by default their numbers.
-        fill: See :class:`BaseTask`, as for the rest.
+        **base: See :class:`BaseTask`.
 
     Shape:
         Target ``Int64[B]`` with labels 0 to C - 1.
@@ -56,41 +53,21 @@ class ClassificationTask(BaseTask):
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
         class_names: list[str] | None = None,
-        fill: Fill | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-        base_ckpt: str | None = None,
-        auxiliary_weight: float = 0.0,
-        teacher_weight: float = 0.0,
-        teacher_temperature: float = 2.0,
-        teacher_layers: list[str] | None = None,
-        teacher_feature_weight: float = 0.0,
-        teacher_schedule: Schedule = "constant",
-        teacher_cache_mb: float = 512.0,
+        **base: Any,
     ) -> None:
-        names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
-        if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
-            raise LightningMMError(
-                f"num_classes is {num_classes}: expected at least 2, and as many distinct class_names, got {names}"
-            )
+        names = checked_class_names(model, num_classes, class_names)
         if class_weights is not None and (len(class_weights) != num_classes or min(class_weights) < 0):
             raise LightningMMError(f"class_weights: expected {num_classes} numbers, none negative, got {class_weights}")
-        if not 0 <= label_smoothing <= 1:
-            raise LightningMMError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
-        made_for = getattr(model, "num_classes", num_classes)
-        if made_for != num_classes:
-            raise LightningMMError(
-                f"task and network disagree on the classes: the task has num_classes {num_classes}, the network "
-                f"{made_for}; write the same number"
-            )
+        check_fraction("label_smoothing", label_smoothing)
         # Known before the base asks for metrics and heads; plain values may be set before nn.Module.__init__.
         self.num_classes, self.class_names, self.label_smoothing = num_classes, names, label_smoothing
-        super().__init__(
-            model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
-            auxiliary_weight, teacher_weight, teacher_temperature,
-            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
-        )  # fmt: skip
+        super().__init__(model, modalities, **base)
+        self.save_settings(
+            num_classes=num_classes,
+            class_weights=None if class_weights is None else [float(weight) for weight in class_weights],
+            label_smoothing=label_smoothing,
+            class_names=class_names,
+        )
         self.metric_directions = dict.fromkeys(["accuracy", "macro_f1"] + ["auroc"] * (num_classes == 2), "max")
         # Outside the state dict, so that a base checkpoint fits whatever the loss.
         weights = None if class_weights is None else torch.tensor(class_weights).float()
@@ -102,7 +79,7 @@ class ClassificationTask(BaseTask):
         total = F.cross_entropy(outputs.float(), target, weights, reduction="sum", label_smoothing=self.label_smoothing)
         if weights is None:
             return total / len(target)
-        # As torch's own mean, but zero and not NaN where all samples have the weight zero.
+        # Like torch's own mean, but zero and not NaN if all samples have the weight zero.
         norm = weights[target].sum()
         return total / torch.where(norm > 0, norm, 1)
 
@@ -135,7 +112,7 @@ class ClassificationTask(BaseTask):
             labels = sorted(set(target[wrong].tolist()))
             raise LightningMMError(
                 f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}; set "
-                "num_classes, or mend the labels"
+                "num_classes, or fix the labels"
             )
 
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -147,7 +124,7 @@ class ClassificationTask(BaseTask):
         return statistics
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        return classification_figures(
+        return classification_metrics(
             statistics["prediction"], statistics["target"], self.num_classes, statistics.get("score")
         )
 

@@ -1,4 +1,4 @@
-"""Losses of dense prediction that know an ignored label.
+"""Losses of dense prediction with an ignored label.
 
 Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``.
 """
@@ -26,7 +26,7 @@ class _Weighted(nn.Module):
 
 
 class CrossEntropyLoss(_Weighted):
-    """Cross entropy as in torch, but zero and not NaN where every pixel is ignored.
+    """Cross entropy as in torch, but zero and not NaN if every pixel is ignored.
 
     Args:
         ignore_index: The label of pixels that do not count.
@@ -52,9 +52,9 @@ class DiceLoss(nn.Module):
     Args:
         ignore_index: The label of pixels that do not count.
         per_sample: Dice of every sample, then the mean over samples; otherwise the batch counts as one large image,
-            which is steadier where a class is in few samples.
-        skip_absent: Leave out classes that the truth does not hold (their Dice says nothing about the shape); the
-            official code of DELIVER keeps them.
+            which is steadier if a class is in few samples.
+        skip_absent: Leave out classes that are not in the truth (their Dice says nothing about the shape); the official
+            code of DELIVER keeps them.
         smooth: Added to numerator and denominator.
 
     Reference:
@@ -87,8 +87,8 @@ class DiceLoss(nn.Module):
 class OhemCrossEntropyLoss(_Weighted):
     """Cross entropy of the hard pixels only: those whose true class got a probability below ``threshold``.
 
-    Where fewer than ``min_kept`` of the valid pixels are hard, the hardest ``min_kept`` are used. Class weights enter
-    the comparison, and the mean is a plain one, as in the code of DELIVER.
+    If fewer than ``min_kept`` of the valid pixels are hard, the hardest ``min_kept`` are used. Class weights enter the
+    comparison, and the mean is not weighted, as in the code of DELIVER.
 
     Args:
         threshold: Probability of the true class below which a pixel is hard.

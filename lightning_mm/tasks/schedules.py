@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the recipes that we reproduce."""
+"""Learning-rate schedules of reproduced recipes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lightning_mm.errors import LightningMMError
 class WarmupPolynomial(LRScheduler):
     """A linear warm-up, then a polynomial decay to zero at the end.
 
-    With ``lr_interval: step`` the task steps it after every batch, and the curve is the same with finer steps: a task
-    tells it how many of them its trainer makes in an epoch, whatever the batch size and the number of devices.
+    With ``lr_interval: step`` the task steps it after every batch, and the curve is the same with finer steps: the task
+    sets how many of them an epoch of its trainer has, whatever the batch size and the number of devices.
 
     Args:
-        optimizer: Whose learning rates are multiplied by a factor from 0 to 1.
+        optimizer: Its learning rates are multiplied by a factor from 0 to 1.
         max_epochs: Epochs until zero.
         warmup_epochs: Epochs until the learning rate is the optimizer's own.
         warmup_ratio: The factor of the first epoch (or step).
         power: 1 decays in a line; below, slower at first.
-        steps_per_epoch: Steps of this schedule in an epoch; when not given, those that :meth:`divide` is told, else 1.
+        steps_per_epoch: Steps of this schedule in an epoch; by default the number given to :meth:`divide`, else 1.
 
     Raises:
         LightningMMError: If a setting is out of range.
@@ -71,7 +71,7 @@ class WarmupPolynomial(LRScheduler):
         super().__init__(optimizer)
 
     def divide(self, steps_per_epoch: int) -> None:
-        """Say before the first step how many of them an epoch has; ``steps_per_epoch``, where it was given, wins."""
+        """Set before the first step how many of them an epoch has, unless ``steps_per_epoch`` was given."""
         if self.steps_per_epoch is None:
             self._place(steps_per_epoch)
 
@@ -79,7 +79,7 @@ class WarmupPolynomial(LRScheduler):
         self.max_steps, self.warmup_steps = self.max_epochs * steps_per_epoch, self.warmup_epochs * steps_per_epoch
 
     def factor(self, step: int) -> float:
-        """What the optimizer's own learning rate is multiplied by."""
+        """The factor of the optimizer's own learning rate."""
         if step < self.warmup_steps:
             return self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup_steps
         left = self.max_steps - step
@@ -90,7 +90,7 @@ class WarmupPolynomial(LRScheduler):
 
 
 def divide_epochs(trainer: Trainer) -> None:
-    """Tell schedules that step with the optimizer how many steps an epoch of this fit has.
+    """Set in schedules that step with the optimizer how many steps an epoch of this fit has.
 
     Raises:
         LightningMMError: If the training data have no length.

@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, MulticlassJaccardIndex
 
-from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill
+from lightning_mm.errors import LightningMMError, check_choice
+from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
@@ -23,15 +21,14 @@ from lightning_mm.tasks.metrics.segmentation import (
     AbsentClasses,
     MeanOverClasses,
     confusion_per_sample,
-    segmentation_figures,
+    segmentation_metrics,
 )
-from lightning_mm.tasks.teacher.teacher import Schedule
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 
 
 class SemanticSegmentationTask(BaseTask):
-    """Trains and evaluates a network that puts out one logit per class and pixel.
+    """Trains and evaluates a network that returns one logit per class and pixel.
 
     Metrics: ``miou``, ``macc`` (mean class accuracy, the mean recall of the classes) and ``mf1``, means over the
     classes that have a value (see ``absent_classes``); ``iou_<class>``, ``pixel_accuracy``; with two classes also
@@ -45,10 +42,10 @@ class SemanticSegmentationTask(BaseTask):
         class_weights: One weight per class for the cross entropies.
         ignore_index: Label of pixels that count in neither loss nor metrics.
         class_names: Names for the metrics of single classes, by default their numbers.
-        fill: See :class:`BaseTask`, as for the rest.
-        absent_classes: What a class counts that is nowhere, in neither truth nor prediction (for ``macc``: not in the
-            truth): ``skip``, it has no figure (NaN) and is left out of the mean; ``zero``, its figure is 0 and counts,
-            the convention of the code of CMNeXt (arXiv 2303.01480).
+        absent_classes: How a class counts that is in neither truth nor prediction (for ``macc``: not in the truth):
+            ``skip``, its metric is NaN and left out of the mean; ``zero``, its metric is 0 and counts, the convention
+            of the code of CMNeXt (arXiv 2303.01480).
+        **base: See :class:`BaseTask`.
 
     Shape:
         Target ``Int64[B, H, W]`` with labels 0 to C - 1 and ``ignore_index``.
@@ -58,7 +55,7 @@ class SemanticSegmentationTask(BaseTask):
     """
 
     summable_statistics = True
-    """The figures depend on the sum of the confusion matrices alone, which makes the bootstrap fast."""
+    """The metrics depend on the sum of the confusion matrices alone, which makes the bootstrap fast."""
 
     def __init__(
         self,
@@ -69,48 +66,28 @@ class SemanticSegmentationTask(BaseTask):
         class_weights: list[float] | None = None,
         ignore_index: int = 255,
         class_names: list[str] | None = None,
-        fill: Fill | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-        base_ckpt: str | None = None,
-        auxiliary_weight: float = 0.0,
-        teacher_weight: float = 0.0,
-        teacher_temperature: float = 2.0,
-        teacher_layers: list[str] | None = None,
-        teacher_feature_weight: float = 0.0,
-        teacher_schedule: Schedule = "constant",
-        teacher_cache_mb: float = 512.0,
         absent_classes: AbsentClasses = "skip",
+        **base: Any,
     ) -> None:
-        names = [str(label) for label in range(num_classes)] if class_names is None else list(class_names)
-        if num_classes < 2 or len(names) != num_classes or len(set(names)) != num_classes:
-            raise LightningMMError(
-                f"num_classes is {num_classes}: expected at least 2, and as many distinct class_names, got {names}"
-            )
+        names = checked_class_names(model, num_classes, class_names)
         if class_weights is not None and len(class_weights) != num_classes:
             raise LightningMMError(f"class_weights: expected {num_classes} numbers, got {len(class_weights)}")
-        if absent_classes not in get_args(AbsentClasses):
-            raise LightningMMError(
-                f"absent_classes must be one of {list(get_args(AbsentClasses))}, got {absent_classes!r}"
-            )
-        made_for = getattr(model, "num_classes", num_classes)
-        if made_for != num_classes:
-            raise LightningMMError(
-                f"task and network disagree on the classes: the task has num_classes {num_classes}, the network "
-                f"{made_for}; write the same number"
-            )
+        check_choice("absent_classes", absent_classes, get_args(AbsentClasses))
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
         self.absent_classes: AbsentClasses = absent_classes
-        super().__init__(
-            model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
-            auxiliary_weight, teacher_weight, teacher_temperature,
-            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
-        )  # fmt: skip
+        super().__init__(model, modalities, **base)
+        self.save_settings(
+            num_classes=num_classes,
+            loss=loss,
+            class_weights=None if class_weights is None else [float(weight) for weight in class_weights],
+            ignore_index=ignore_index,
+            class_names=class_names,
+            absent_classes=absent_classes,
+        )
         self.primary_metric = "iou" if num_classes == 2 else "miou"
-        figures = ["miou", "macc", "mf1", "pixel_accuracy", *(f"iou_{name}" for name in names)]
-        self.metric_directions = dict.fromkeys(figures + ["iou"] * (num_classes == 2), "max")
+        metrics = ["miou", "macc", "mf1", "pixel_accuracy", *(f"iou_{name}" for name in names)]
+        self.metric_directions = dict.fromkeys(metrics + ["iou"] * (num_classes == 2), "max")
         self.criterion = _criterion(loss, ignore_index, class_weights)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -153,7 +130,7 @@ class SemanticSegmentationTask(BaseTask):
             labels = sorted(set(target[wrong].tolist()))
             raise LightningMMError(
                 f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}, or "
-                f"{self.ignore_index} for pixels to ignore; set num_classes or ignore_index, or mend the labels"
+                f"{self.ignore_index} for pixels to ignore; set num_classes or ignore_index, or fix the labels"
             )
 
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -163,7 +140,7 @@ class SemanticSegmentationTask(BaseTask):
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         confusion = statistics["confusion"].sum(0)
-        return segmentation_figures(confusion, self.class_names, self.ignore_index, self.absent_classes)
+        return segmentation_metrics(confusion, self.class_names, self.ignore_index, self.absent_classes)
 
 
 def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) -> nn.ModuleList:
@@ -173,6 +150,5 @@ def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) ->
         "ce+dice": [CrossEntropyLoss(ignore_index, weight), DiceLoss(ignore_index)],
         "ohem": [OhemCrossEntropyLoss(ignore_index=ignore_index, weight=weight)],
     }
-    if loss not in terms:
-        raise LightningMMError(f"loss must be one of {list(terms)}, got {loss!r}")
+    check_choice("loss", loss, terms)
     return nn.ModuleList(terms[loss])

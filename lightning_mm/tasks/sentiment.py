@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.metrics.classification import ClassOneAUROC, auroc, class_one_probability
@@ -25,10 +22,10 @@ from lightning_mm.tasks.metrics.sentiment import (
     PolarityAccuracy,
     PolarityF1,
     RoundedAccuracy,
-    binary_figures,
-    sentiment_figures,
+    binary_metrics,
+    sentiment_metrics,
 )
-from lightning_mm.tasks.teacher.teacher import Schedule, distillation_loss
+from lightning_mm.tasks.teacher.teacher import distillation_loss
 
 Labels = Literal["regression", "binary"]
 LossName = Literal["l1", "mse", "bce"]
@@ -36,14 +33,14 @@ LOSSES: dict[Labels, tuple[LossName, ...]] = {"regression": ("l1", "mse"), "bina
 
 
 class SentimentTask(BaseTask):
-    """Trains and evaluates a network that puts out a sentiment.
+    """Trains and evaluates a network that returns a sentiment.
 
     Metrics of ``regression``: ``mae`` (the primary one, less is better), ``pearson`` (NaN for constant predictions),
     ``acc7`` and ``acc5`` (clipped to +-3 and +-2, halves rounded to even), ``acc2_has0`` and ``f1_has0`` (non-negative
     against negative), ``acc2_non0`` and ``f1_non0`` (positive against negative, labels of zero left out). Of
     ``binary``: ``acc2`` (the primary one), ``f1``, ``auroc``. Every F1 is weighted by how often a class is true, but
-    ``f1_non0_swapped`` by how often it is predicted: the code of MulT swaps the arguments, and this is the figure to
-    stand beside its F1, see :func:`~lightning_mm.tasks.metrics.sentiment.polarity_figures`.
+    ``f1_non0_swapped`` by how often it is predicted: the code of MulT swaps the arguments, and this is the metric to
+    compare with its F1, see :func:`~lightning_mm.tasks.metrics.sentiment.polarity_metrics`.
 
     Args:
         model: The network, ``{modality: [B, ...]} -> [B]`` or ``[B, 1]``, the sentiment or the logit of class 1; with
@@ -51,7 +48,7 @@ class SentimentTask(BaseTask):
         modalities: Names of the columns of ``available``, in order.
         labels: ``regression`` for numbers in [-3, 3], ``binary`` for classes 0 and 1.
         loss: ``l1`` (the default) or ``mse`` for regression, ``bce`` for binary labels.
-        fill: See :class:`BaseTask`, as for the rest.
+        **base: See :class:`BaseTask`.
 
     Shape:
         Target ``Float[B]`` in [-3, 3], or ``Int64[B]`` of 0 and 1.
@@ -66,30 +63,14 @@ class SentimentTask(BaseTask):
         modalities: list[str],
         labels: Labels = "regression",
         loss: LossName | None = None,
-        fill: Fill | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-        base_ckpt: str | None = None,
-        auxiliary_weight: float = 0.0,
-        teacher_weight: float = 0.0,
-        teacher_temperature: float = 2.0,
-        teacher_layers: list[str] | None = None,
-        teacher_feature_weight: float = 0.0,
-        teacher_schedule: Schedule = "constant",
-        teacher_cache_mb: float = 512.0,
+        **base: Any,
     ) -> None:
-        if labels not in LOSSES:
-            raise LightningMMError(f"labels must be one of {list(LOSSES)}, got {labels!r}")
-        if loss is not None and loss not in LOSSES[labels]:
-            raise LightningMMError(f"loss of {labels} labels must be one of {list(LOSSES[labels])}, got {loss!r}")
+        check_choice("labels", labels, LOSSES)
+        check_choice(f"loss of {labels} labels", loss or LOSSES[labels][0], LOSSES[labels])
         # Known before the base asks for metrics and heads; plain values may be set before nn.Module.__init__.
         self.binary, self.loss_name = labels == "binary", loss or LOSSES[labels][0]
-        super().__init__(
-            model, modalities, fill, optimizer, lr_scheduler, lr_interval, base_ckpt,
-            auxiliary_weight, teacher_weight, teacher_temperature,
-            teacher_layers, teacher_feature_weight, teacher_schedule, teacher_cache_mb,
-        )  # fmt: skip
+        super().__init__(model, modalities, **base)
+        self.save_settings(labels=labels, loss=loss)
         self.primary_metric = "acc2" if self.binary else "mae"
         if self.binary:
             self.metric_directions = {"acc2": "max", "f1": "max", "auroc": "max"}
@@ -132,7 +113,7 @@ class SentimentTask(BaseTask):
 
     def distillation(self, outputs: Tensor, teacher: Tensor) -> Tensor:
         if self.binary:
-            return distillation_loss(self._logits(outputs), self._logits(teacher), self.teacher_temperature)
+            return distillation_loss(self._logits(outputs), self._logits(teacher), self.teacher.settings.temperature)
         return F.mse_loss(self._values(outputs).float(), self._values(teacher).detach().float())
 
     def check_target(self, target: Tensor) -> None:
@@ -141,14 +122,14 @@ class SentimentTask(BaseTask):
         fits = target.dtype == torch.int64 if self.binary else target.is_floating_point()
         if not fits or target.ndim != 1:
             raise LightningMMError(
-                f"target: expected {kind}, got {target.dtype} {tuple(target.shape)}; set labels to {other}, or mend "
+                f"target: expected {kind}, got {target.dtype} {tuple(target.shape)}; set labels to {other}, or fix "
                 "the labels"
             )
         right = (target == 0) | (target == 1) if self.binary else target.abs() <= 3
         if not right.all():
             raise LightningMMError(
                 f"target: expected {kind}, got {sorted(set(target[~right].tolist()))[:10]}; set labels to {other}, or "
-                "mend the labels"
+                "fix the labels"
             )
 
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -161,8 +142,8 @@ class SentimentTask(BaseTask):
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         prediction, target = statistics["prediction"], statistics["target"]
         if not self.binary:
-            return sentiment_figures(prediction, target)
-        accuracy, f1 = binary_figures(prediction, target)
+            return sentiment_metrics(prediction, target)
+        accuracy, f1 = binary_metrics(prediction, target)
         return {"acc2": accuracy, "f1": f1, "auroc": auroc(statistics["score"], target)}
 
     def _values(self, outputs: Any) -> Tensor:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import batch_size, is_column, leaves_of, map_leaves, take_rows, tensors_of
 
 
 def assert_missing_invariant(
@@ -44,7 +46,7 @@ def assert_missing_invariant(
         available_argument: Name of the mask parameter; ``None`` for a network that takes only the inputs (then a fill
             is what protects it).
         poisons: What is put in absent places of floating leaves; integer and bool leaves get other values out of the
-            range of the leaf, so that they stay valid ids.
+            range of the leaf, so that they stay valid ids, and texts those of other samples.
         check_gradients: Also compare the gradients of all parameters of network and fill (those that want one).
         seed: Of the random numbers that the network draws.
 
@@ -61,7 +63,9 @@ def assert_missing_invariant(
     names = Modalities(modalities)
     if set(inputs) != set(names):
         raise LightningMMError(f"inputs must hold one entry for each of {list(names)}, got {list(inputs)}")
-    size = next(_tensors(inputs))[1].shape[0]
+    size = batch_size(inputs)
+    if size is None:
+        raise LightningMMError(f"inputs hold nothing with one row per sample; expected tensors, got {inputs}")
     selected = names.select(combinations)
     masks = {name: names.mask(name).expand(size, -1).clone() for name in selected}
     if size > 1 and len(selected) > 1:
@@ -70,14 +74,15 @@ def assert_missing_invariant(
     def run(values: Mapping[str, Nest], available: Tensor) -> dict[str, Tensor]:
         return _run(network, names, values, available, fill, available_argument, check_gradients, seed)
 
+    device = next((tensor.device for tensor in tensors_of(inputs)), None)
     for combination, mask in masks.items():
         if mask.all():
             continue
-        available = mask.to(next(_tensors(inputs))[1].device)
+        available = mask.to(device)
         expected = run(inputs, available)
         for poison in poisons:
             poisoned = {
-                name: _poison(inputs[name], available[:, position], poison) for position, name in enumerate(names)
+                name: _poisoned(inputs[name], available[:, position], poison) for position, name in enumerate(names)
             }
             _compare(expected, run(poisoned, available), combination, poison)
 
@@ -127,38 +132,37 @@ def _run(
     return {name: value.detach() for name, value in results.items()}
 
 
-def _poison(value: Nest, present: Tensor, poison: float) -> Nest:
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex():
-            other = torch.full_like(value, poison)
-        elif value.dtype == torch.bool:
-            other = ~value
-        elif value.numel() and value.min() < value.max():
-            other = value.min() + value.max() - value
-        else:
-            other = torch.where(value > 0, value - 1, value + 1)
-        return torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, other)
-    if isinstance(value, Mapping):
-        return {key: _poison(leaf, present, poison) for key, leaf in value.items()}
-    if isinstance(value, (list, tuple)):
-        poisoned = [_poison(leaf, present, poison) for leaf in value]
-        return type(value)(*poisoned) if hasattr(value, "_fields") else type(value)(poisoned)
-    return value
+def _poisoned(nest: Nest, present: Tensor, poison: float) -> Nest:
+    return map_leaves(nest, lambda path, leaf: _poison(leaf, present, poison), (), is_column)
+
+
+def _poison(leaf: Any, present: Tensor, poison: float) -> Any:
+    """One leaf of the inputs with other values in absent places."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
+        return _poison(torch.as_tensor(leaf), present.cpu(), poison).numpy()
+    if not isinstance(leaf, Tensor):  # texts: that of another sample
+        rows = torch.arange(len(present)) - (~present).long().cpu()
+        return take_rows(leaf, rows % len(present), len(present))
+    if leaf.is_floating_point() or leaf.is_complex():
+        other = torch.full_like(leaf, poison)
+    elif leaf.dtype == torch.bool:
+        other = ~leaf
+    elif leaf.numel() and leaf.min() < leaf.max():
+        other = leaf.min() + leaf.max() - leaf
+    else:
+        other = torch.where(leaf > 0, leaf - 1, leaf + 1)
+    return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, other)
 
 
 def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nest with their paths, also inside dataclasses (the outputs of many libraries)."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, leaf in value.items():
-            yield from _tensors(leaf, f"{path}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for position, leaf in enumerate(value):
-            yield from _tensors(leaf, f"{path}[{position}]")
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, name), f"{path}.{name}")
+    """The tensors of outputs with their paths, also inside dataclasses (the outputs of many libraries)."""
+    for keys, leaf in leaves_of(value):
+        name = path + "".join([f"[{key!r}]" for key in keys])
+        if isinstance(leaf, Tensor):
+            yield name, leaf
+        elif hasattr(leaf, "__dataclass_fields__"):
+            for field in leaf.__dataclass_fields__:
+                yield from _tensors(getattr(leaf, field), f"{name}.{field}")
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], combination: str, poison: float) -> None:

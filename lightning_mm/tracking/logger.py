@@ -1,4 +1,4 @@
-"""A Weights & Biases logger that never asks for a login: offline unless there is one."""
+"""A Weights & Biases logger that never asks for a login: without one, runs are offline."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ DEFAULT_SERVER = "https://api.wandb.ai"
 
 
 class OfflineFirstWandbLogger(WandbLogger):
-    """Lightning's ``WandbLogger``, but a run without a login is kept on disk instead of asking for one.
+    """Lightning's ``WandbLogger``, but without a login the run is written to disk instead of asking for one.
 
-    ``WANDB_MODE`` wins; else the run is online with ``WANDB_API_KEY`` or a login in the netrc file (``wandb login``
-    writes it), and offline without. An offline run is sent later with ``wandb sync FOLDER``. An offline run that is
-    resumed makes a second folder with the same id: sync both.
+    ``WANDB_MODE`` wins; otherwise the run is online with ``WANDB_API_KEY`` or a login in the netrc file, which ``wandb
+    login`` writes, and offline without. An offline run is sent later with ``wandb sync FOLDER``. An offline run that is
+    resumed writes a second folder with the same id: sync both.
 
     Args:
         project: Project of the run.
         name: Name of the run; W&B makes one up by default.
-        save_dir: Folder in which ``wandb/`` is made.
+        save_dir: Folder of ``wandb/``.
         id: Id of the run, to resume it.
-        group: Puts runs together, e.g. the seeds of one setting.
+        group: Name shared by related runs, e.g. the seeds of one setting.
         tags: Labels of the run.
-        log_model: Whether checkpoints are uploaded, see Lightning; offline they are kept with the run.
-        flush_seconds: How much a kill can lose of an offline run; W&B's own default is 15. Needs wandb 0.31.
+        log_model: Whether checkpoints are uploaded, see Lightning; offline they are stored with the run.
+        flush_seconds: How much of an offline run a kill can lose; W&B's own default is 15. Needs wandb 0.31.
         kwargs: For ``wandb.init``.
     """
 
@@ -49,7 +49,7 @@ class OfflineFirstWandbLogger(WandbLogger):
 
             if kwargs.get("settings") is None:
                 kwargs["settings"] = wandb.Settings(x_transaction_log_flush_interval=flush_seconds)
-        # W&B puts its files into the system's temporary folder if this one is not there.
+        # W&B writes to the system's temporary folder if this one is missing.
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         # `mode` rather than Lightning's `offline`, which changes the environment of the whole process; jsonargparse
         # fills in None for what a config leaves out.
@@ -59,13 +59,13 @@ class OfflineFirstWandbLogger(WandbLogger):
             project=project, name=name, save_dir=save_dir, id=id, log_model=log_model, group=group, tags=tags,
             **kwargs,
         )  # fmt: skip
-        # Lightning passes it on even when it is None, of which W&B warns.
+        # Lightning passes None too, which makes W&B warn.
         if self._wandb_init.get("anonymous") is None:
             self._wandb_init.pop("anonymous", None)
 
 
 def wandb_mode() -> Literal["online", "offline", "shared", "disabled"]:
-    """The mode in which a run starts: ``WANDB_MODE`` if set, else online exactly when there is a login."""
+    """The mode of a new run: ``WANDB_MODE`` if set, otherwise online if there is a login."""
     wish = os.environ.get("WANDB_MODE", "").lower()
     if wish in ("online", "offline", "shared", "disabled"):
         return wish  # type: ignore[return-value]
@@ -75,7 +75,7 @@ def wandb_mode() -> Literal["online", "offline", "shared", "disabled"]:
 
 
 def _has_netrc_login() -> bool:
-    """Whether the netrc file names the W&B server; the file that ``wandb login`` writes."""
+    """Whether the netrc file, which ``wandb login`` writes, has the W&B server."""
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).netloc
     chosen = os.environ.get("NETRC")
     places = [Path(chosen)] if chosen else [Path("~/.netrc"), Path("~/_netrc")]

@@ -17,12 +17,11 @@ from lightning_mm.adapters import SSF, Adapted, Additive, Basis, LoRA, OneHot, a
 from lightning_mm.adapters.absent_rows import distinct_rows
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
-from lightning_mm.models import ImageEncoder, LateFusionClassifier, SequenceEncoder, VectorEncoder
-from lightning_mm.tasks import ClassificationTask
+from lightning_mm.tasks import ClassificationTask, Distillation
 from lightning_mm.testing import assert_missing_invariant
-from tests.support.adapter_networks import randomise, trained_statistics
+from tests.support.absent_rows import NAMES, InPlace, inputs, make, network
+from tests.support.adapter_networks import randomise
 
-NAMES = Modalities(["image", "motion", "text"])
 MASKS = NAMES.masks(["image", "motion", "text", "image", "image+text", "image+motion+text", "motion", "image"])
 
 
@@ -35,36 +34,6 @@ class Counts:
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         value = args[0]["values"] if isinstance(args[0], dict) else args[0]
         self.sizes.append(len(value))
-
-
-def inputs(batch: int = 8) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "image": torch.randn(batch, 1, 10, 7, generator=generator),
-        "motion": {"values": torch.randn(batch, 9, 3, generator=generator), "length": 1 + torch.arange(batch) % 9},
-        "text": torch.randn(batch, 5, generator=generator),
-    }
-
-
-def network(mask_absent: bool = False) -> LateFusionClassifier:
-    torch.manual_seed(0)
-    encoders: dict[str, nn.Module] = {
-        "image": ImageEncoder(1, width=4, out_channels=8, depth=2),
-        "motion": SequenceEncoder(3, width=8, out_channels=6, depth=2),
-        "text": VectorEncoder(5, width=8, out_channels=8),
-    }
-    made = LateFusionClassifier(encoders, 4, hidden=8, mask_absent=mask_absent)
-    trained_statistics(made)
-    return made.eval()
-
-
-def make(basis: Basis, encoders: dict[str, str] | None = None, mask_absent: bool = False, **settings: Any) -> Adapted:
-    adapted = adapt(
-        network(mask_absent), NAMES, settings.pop("kind", SSF()), basis=basis, example=((inputs(2),), {}),
-        encoders=encoders, **settings,
-    )  # fmt: skip
-    randomise(adapted, scale=0.2)
-    return adapted
 
 
 def test_distinct_rows() -> None:
@@ -155,7 +124,7 @@ class Odd(nn.Module):
         return self.head(self.encoders["a"](a) + self.encoders["b"](b) + twice + self.encoders["d"](d + a))
 
 
-@pytest.mark.filterwarnings("ignore:.*normalise by the statistics of the batch")
+@pytest.mark.filterwarnings("ignore:.*normalise by batch statistics")
 def test_encoders_that_need_the_batch_are_left_alone_and_named_when_asked_for() -> None:
     generator = torch.Generator().manual_seed(0)
     call = tuple(torch.randn(3, 4, generator=generator) for _ in range(4))
@@ -168,7 +137,7 @@ def test_encoders_that_need_the_batch_are_left_alone_and_named_when_asked_for() 
     }.items():
         with pytest.raises(LightningMMError, match=rf"encoder 'encoders.{name}' of modality '{name}'.*{reason}"):
             adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={name: f"encoders.{name}"})
-    with pytest.raises(LightningMMError, match=r"expected a modality out of .* and the name of its encoder"):
+    with pytest.raises(LightningMMError, match=r"expected one of the modalities .* and the name of its encoder"):
         adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={"a": "backbone"})
 
 
@@ -283,7 +252,10 @@ def test_features_of_encoders_are_those_of_all_samples() -> None:
     for encoders in (None, {}):
         torch.manual_seed(0)
         task = ClassificationTask(
-            network(), list(NAMES), 4, teacher_layers=["encoders.*.norm", "trunk*"], teacher_feature_weight=0.5
+            network(),
+            list(NAMES),
+            4,
+            distillation=Distillation(layers=["encoders.*.norm", "trunk*"], feature_weight=0.5),
         )
         batch = {"inputs": inputs(), "available": MASKS, "observed": torch.ones_like(MASKS), "index": torch.arange(8)}
         batch["target"] = torch.arange(8) % 4
@@ -293,19 +265,6 @@ def test_features_of_encoders_are_those_of_all_samples() -> None:
         losses.append(task.training_step(batch, 0).item())
         assert bool(adapter.encoders) == (encoders is None)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-class InPlace(nn.Module):
-    """Changes what its encoders put out where it stands."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict({name: nn.Linear(4, 6) for name in ("a", "b")})
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        a, b = (nn.functional.leaky_relu(self.encoders[name](inputs[name]), inplace=True) for name in ("a", "b"))
-        return self.head(a.add_(b))
 
 
 def test_outputs_that_the_network_changes_in_place() -> None:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from lightning_mm import Modalities
 from lightning_mm.adapters import SSF, Adapted, Additive, adapt
-from lightning_mm.adapters.network.inputs import map_tensors
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export import Runtime, export_adapted
 from lightning_mm.missing import Noise
-from tests.adapters.test_absent_rows import NAMES, InPlace, inputs, make
+from lightning_mm.tree import map_tensors
+from tests.support.absent_rows import NAMES, InPlace, inputs, make
 from tests.support.adapter_networks import randomise
 
 EXAMPLE = ((inputs(2),), {})
@@ -133,7 +133,9 @@ def reads_weights() -> tuple[Adapted, tuple[Any, dict[str, Any]]]:
 
 def test_weights_that_the_network_reads_itself_are_kept() -> None:
     adapted, call = reads_weights()
-    with pytest.raises(LightningMMError, match=r"encoders of b cannot be constants: the network uses what is in them"):
+    with pytest.raises(
+        LightningMMError, match=r"encoders of b cannot be constants: the network reads their attributes"
+    ):
         adapted.fold("a", call)
     assert torch.isfinite(adapted.fold("a")(*call[0])).all()
 

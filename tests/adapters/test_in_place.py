@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, OneHot, ScaleOnly, adapt, load
-from lightning_mm.adapters import adapter as adapter_module
-from lightning_mm.adapters.layers.modulate import Modulate, ModulateInPlace, _channels_first
+from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, OneHot, ScaleOnly, adapt, hooks, load
+from lightning_mm.adapters.call import AdapterCall
+from lightning_mm.adapters.layers import in_place as in_place_module
+from lightning_mm.adapters.layers.in_place import ModulateInPlace
+from lightning_mm.adapters.layers.modulate import Modulate, _channels_first
 from lightning_mm.modalities import Modalities
 from tests.support.adapter_networks import randomise
 
@@ -69,22 +71,22 @@ def left_alone(adapted: Adapted) -> set[str]:
 def in_place(adapted: Adapted, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the layers that are changed in place in a step."""
     found: list[str] = []
-    allowed = adapter_module.may_be_undone
+    allowed = hooks.may_overwrite
 
-    def watched(site: Any, module: nn.Module, output: Any) -> bool:
-        answer = allowed(site, module, output)
+    def watched(module: nn.Module, output: Any, site: Any, invertible: bool) -> bool:
+        answer = allowed(module, output, site, invertible)
         found.extend([site.name] * answer)
         return answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_module, "may_be_undone", watched)
+        patch.setattr(hooks, "may_overwrite", watched)
         gradients(adapted, batch())
     return found
 
 
 def out_of_place(adapted: Adapted, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_module, "may_be_undone", lambda *given: False)
+        patch.setattr(in_place_module, "ENABLED", False)
         return gradients(adapted, inputs)
 
 
@@ -165,7 +167,7 @@ def test_less_is_kept_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     adapted = build()
     less = kept(adapted)
-    monkeypatch.setattr(adapter_module, "may_be_undone", lambda *given: False)
+    monkeypatch.setattr(in_place_module, "ENABLED", False)
     assert less < 0.8 * kept(adapted)
 
 
@@ -192,7 +194,7 @@ def test_summed_rows_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> No
     assert "second" in in_place(build(basis=Additive(), scale=0.01), monkeypatch)
 
 
-def test_hooks_of_others_see_what_the_layer_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_others_see_the_output_of_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     adapted, seen = build(), []
     first: Any = adapted.base.first
     first.register_forward_hook(lambda module, args, output: seen.append(output), prepend=True)
@@ -208,7 +210,7 @@ def test_two_calls_before_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = batch(), {name: 2 * value for name, value in batch().items()}
     (adapted(**one, available=NAMES.masks()) * adapted(**other, available=NAMES.masks())).sum().backward()
     ours = {name: p.grad.clone() for name, p in adapted.adapter.banks.named_parameters() if p.grad is not None}
-    monkeypatch.setattr(adapter_module, "may_be_undone", lambda *given: False)
+    monkeypatch.setattr(in_place_module, "ENABLED", False)
     adapted.zero_grad()
     (adapted(**one, available=NAMES.masks()) * adapted(**other, available=NAMES.masks())).sum().backward()
     for name, parameter in adapted.adapter.banks.named_parameters():
@@ -250,10 +252,9 @@ def test_rows_of_all_layers_are_mixed_in_one_go(basis: type[Basis], monkeypatch:
     monkeypatch.setattr(basis, "mix", watched)
     once = adapted(**batch(), available=NAMES.masks())
     assert widths == [2 * sum(site.channels for site in adapted.adapter.sites)]
-    assert not adapted.adapter.mixed, "nothing stays behind"
-    monkeypatch.setattr(type(adapted.adapter), "mix", lambda self, route: None)
+    monkeypatch.setattr(AdapterCall, "mix_ahead", lambda self, banks: None)
     torch.testing.assert_close(adapted(**batch(), available=NAMES.masks()), once, rtol=1e-6, atol=1e-6)
-    assert len(widths) == 1 + len(adapted.adapter.sites)
+    assert len(widths) == 1 + 2 * len(adapted.adapter.sites)
 
 
 def test_a_call_that_fails_leaves_nothing_that_cannot_be_copied() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, Together, adapt, load
+from lightning_mm.adapters.call import AdapterCall, LayerCall
 from lightning_mm.adapters.layers.layout import Layout, Order, Site
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -145,13 +146,13 @@ def test_save_and_load(kind: str, basis: type[Basis], tmp_path: Path) -> None:
     assert torch.equal(run(again, NAMES.masks()), expected)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())["kind"]
     lora = {
-        "class_path": "lightning_mm.adapters.kinds.lora.LoRA",
+        "class_path": "lightning_mm.adapters.LoRA",
         "init_args": {"rank": 2, "alpha": None, "layers": None},
     }
     if kind == "together":
-        ssf = {"class_path": "lightning_mm.adapters.kinds.ssf.SSF", "init_args": {}}
+        ssf = {"class_path": "lightning_mm.adapters.SSF", "init_args": {}}
         assert saved == {
-            "class_path": "lightning_mm.adapters.kinds.together.Together",
+            "class_path": "lightning_mm.adapters.Together",
             "init_args": {"kinds": [ssf, lora]},
         }
     assert [type(bank).__name__ for bank in again.adapter.banks.values()] == [
@@ -227,16 +228,11 @@ def test_equals_a_loop_over_samples(name: str, order: Order, basis: type[Basis])
     channel = len(shape) if isinstance(layer, nn.Linear) else 1
     kind = LoRA(rank=3, alpha=2.0)
     details = kind.choose(nn.Sequential(layer))[0]["0"]
-    bank = kind.bank(Site("layer", 5, (Layout(x.ndim, 0, channel, order),), details=details), len(used_basis.names))
+    site = Site("layer", 5, (Layout(x.ndim, 0, channel, order),), details=details)
+    bank = kind.bank(site, len(used_basis.names))
     randomise(bank)
-    found = bank(
-        layer(x),
-        used_basis.route(available),
-        used_basis,
-        Site("layer", 5, (Layout(x.ndim, 0, channel, order),)),
-        layer,
-        x,
-    )
+    call = AdapterCall(used_basis, available, used_basis.route(available))
+    found = bank.leave(LayerCall(call, site, layer, (x,)), layer(x))
     rows = used_basis.weights(available)
     for entry in range(len(x)):
         sample = entry % len(available) if order == "step_major" else entry // steps
@@ -293,7 +289,7 @@ class Standardised(nn.Conv1d):
 
 @pytest.mark.parametrize(
     ("layer", "reason"),
-    [(nn.Conv1d(6, 6, 3, groups=2), "it has groups=2"), (Standardised(6, 6, 3), "has a forward of its own")],
+    [(nn.Conv1d(6, 6, 3, groups=2), "it has groups=2"), (Standardised(6, 6, 3), "overrides forward")],
     ids=["groups", "forward"],
 )
 def test_layers_that_do_not_fit_are_left_out_with_the_reason(layer: nn.Module, reason: str) -> None:
@@ -306,20 +302,20 @@ def test_layers_that_do_not_fit_are_left_out_with_the_reason(layer: nn.Module, r
 
 
 def test_mistakes_are_answered_with_the_way_out() -> None:
-    with pytest.raises(LightningMMError, match="rank of at least 1, got 0"):
+    with pytest.raises(LightningMMError, match="LoRA: rank must be a whole number of at least 1, got 0"):
         LoRA(rank=0)
     with pytest.raises(LightningMMError, match="alpha must be a positive number"):
         LoRA(alpha=0.0)
     for wrong in ([], [SSF(), Together([LoRA()])]):
         with pytest.raises(LightningMMError, match="needs a list of kinds such as"):
             Together(wrong)
-    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*no layer of Odd that is one of"):
+    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*matches no layer of Odd of the types"):
         odd(LoRA(layers=["haed"]))
     with pytest.raises(
         LightningMMError, match="'layer' is a BatchNorm1d; LoRA adapts Conv1d, Conv2d, Conv3d, Embedding"
     ):
         odd(LoRA(), targets=["layer"])
-    with pytest.raises(LightningMMError, match="'head' is in `targets`, but LoRA itself leaves it out"):
+    with pytest.raises(LightningMMError, match="'head' is in `targets`, but LoRA leaves it out; remove it"):
         odd(LoRA(layers=["a"]), targets=["head"])
     with pytest.raises(LightningMMError, match=r"LoRA \(number 2 of Together\) adapts no layer of Odd"):
         odd(Together([SSF(), LoRA(layers=["head"])]), exclude=["head"])
@@ -327,7 +323,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
     randomise(normed)
     with pytest.raises(LightningMMError, match=r"layer 'layer' cannot be folded.*parametrised"):
         normed.fold("a")
-    with pytest.raises(LightningMMError, match="convolution whose samples do not lie on the first axis"):
+    with pytest.raises(LightningMMError, match="convolution and its samples are not on the first axis"):
         LoRA().bank(Site("x", 5, (Layout(2, 1, 0),), details={"weight": [5, 2, 1]}), 2)
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lightning_mm.cli import main
-from tests.cli.test_runs import BASE
+from tests.support.tiny_run import BASE
 
 TOGETHER = """
 data:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from lightning_mm import Modalities
 from lightning_mm.adapters import OneHot, SSFBank
+from lightning_mm.adapters.call import AdapterCall, LayerCall
 from lightning_mm.adapters.layers.layout import Layout, Site
 
 
@@ -35,5 +37,6 @@ def test_agrees_with_the_reference(golden_root: Path) -> None:
         site = Site("layer", channels, (Layout(x.ndim, 0, axis),))
         only_a = torch.tensor([[True, False]]).expand(len(x), -1)
         with torch.no_grad():
-            found = bank(x, basis.route(only_a), basis, site)
+            call = AdapterCall(basis, only_a, basis.route(only_a))
+            found = bank.leave(LayerCall(call, site, nn.Identity()), x)
         torch.testing.assert_close(found, arrays[f"y_{case}"], rtol=notes["tolerance"]["rtol"], atol=1e-6)

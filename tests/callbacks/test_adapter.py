@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lightning_mm.adapters import SSF, Additive, Basis, OneHot, fingerprint
-from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
+from lightning_mm.adapters import Additive, Basis, OneHot, fingerprint
+from lightning_mm.callbacks import KeyedSeed
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Constant
 from lightning_mm.tasks.checkpoints import load_weights
+from tests.support.their_module import MODALITIES, Clean, Samples, Theirs, callback, loader, module, trainer
 
 pytestmark = [
     # `Theirs` has a validation step, and most tests need no validation
@@ -24,98 +24,6 @@ pytestmark = [
     # a run is resumed from another folder on purpose
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
-
-MODALITIES = ["camera", "radar"]
-
-
-class Fusion(nn.Module):
-    """BatchNorm and dropout in both branches; knows nothing of missing modalities."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.camera = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
-        self.radar = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(width, 2)
-
-    def forward(self, image: Tensor, echo: Tensor) -> Tensor:
-        return self.head(self.camera(image) + self.radar(echo))
-
-
-class Theirs(LightningModule):
-    """Somebody else's module: tuples as batches, the network under a name of its own, its own logging."""
-
-    def __init__(self, lr: float = 0.05) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = Fusion()
-        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
-
-    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        image, echo, _, label = batch
-        return nn.functional.cross_entropy(self.net(image, echo=echo), label)
-
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        loss = self.step(batch)
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self.log("val_loss", self.step(batch))
-
-    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self.log("test_loss", self.step(batch))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
-
-
-class Samples(Dataset[Any]):
-    """(image, echo, available, label); the label can be read from either modality."""
-
-    def __init__(self, size: int = 32) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.label = torch.randint(0, 2, (size,), generator=generator)
-        sign = (2.0 * self.label - 1).unsqueeze(1)
-        self.image = sign + torch.randn(size, 6, generator=generator)
-        self.echo = sign + torch.randn(size, 3, generator=generator)
-        self.available = torch.tensor([[True, False], [False, True], [True, True], [False, True]]).repeat(size // 4, 1)
-        self.image[~self.available[:, 0]] = float("nan")  # what is absent may hold anything
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return self.image[index], self.echo[index], self.available[index], self.label[index]
-
-
-def loader() -> DataLoader[Any]:
-    return DataLoader(Samples(), batch_size=8)
-
-
-def callback(**changes: Any) -> FrozenBackboneAdapter:
-    settings = {
-        "network": "net",
-        "available": "2",
-        "modalities": MODALITIES,
-        "inputs": {"camera": "image", "radar": "echo"},
-    }
-    return FrozenBackboneAdapter(SSF(), **{**settings, **changes})
-
-
-def trainer(folder: Path, callbacks: list[Any], epochs: int = 2, **settings: Any) -> Trainer:
-    return Trainer(
-        default_root_dir=folder, max_epochs=epochs, callbacks=callbacks, accelerator="cpu", devices=1, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, **settings,
-    )  # fmt: skip
-
-
-def module(seed: int = 0) -> Theirs:
-    torch.manual_seed(seed)
-    made = Theirs()
-    made.train()
-    for _ in range(3):
-        made.net(torch.randn(16, 6), torch.randn(16, 3))  # running statistics that are not those of the start
-    return made
 
 
 @pytest.mark.parametrize("basis", [OneHot, Additive])
@@ -129,7 +37,7 @@ def test_trains_only_the_adapter_and_leaves_the_base_bit_for_bit(tmp_path: Path,
     assert {name.split(".")[0] for name, p in theirs.named_parameters() if p.requires_grad} == {"adapter"}
     assert all(bank.scale.abs().sum() > 0 for bank in theirs.adapter.banks.values())
     assert [group["weight_decay"] for group in run.optimizers[0].param_groups] == [0.0]
-    assert theirs.adapter.available is None
+    assert theirs.adapter.current.situation.available is None
 
 
 def test_adapting_pays(tmp_path: Path) -> None:
@@ -210,12 +118,6 @@ def test_adapter_checkpoint_of_another_base_or_none_is_refused(tmp_path: Path) -
         trainer(tmp_path, [callback(basis=Additive(), exclude=["head"])], epochs=2).fit(
             module(), loader(), ckpt_path=saver.best_model_path
         )
-
-
-class Clean(Samples):
-    def __init__(self) -> None:
-        super().__init__()
-        self.image = self.image.nan_to_num()
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ from lightning_mm.missing import Constant, UniformCombinations
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks import SemanticSegmentationTask
 from lightning_mm.tasks.checkpoints import load_weights
-from tests.callbacks.test_adapter import MODALITIES, Fusion, Theirs, loader, module
-from tests.cli.test_runs import BASE
 from tests.support.adapter_networks import trained_statistics
 from tests.support.cli_network import TinyNetwork
+from tests.support.their_module import MODALITIES, Fusion, Theirs, loader, module
+from tests.support.tiny_run import BASE
 
 NAMES = Modalities(["a", "b", "c"])
 FILL = Constant({"b": 0.5})

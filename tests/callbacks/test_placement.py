@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mm.adapters import SSF, Additive, LoRA
-from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
+from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed, Placement
 from lightning_mm.cli import main
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import load_weights
 from tests.support.placement_modules import MODALITIES, Eager, Fusion, Other, Samples, callback, loader, sites, trainer
+from tests.support.tiny_run import BASE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -41,7 +43,7 @@ def test_table_and_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert all(one["disturbance"] > 0 for one in found["layers"])
     table = (tmp_path / "placement.md").read_text()
     assert table.count(" x |") == len(sites(module))
-    assert [path.name for path in tmp_path.glob("placement*")].count("placement.md.part") == 0
+    assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
 
 
 def test_the_seed_is_that_of_the_run_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +147,7 @@ def test_checkpoints_of_another_placement_are_refused(tmp_path: Path) -> None:
     for hook in (callback(20), callback(16, placement={"strategy": "last"}), without):
         with pytest.raises(LightningMMError, match=r"other settings than the config asks for, in placement; placement"):
             trainer(tmp_path, [hook]).validate(Eager(), loader(), ckpt_path=saver.last_model_path)
-    with pytest.raises(LightningMMError, match=r"names out of the 2 layers .* got \['"):
+    with pytest.raises(LightningMMError, match=r"names of some of the 2 layers .* got \['"):
         trainer(tmp_path, [callback(16, targets=["radar*"])]).validate(
             Eager(), loader(), ckpt_path=saver.last_model_path
         )
@@ -155,16 +157,22 @@ def test_checkpoints_of_another_placement_are_refused(tmp_path: Path) -> None:
     ("placement", "message"),
     [
         ({}, "strategy 'gain' needs a budget"),
-        ({"bugdet": "1 %"}, "unknown setting 'bugdet'.*perhaps 'budget' was meant"),
-        ({"budget": "1 %", "strategy": "best"}, "strategy must be one of gain, .*, got 'best'"),
-        ({"budget": "1 %", "batches": 0}, "batches must be a whole number from 1, got 0"),
-        ({"budget": "1 %", "seed": 0.5}, "seed must be a whole number from 0, got 0.5"),
+        ({"bugdet": "1 %"}, "placement: unknown setting 'bugdet'.*perhaps 'budget' was meant"),
+        ({"budget": "1 %", "strategy": "best"}, r"placement: strategy must be one of \['gain', .*, got 'best'"),
+        ({"budget": "1 %", "batches": 0}, "placement: batches must be a whole number of at least 1, got 0"),
+        ({"budget": "1 %", "seed": 0.5}, "placement: seed must be a whole number of at least 0, got 0.5"),
         ({"budget": "1"}, "budget: expected percent .*got '1'"),
     ],
 )
+@pytest.mark.wrong_types
 def test_wrong_settings_are_named(placement: dict[str, Any], message: str) -> None:
     with pytest.raises(LightningMMError, match=message):
         FrozenBackboneAdapter(placement=placement)
+
+
+def test_a_dict_is_the_dataclass() -> None:
+    given: list[Any] = [{"budget": 0.5, "batches": 2}, Placement(0.5, batches=2)]
+    assert [FrozenBackboneAdapter(placement=one).placement for one in given] == [given[1]] * 2
 
 
 class Manual(Eager):
@@ -188,7 +196,9 @@ def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
     for module, message in ((Manual(), "optimizes by itself"), (Broken(), broken), (Nothing(), nothing)):
         with pytest.raises(LightningMMError, match=message):
             trainer(tmp_path, [callback()]).fit(module, loader())
-    with pytest.raises(LightningMMError, match=r"takes no layer; the smallest that takes one is 4 parameters"):
+    with pytest.raises(
+        LightningMMError, match=r"is too small for any layer; the smallest sufficient budget is 4 parameters"
+    ):
         trainer(tmp_path, [callback(3)]).fit(Eager(), loader())
     complete = Samples()
     complete.mask = torch.ones_like(complete.mask)
@@ -268,14 +278,12 @@ trainer:
 
 
 def test_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.cli.test_runs import BASE
-
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "placed.yaml").write_text(PLACED)
     configs = ["-c", str(tmp_path / "base.yaml"), "-c", str(tmp_path / "placed.yaml")]
     assert main(["fit", *configs, "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
-    assert printed[0]["init_args"]["placement"] == {"budget": "0.25 %"}
+    assert printed[0]["init_args"]["placement"] == asdict(Placement("0.25 %"))
     configs += ["--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", *configs]) == 1
     assert "a budget of 0 parameters per combination" in capsys.readouterr().err

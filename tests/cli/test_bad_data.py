@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from lightning_mm.cli import main
-from tests.data.test_ombria import TEST, TRAIN
-from tests.data.test_ombria import _write as write_ombria
+from tests.support.fake import ombria
 from tests.support.repository import REPOSITORY
 
 BASE = str(REPOSITORY / "experiments" / "ombria" / "base.yaml")
@@ -80,7 +79,7 @@ def test_one_message_and_nothing_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_ombria(tmp_path / "data" / "ombria", {"train": TRAIN, "test": TEST})
+    ombria.write(tmp_path / "data" / "ombria")
     spoil(tmp_path)
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)

@@ -102,8 +102,12 @@ def test_damaged_files(
     ("family", "args", "texts"),
     [
         ("utd_mhad", [f"{DATASET}val", "subjct"], ["val must be one of ['subject', 'trial'], got 'subjct'"]),
-        ("av_digits", [f"{DATASET}speakers", "nobody"], ["speakers must be 'all' or 'unseen', got 'nobody'"]),
-        ("ms_lesions", [f"{DATASET}val_patient", "8"], ["val_patient must be one of ['07', '19', '26'], got '8'"]),
+        ("av_digits", [f"{DATASET}speakers", "nobody"], ["speakers must be one of ['all', 'unseen'], got 'nobody'"]),
+        (
+            "ms_lesions",
+            [f"{DATASET}val_patient", "8"],
+            ["val_patient must be one of ['07', '19', '26', None], got '8'"],
+        ),
         ("mosi", [f"{DATASET}val_fraction", "1.5"], ["val_fraction must be at least 0 and below 1, got 1.5"]),
         # labels that the task does not know
         ("utd_mhad", ["--model.init_args.num_classes", "5"], ["labels out of range: [26]", "0 to 4", "num_classes"]),

@@ -20,11 +20,7 @@ from lightning_mm.data.about import About
 from lightning_mm.data.check import Seen, check, describe, modalities_of
 from lightning_mm.data.pages import PAGES
 from lightning_mm.errors import LightningMMError, UsageError
-from tests.data import test_mcubes as test_data_mcubes
-from tests.data import test_mfnet as test_data_mfnet
-from tests.data import test_mosi_features as test_data_mosi_features
-from tests.data import test_nyudv2 as test_data_nyudv2
-from tests.data import test_utd_mhad as test_data_utd_mhad
+from tests.support.fake import mcubes, mfnet, mosi_features, nyudv2, utd_mhad
 from tests.support.fake_data import FETCHED, FOLDERS, SMALL, lose_modality, write_data
 from tests.support.image_files import save
 
@@ -114,7 +110,7 @@ def test_mistakes_in_the_command(arguments: list[str], message: str, capsys: pyt
 
 
 def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_data_mcubes._write(tmp_path)
+    mcubes.write(tmp_path)
     assert main(["data", "mcubes", "--check", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -128,16 +124,16 @@ def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_broken_files_are_named_and_the_rest_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_data_mfnet._write(tmp_path)
+    mfnet.write(tmp_path)
     (tmp_path / "ther/00202N.jpg").unlink()
     broken = tmp_path / "rgb/00201D.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
-    label = save(tmp_path / f"labels/{test_data_mfnet.TRAIN[0]}.png", np.full((12, 16), 9))
+    label = save(tmp_path / f"labels/{mfnet.TRAIN[0]}.png", np.full((12, 16), 9))
     assert main(["data", "mfnet", "--check", str(tmp_path), "--set", "val_fraction=0.3"]) == 1
     captured = capsys.readouterr()
     assert "3 errors\n" in captured.out
     assert f"test: {broken} is damaged" in captured.out
-    assert f"test: MFNet: sample 00202N has no thermal, sought at {tmp_path / 'ther/00202N.jpg'}; " in captured.out
+    assert f"test: MFNet: sample 00202N has no thermal, expected at {tmp_path / 'ther/00202N.jpg'}; " in captured.out
     assert f"label out of range in {label}" in captured.out
     assert "missing  thermal 50.0%" in captured.out  # of the two that could be read
     assert "test: 3 samples (published: 393, recalled), 2 read" in captured.out
@@ -221,7 +217,7 @@ def test_samples_that_cannot_be_opened_are_told_and_the_others_read(
     assert "2 errors\n" in out
     assert "test: 1 samples (published: 393, recalled)" in out
     for name in ("00201D", "00203D"):
-        assert f"test: MFNet: sample {name} has no label image, sought at {tmp_path}/mfnet/labels/{name}.png" in out
+        assert f"test: MFNet: sample {name} has no label image, expected at {tmp_path}/mfnet/labels/{name}.png" in out
     write_data("ntu_rgbd", tmp_path)
     recording = FETCHED["ntu_rgbd"]("test", root=str(tmp_path / "ntu_rgbd")).recordings[0]
     for modality in ("rgb", "depth"):
@@ -231,13 +227,13 @@ def test_samples_that_cannot_be_opened_are_told_and_the_others_read(
     assert main(command) == 1
     out = capsys.readouterr().out
     assert "1 errors\n" in out
-    assert f"test: NtuRgbd: recording {recording.name} has neither modality, sought at" in out
+    assert f"test: NtuRgbd: recording {recording.name} has neither modality, expected at" in out
     assert "test: 5 samples" in out
 
 
 def test_no_more_than_ten_errors_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_data_nyudv2._write(tmp_path)
-    for name in test_data_nyudv2.TRAIN:
+    nyudv2.write(tmp_path)
+    for name in nyudv2.TRAIN:
         (tmp_path / "RGB" / f"{name}.jpg").write_bytes(b"")
     assert main(["data", "nyudv2", "--check", str(tmp_path)]) == 1
     out = capsys.readouterr().out
@@ -250,14 +246,14 @@ def test_a_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     captured = capsys.readouterr()
     assert "train: not opened (published: 784, recalled)" in captured.out
     assert f"the folder {tmp_path / 'nowhere'} does not exist" in captured.out
-    test_data_nyudv2._write(tmp_path / "other")
+    nyudv2.write(tmp_path / "other")
     assert main(["data", "mcubes", "--check", str(tmp_path / "other")]) == 1
     assert "lacks list_folder/train.txt, list_folder/test.txt" in capsys.readouterr().out
 
 
 def test_a_limit_is_spread_evenly_and_json_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_data_mfnet._write(tmp_path, val=True)
-    save(tmp_path / f"labels/{test_data_mfnet.TRAIN[-1]}.png", np.full((12, 16), 77))
+    mfnet.write(tmp_path, val=True)
+    save(tmp_path / f"labels/{mfnet.TRAIN[-1]}.png", np.full((12, 16), 77))
     assert main(["data", "mfnet", "--check", str(tmp_path), "--limit", "2", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     train = report["splits"][0]
@@ -268,13 +264,13 @@ def test_a_limit_is_spread_evenly_and_json_says_all(tmp_path: Path, capsys: pyte
 
 
 def test_sequences_and_labels_that_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_data_utd_mhad._write(tmp_path, test_data_utd_mhad._arrays())
+    utd_mhad.write(tmp_path)
     assert main(["data", "utd_mhad", "--check", str(tmp_path), "--limit", "3"]) == 0
     out = capsys.readouterr().out
     assert "skeleton.values" in out
     assert "gyroscope.length" in out
     (tmp_path / "mosi").mkdir()
-    test_data_mosi_features._write(tmp_path / "mosi", test_data_mosi_features._arrays())
+    mosi_features.write(tmp_path / "mosi")
     assert main(["data", "mosi_features", "--check", str(tmp_path / "mosi"), "--set", "context=2"]) == 0
     assert "  target        a value; int; labels 0-1" in capsys.readouterr().out
 
@@ -327,7 +323,7 @@ def test_the_progress_line_is_overwritten_in_a_terminal(tmp_path: Path, monkeypa
         def isatty(self) -> bool:
             return True
 
-    test_data_mcubes._write(tmp_path)
+    mcubes.write(tmp_path)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     check(lightning_mm.data.MCubeS, tmp_path, None, {})

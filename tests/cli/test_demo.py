@@ -18,7 +18,7 @@ COMBINATIONS = ["rgb", "depth", "thermal", "rgb+depth", "rgb+thermal", "depth+th
 
 
 def test_the_demo_says_where_it_looked_for_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lightning_mm.cli.demo.__file__", str(tmp_path / "site" / "lightning_mm" / "demo.py"))
+    monkeypatch.setattr("lightning_mm.cli.demo.__file__", str(tmp_path / "site" / "lightning_mm" / "cli" / "demo.py"))
     with pytest.raises(DataNotFoundError, match="_experiments/scenes"):
         experiments_folder()
 

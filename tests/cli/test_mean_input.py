@@ -63,8 +63,8 @@ def test_sequences_have_one_mean_per_channel(here: Path) -> None:
     ("out", "text"),
     [
         ("taken/mean.safetensors", "a folder is needed at taken, which is a file"),
-        ("taken/below/mean.safetensors", "a folder is needed at taken/below"),
-        ("folder", "folder is a folder; give a file in it"),
+        ("taken/below/mean.safetensors", "cannot write to taken/below: a folder is needed at taken, which is a file"),
+        ("folder", "cannot write folder: it is a folder; give a file in it"),
     ],
 )
 def test_a_place_where_no_file_can_be(out: str, text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,5 +85,8 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
     study.out.mkdir()
     with (study.out / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(LightningMMError, match="another process works on the study"):
+        with pytest.raises(
+            LightningMMError,
+            match=r"another process \(.*\) works in .*out; wait for it, or give another folder with --out",
+        ):
             run_study(study, RUN, str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import time
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,12 @@ import torch
 from lightning_mm.data import AVDigits, ModalityDropoutDataModule
 from lightning_mm.data.datasets.av_digits import IMAGES, LABELS, RECORDINGS, SPEAKERS, SPLITS, _mel_bands, log_mel
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-INDICES = (0, 4, 5, 9, 10, 11, 49)  # two of test, two of validation, three of training
-COUNT = 400
-
-
-def _write_idx(path: Path, values: np.ndarray) -> None:
-    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
-    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes(), 1))
-
-
-def _arrays() -> dict[str, np.ndarray]:
-    """Every digit by every speaker; recording k is a tone with noise, k + 900 samples long, in mixed order."""
-    rng = np.random.default_rng(0)
-    keys = [(digit, speaker, index) for digit in range(10) for speaker in SPEAKERS for index in INDICES]
-    keys = [keys[i] for i in rng.permutation(len(keys))]
-    lengths = [900 + k for k in range(len(keys))]
-    sounds = [
-        3000 * np.sin(0.1 * (1 + digit) * np.arange(n)) + rng.normal(0, 100, n)
-        for (digit, _, _), n in zip(keys, lengths)
-    ]
-    digit, speaker, index = (np.array(column) for column in zip(*keys))
-    return {
-        "samples": np.concatenate(sounds).astype(np.int16),
-        "length": np.array(lengths),
-        "digit": digit,
-        "speaker": speaker,
-        "index": index,
-        "is_test": index < 5,
-        "sample_rate": np.array(8000),
-    }
-
-
-def _write(root: Path) -> Path:
-    root.mkdir()
-    labels = np.arange(COUNT) % 10
-    images = np.zeros((COUNT, 28, 28))
-    images[:, 0, 0], images[:, 0, 1], images[:, 0, 2] = labels, np.arange(COUNT) // 100, np.arange(COUNT) % 100
-    _write_idx(root / IMAGES, images)
-    _write_idx(root / LABELS, labels)
-    np.savez(root / RECORDINGS, **_arrays())
-    return root
+from tests.support.fake import av_digits as fake
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return _write(tmp_path / "fsdd_mnist")
+    return fake.write(tmp_path / "fsdd_mnist")
 
 
 def _digit(recording: str) -> int:
@@ -79,7 +38,7 @@ def test_shapes_targets_and_the_label_that_pairs(root: Path) -> None:
         assert (image.shape, audio.shape) == ((1, 28, 28), (1, 32, 48))
         assert image.dtype == audio.dtype == torch.float32
         assert type(sample["target"]) is int
-        back = (image[0, 0, :3] * 79.14 + 33.76).round().long().tolist()  # what _write hid in the image
+        back = (image[0, 0, :3] * 79.14 + 33.76).round().long().tolist()  # what fake.write hid in the image
         assert back[0] == sample["target"] == _digit(dataset.recordings[position])
         assert back[1] * 100 + back[2] == dataset.image_ids[position]
     assert AVDigits.class_names[sample["target"]] == dataset.recordings[position][0]
@@ -261,28 +220,28 @@ def test_files_that_hold_something_else(root: Path) -> None:
         LightningMMError, match=rf"{labels} is damaged \(header 00000803.*expected an idx file of bytes"
     ):
         AVDigits("test", root=str(root))
-    _write_idx(labels, np.full(COUNT, 10))
-    with pytest.raises(LightningMMError, match=rf"label out of range in {labels}: a digit is 0 to 9, got \[10\]"):
+    fake.write_idx(labels, np.full(fake.COUNT, 10))
+    with pytest.raises(LightningMMError, match=rf"label out of range in {labels}: expected .* 0 to 9, got \[10\]"):
         AVDigits("test", root=str(root))
-    _write_idx(labels, np.zeros(COUNT - 1))
+    fake.write_idx(labels, np.zeros(fake.COUNT - 1))
     with pytest.raises(LightningMMError, match=r"images \(400, 28, 28\) and labels \(399,\)"):
         AVDigits("test", root=str(root))
-    _write_idx(labels, np.zeros(COUNT))
+    fake.write_idx(labels, np.zeros(fake.COUNT))
     with pytest.raises(LightningMMError, match=f"{LABELS} has no image of digit 1 for split 'test'"):
         AVDigits("test", root=str(root))
     labels.write_bytes(whole)
-    _write_idx(images, np.zeros((COUNT, 8, 8)))
+    fake.write_idx(images, np.zeros((fake.COUNT, 8, 8)))
     with pytest.raises(LightningMMError, match=r"expected as many images of 28 x 28 pixels as labels"):
         AVDigits("test", root=str(root))
 
 
 def test_recordings_that_hold_something_else(root: Path) -> None:
-    arrays, path = _arrays(), root / RECORDINGS
+    arrays, path = fake.arrays(), root / RECORDINGS
     for changed, message in [
-        ({"digit": arrays["digit"] - 1}, rf"label out of range in {path}: a digit is 0 to 9, got \[-1\]"),
+        ({"digit": arrays["digit"] - 1}, rf"label out of range in {path}: expected a digit, 0 to 9, got \[-1\]"),
         ({"sample_rate": np.array(16000)}, "should hold int16 samples at 8000 Hz, got int16 at 16000 Hz"),
         ({"samples": arrays["samples"] / 2}, "should hold int16 samples at 8000 Hz, got float64 at 8000 Hz"),
-        ({"samples": arrays["samples"][1:]}, rf"{path} is damaged: 420 lengths of"),
+        ({"samples": arrays["samples"][1:]}, rf"{path} is damaged \(420 lengths of"),
         ({"index": arrays["index"][1:]}, r"but \{'digit': 420, 'speaker': 420, 'index': 419\}"),
         ({"sample_rate": np.array([8000, 8000])}, rf"{path}: expected sample_rate to hold integers in 0 dimensions"),
         ({"digit": arrays["digit"].astype(str)}, r"expected digit to hold integers in 1 dimensions, got <U"),
@@ -304,12 +263,12 @@ def test_recordings_that_hold_something_else(root: Path) -> None:
 def test_bad_arguments(root: Path) -> None:
     for settings, message in [
         ({"split": "dev"}, r"split must be one of \['train', 'val', 'test'\], got 'dev'"),
-        ({"speakers": "some"}, "speakers must be 'all' or 'unseen', got 'some'"),
+        ({"speakers": "some"}, r"speakers must be one of \['all', 'unseen'\], got 'some'"),
         ({"noise": -0.1}, r"noise must be 0 or more, got -0\.1"),
         ({"noise": float("nan")}, "noise must be 0 or more, got nan"),
-        ({"pairs": 0}, "AVDigits: pairs must be at least 1, got 0"),
-        ({"eval_pairs": -1}, "eval_pairs must be at least 1, got -1"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"pairs": 0}, "AVDigits: pairs must be a whole number of at least 1, got 0"),
+        ({"eval_pairs": -1}, "eval_pairs must be a whole number of at least 1, got -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"train_length": 0}, "train_length must be from 1 to the 180 recordings, got 0"),
         ({"train_length": 181}, "train_length must be from 1 to the 180 recordings, got 181"),
     ]:

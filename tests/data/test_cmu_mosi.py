@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +13,22 @@ import torch
 from lightning_mm.data import CmuMosei, CmuMosi, ModalityDropoutDataModule
 from lightning_mm.data.about import About
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from tests.support.fake import cmu_mosi as fake
 
-COUNTS = {"train": 12, "valid": 6, "test": 7}
-STEPS = {"text": 5, "audio": 7, "vision": 6}
 KINDS = [
     (kind, layout, aligned) for kind in (CmuMosi, CmuMosei) for layout in ("mult", "mmsa") for aligned in (True, False)
 ]
-
-
-def _content(
-    kind: type[CmuMosi] = CmuMosi, layout: Any = "mult", aligned: bool = True, seed: int = 0
-) -> dict[str, Any]:
-    """All splits; sentiment shows in every feature; the first steps are padding in ``mult``, the last in ``mmsa``."""
-    rng = np.random.default_rng(seed)
-    return {split: _part(kind, layout, aligned, count, rng) for split, count in COUNTS.items()}
-
-
-def _part(kind: type[CmuMosi], layout: Any, aligned: bool, count: int, rng: np.random.Generator) -> dict[str, Any]:
-    labels = np.round(rng.uniform(-3, 3, count), 1)
-    labels[0] = 0.0
-    part: dict[str, Any] = {}
-    lengths = {}
-    for name, width in kind.widths[layout].items():
-        steps = 5 if aligned else STEPS[name]
-        lengths[name] = rng.integers(2, steps + 1, count)
-        values = labels[:, None, None] + rng.normal(0, 0.5, (count, steps, width))
-        order = np.arange(steps)[::-1] if layout == "mult" else np.arange(steps)
-        values[order[None] >= lengths[name][:, None]] = 0.0
-        part[name] = values.astype(np.float64 if name == "text" else np.float32)
-    part["audio"][1, -1, 2] = -np.inf
-    if layout == "mult":
-        ids = [[f"video{row}".encode(), b"0.5", b"1.5"] for row in range(count)]
-        return {**part, "labels": labels.reshape(-1, 1, 1).astype(np.float32), "id": np.array(ids, dtype=object)}
-    mask = np.arange(part["text"].shape[1]) < lengths["text"][:, None]
-    part["text_bert"] = np.stack([mask * 101, mask, mask * 0], axis=1).astype(np.float32)
-    part |= {"raw_text": np.array(["well"] * count), "id": [f"video{row}$_$1" for row in range(count)]}
-    part |= {"regression_labels": labels.astype(np.float32), "classification_labels": labels > 0}
-    if not aligned:
-        part |= {f"{name}_lengths": lengths[name].tolist() for name in ("audio", "vision")}
-    return part
-
-
-def _write(
-    root: Path,
-    content: Any = None,
-    kind: type[CmuMosi] = CmuMosi,
-    layout: Any = "mult",
-    aligned: bool = True,
-    protocol: int | None = None,
-) -> Path:
-    """The file of one layout, in the folder of the data set."""
-    root.mkdir(parents=True, exist_ok=True)
-    content = _content(kind, layout, aligned) if content is None else content
-    (root / kind.files[layout][0 if aligned else 1]).write_bytes(pickle.dumps(content, protocol))
-    return root
 
 
 @pytest.mark.parametrize(("kind", "layout", "aligned"), KINDS)
 def test_shapes_values_and_targets_are_those_of_the_file(
     tmp_path: Path, kind: type[CmuMosi], layout: Any, aligned: bool
 ) -> None:
-    content = _content(kind, layout, aligned)
-    root = str(_write(tmp_path, content, kind, layout, aligned))
+    content = fake.contents(kind, layout, aligned)
+    root = str(fake.write(tmp_path, content, kind, layout, aligned))
     for split, stored in {"train": "train", "val": "valid", "test": "test"}.items():
         dataset, part = kind(split, root=root, layout=layout, aligned=aligned), content[stored]
-        assert len(dataset) == COUNTS[stored]
+        assert len(dataset) == fake.COUNTS[stored]
         assert dataset.channels == kind.widths[layout]
         labels = np.ravel(part["labels" if layout == "mult" else "regression_labels"])
         for row in range(len(dataset)):
@@ -101,7 +51,7 @@ def test_shapes_values_and_targets_are_those_of_the_file(
 
 def test_a_sample_is_pure_and_cannot_be_written_through(tmp_path: Path) -> None:
     for layout, aligned in (("mult", True), ("mmsa", False)):
-        root = str(_write(tmp_path, layout=layout, aligned=aligned))
+        root = str(fake.write(tmp_path, layout=layout, aligned=aligned))
         dataset = CmuMosi("train", root=root, layout=layout, aligned=aligned)  # type: ignore[arg-type]
         for _ in range(2):
             value = dataset[3]["inputs"]["text"]
@@ -114,9 +64,9 @@ def test_a_sample_is_pure_and_cannot_be_written_through(tmp_path: Path) -> None:
 def test_old_files_are_read_and_the_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
 ) -> None:
-    _write(tmp_path / "cmu_mosi", protocol=protocol)
+    fake.write(tmp_path / "cmu_mosi", protocol=protocol)
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path))
-    assert len(CmuMosi("val")) == COUNTS["valid"]
+    assert len(CmuMosi("val")) == fake.COUNTS["valid"]
     with pytest.raises(DataNotFoundError, match=r"CmuMosi: .* lacks mosi_data_noalign\.pkl; set LIGHTNING_MM_DATA"):
         CmuMosi("val", aligned=False)
     with pytest.raises(DataNotFoundError, match=r"CmuMosei: the folder .*cmu_mosei does not exist"):
@@ -124,7 +74,7 @@ def test_old_files_are_read_and_the_folder_is_found(
 
 
 def test_through_the_data_module(tmp_path: Path) -> None:
-    root = str(_write(tmp_path, layout="mmsa", aligned=False))
+    root = str(fake.write(tmp_path, layout="mmsa", aligned=False))
     module = ModalityDropoutDataModule(
         lambda split: CmuMosi(split, root=root, layout="mmsa", aligned=False), ["text", "vision"], batch_size=4
     )
@@ -136,10 +86,10 @@ def test_through_the_data_module(tmp_path: Path) -> None:
 
 
 def test_a_modality_that_the_file_lacks(tmp_path: Path) -> None:
-    content = _content()
+    content = fake.contents()
     for part in content.values():
         del part["audio"]
-    root = str(_write(tmp_path, content))
+    root = str(fake.write(tmp_path, content))
     with pytest.raises(DataNotFoundError, match=r"mosi_data\.pkl, test has no 'audio', .* or set allow_missing=true"):
         CmuMosi("test", root=root)
     dataset = CmuMosi("test", root=root, allow_missing=True)
@@ -148,34 +98,34 @@ def test_a_modality_that_the_file_lacks(tmp_path: Path) -> None:
     for part in content.values():
         del part["text"], part["vision"]
     with pytest.raises(DataNotFoundError, match="has none of"):
-        CmuMosi("test", root=str(_write(tmp_path, content)), allow_missing=True)
+        CmuMosi("test", root=str(fake.write(tmp_path, content)), allow_missing=True)
 
 
 def test_names_of_odd_parts(tmp_path: Path) -> None:
-    content = _content()
+    content = fake.contents()
     content["test"]["id"] = [["video", np.zeros((2, 3)), [1, 2]], np.array([b"a", b"b"]), "one", b"two", 3, ("x",), []]
-    ids = CmuMosi("test", root=str(_write(tmp_path, content))).ids
+    ids = CmuMosi("test", root=str(fake.write(tmp_path, content))).ids
     assert ids[0].startswith("video_[[0. 0. 0.]")
     assert ids[1:] == ("a_b", "one", "two", "3", "x", "")
 
 
 def test_rows_of_zeros_are_not_missing(tmp_path: Path) -> None:
-    content = _content()
+    content = fake.contents()
     content["test"]["vision"][2] = 0
-    value = CmuMosi("test", root=str(_write(tmp_path, content)), allow_missing=True)[2]["inputs"]["vision"]
+    value = CmuMosi("test", root=str(fake.write(tmp_path, content)), allow_missing=True)[2]["inputs"]["vision"]
     assert value is not None
     assert not value.any()
 
 
 def test_no_sequence_is_empty_and_the_file_need_not_name_utterances(tmp_path: Path) -> None:
-    content = _content(layout="mmsa", aligned=False)
+    content = fake.contents(layout="mmsa", aligned=False)
     content["test"]["audio_lengths"][0] = 0
     for part in content.values():
         del part["id"], part["text_bert"]
-    dataset = CmuMosi("test", str(_write(tmp_path, content, layout="mmsa", aligned=False)), "mmsa", aligned=False)
+    dataset = CmuMosi("test", str(fake.write(tmp_path, content, layout="mmsa", aligned=False)), "mmsa", aligned=False)
     inputs = dataset[0]["inputs"]
     assert inputs["audio"]["length"] == len(inputs["audio"]["values"]) == 1
-    assert inputs["text"].shape == (STEPS["text"], 768)  # nothing tells how long it is
+    assert inputs["text"].shape == (fake.STEPS["text"], 768)  # nothing tells how long it is
     assert dataset.ids == tuple("0123456")
 
 
@@ -207,39 +157,39 @@ def test_no_sequence_is_empty_and_the_file_need_not_name_utterances(tmp_path: Pa
     ],
 )
 def test_wrong_content_is_named(tmp_path: Path, change: Any, message: str) -> None:
-    content = _content()
+    content = fake.contents()
     change(content["test"])
     with pytest.raises(LightningMMError, match=rf"CmuMosi: .*mosi_data\.pkl, test.*{message}"):
-        CmuMosi("test", root=str(_write(tmp_path, content)))
+        CmuMosi("test", root=str(fake.write(tmp_path, content)))
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [9] * 7, [-1] * 7, [1.5] * 7, [np.nan] * 7])
 def test_wrong_lengths_are_named(tmp_path: Path, lengths: list[float]) -> None:
-    content = _content(layout="mmsa", aligned=False)
+    content = fake.contents(layout="mmsa", aligned=False)
     content["test"]["audio_lengths"] = lengths
-    root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
+    root = str(fake.write(tmp_path, content, layout="mmsa", aligned=False))
     with pytest.raises(LightningMMError, match="expected 7 lengths of audio from 0 to 7 in 'audio_lengths', got"):
         CmuMosi("test", root=root, layout="mmsa", aligned=False)
 
 
 @pytest.mark.parametrize("words", ["words", [[1], [1, 2]], np.full((7, 3, 5), "word"), np.full((7, 3, 5), np.nan)])
 def test_counts_of_words_that_are_none(tmp_path: Path, words: Any) -> None:
-    content = _content(layout="mmsa", aligned=False)
+    content = fake.contents(layout="mmsa", aligned=False)
     content["test"]["text_bert"] = words
-    root = str(_write(tmp_path, content, layout="mmsa", aligned=False))
+    root = str(fake.write(tmp_path, content, layout="mmsa", aligned=False))
     with pytest.raises(LightningMMError, match=r"test: expected (text_bert to hold numbers|7 lengths of text)"):
         CmuMosi("test", root=root, layout="mmsa", aligned=False)
 
 
 def test_files_that_are_no_data_are_named(tmp_path: Path) -> None:
-    path = _write(tmp_path) / "mosi_data.pkl"
+    path = fake.write(tmp_path) / "mosi_data.pkl"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LightningMMError, match=r"mosi_data\.pkl is damaged"):
         CmuMosi("test", root=str(tmp_path))
     for content in ({"train": {}}, [1, 2], {"train": 1, "valid": 2, "test": 3}):
         with pytest.raises(LightningMMError, match=r"expected a dict of the splits \['train', 'valid', 'test'\]"):
-            CmuMosi("test", root=str(_write(tmp_path, content)))
+            CmuMosi("test", root=str(fake.write(tmp_path, content)))
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -248,7 +198,7 @@ def test_files_that_are_no_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         LightningMMError, match=r"it asks for (posix|nt)\.system, and unpickling that could run any code"
     ):
-        CmuMosi("test", root=str(_write(tmp_path, {"test": {"text": Evil()}})))
+        CmuMosi("test", root=str(fake.write(tmp_path, {"test": {"text": Evil()}})))
     assert not (tmp_path / "ran").exists()
 
 
@@ -260,8 +210,8 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         CmuMosei("valid", root=str(tmp_path))
     with pytest.raises(LightningMMError, match=r"layout must be one of \['mult', 'mmsa'\], got 'sdk'"):
         CmuMosi("val", root=str(tmp_path), layout="sdk")  # type: ignore[arg-type]
-    with pytest.raises(IndexError, match="CmuMosi: index 7 is outside of the 7 utterances of split 'test'"):
-        CmuMosi("test", root=str(_write(tmp_path)))[7]
+    with pytest.raises(IndexError, match="CmuMosi: index 7 is outside of the 7 samples of split 'test'"):
+        CmuMosi("test", root=str(fake.write(tmp_path)))[7]
 
 
 @pytest.mark.parametrize("kind", [CmuMosi, CmuMosei])

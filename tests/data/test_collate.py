@@ -1,6 +1,6 @@
 """Collate: what was not observed becomes a placeholder, sequences are padded, policies only take away."""
 
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +73,14 @@ def test_nested_inputs() -> None:
     assert a["p"].right == ["word", "", "word"]
     assert a["z"].tolist() == [[1, 2, 3], [0, 0, 0], [2, 3, 4]]
     assert batch["inputs"]["b"].tolist() == [0, 5, 6]
+
+
+def test_placeholders_have_the_containers_of_the_samples() -> None:
+    """A mapping of another type than dict made a placeholder of another type than the samples."""
+    tokens = UserDict(ids=torch.ones(2), length=2)
+    batch = Collate(AB)([_sample(tokens, None), _sample(None, torch.ones(1)), _sample(tokens, torch.ones(1))])
+    assert batch["inputs"]["a"]["ids"].tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert batch["inputs"]["a"]["length"].tolist() == [2, 2, 2]
 
 
 def test_inputs_of_float64_become_float32_and_nothing_else_changes() -> None:

@@ -17,47 +17,7 @@ from lightning_mm.data.readers.photos import size_within
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.missing import ExactShare
 from lightning_mm.modalities import Modalities
-
-CLASSES = ("apple_pie", "pho", "red_velvet_cake")
-WORDS = ("apple", "pie", "##s", "recipe", "pho", "soup", "red", "velvet", "cake", "home", "a", "the", "##e")
-VOCAB = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
-COUNTS = {"train": 12, "val": 6, "test": 6}
-
-
-def _write(root: Path, counts: dict[str, int] = COUNTS, side: int = 40) -> dict[str, list[str]]:
-    """Samples of all classes in turn, some landscape, some portrait; the class shows in the colour and in the title."""
-    rng = np.random.default_rng(0)
-    splits: dict[str, list[str]] = {}
-    texts: dict[str, Any] = {}
-    number = 0
-    for split, count in counts.items():
-        splits[split] = []
-        for index in range(count):
-            label = CLASSES[index % len(CLASSES)]
-            name = f"{label}_{number}.jpg"
-            number += 1
-            size = (side, 2 * side) if index % 2 else (side + side // 2, side)
-            pixels = np.full((*size, 3), 40, dtype=np.uint8)
-            pixels[..., index % 3] = rng.integers(160, 200)
-            _save(root, split, name, Image.fromarray(pixels))
-            splits[split].append(name)
-            title = f"The {label.replace('_', ' ')} Recipe"
-            texts[name] = title if index % 2 else ["  ", title, "another"]
-    (root / "class_idx.json").write_text(json.dumps({label: i for i, label in enumerate(CLASSES)}))
-    (root / "text.json").write_text(json.dumps(texts))
-    (root / "split.json").write_text(json.dumps(splits))
-    (root / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
-    return splits
-
-
-def _path(root: Path, split: str, name: str) -> Path:
-    return root / "images" / ("test" if split == "test" else "train") / name.rsplit("_", 1)[0] / name
-
-
-def _save(root: Path, split: str, name: str, image: Image.Image) -> None:
-    path = _path(root, split, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "JPEG" if image.mode in ("RGB", "L", "CMYK") else "PNG", quality=95)
+from tests.support.fake import food101 as fake
 
 
 def _edit(path: Path, **changes: Any) -> None:
@@ -66,7 +26,7 @@ def _edit(path: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    _write(tmp_path / "food101")
+    fake.write(tmp_path / "food101")
     return tmp_path / "food101"
 
 
@@ -75,7 +35,7 @@ def food(root: Path, split: str = "train", **settings: Any) -> Food101:
 
 
 def test_squares_tokens_and_targets(root: Path) -> None:
-    for split, count in COUNTS.items():
+    for split, count in fake.COUNTS.items():
         dataset = food(root, split)
         assert len(dataset) == count
         for index in range(count):
@@ -85,19 +45,24 @@ def test_squares_tokens_and_targets(root: Path) -> None:
             assert image.dtype == torch.float32
             assert sample["target"] == image.mean((1, 2)).argmax(), "the colour of the class is the brightest"
             assert image.min() == pytest.approx(40 / 127.5 - 1, abs=0.05)
-            words = [VOCAB[int(one)] for one in text["input_ids"]]
-            title = ["[CLS]", "the", *CLASSES[sample["target"]].split("_"), "recipe", "[SEP]"]
+            words = [fake.VOCAB[int(one)] for one in text["input_ids"]]
+            title = ["[CLS]", "the", *fake.CLASSES[sample["target"]].split("_"), "recipe", "[SEP]"]
             assert words == (title if len(title) <= 6 else [*title[:5], "[SEP]"])[:6] + ["[PAD]"] * (6 - len(title))
             assert text["attention_mask"].tolist() == [int(word != "[PAD]") for word in words]
-    assert food(root).class_names == CLASSES
+    assert food(root).class_names == fake.CLASSES
     assert [food(root)[0]["inputs"]["text"][key].dtype for key in ("input_ids", "attention_mask")] == [torch.int64] * 2
 
 
 def test_long_texts_are_cut_and_short_ones_padded(root: Path) -> None:
     short, long = food(root, max_text_length=4), food(root, max_text_length=12)
-    assert short[0]["inputs"]["text"]["input_ids"].tolist() == [2, VOCAB.index("the"), VOCAB.index("apple"), 3]
+    assert short[0]["inputs"]["text"]["input_ids"].tolist() == [
+        2,
+        fake.VOCAB.index("the"),
+        fake.VOCAB.index("apple"),
+        3,
+    ]
     text = long[0]["inputs"]["text"]
-    expected = [VOCAB.index(word) for word in ("[CLS]", "the", "apple", "pie", "recipe", "[SEP]")]
+    expected = [fake.VOCAB.index(word) for word in ("[CLS]", "the", "apple", "pie", "recipe", "[SEP]")]
     assert text["input_ids"].tolist() == expected + [0] * 6
     assert text["attention_mask"].tolist() == [1] * 6 + [0] * 6
 
@@ -132,7 +97,7 @@ def test_images_of_any_mode(root: Path, mode: str) -> None:
     image = gray.convert(mode) if mode == "P" else gray.convert("RGB").convert(mode)
     if mode == "P":
         image.info["transparency"] = bytes(range(256))
-    _save(root, "train", name, image)
+    fake.save(root, "train", name, image)
     pixels = food(root)[0]["inputs"]["image"]
     assert pixels.shape == (3, 64, 64)
     assert torch.allclose(pixels[0], pixels[2], atol=0.05)
@@ -140,20 +105,20 @@ def test_images_of_any_mode(root: Path, mode: str) -> None:
 
 def test_a_damaged_image_is_told_with_its_path(root: Path) -> None:
     dataset = food(root)
-    path = _path(root, "train", dataset.files[1])
+    path = fake.path_of(root, "train", dataset.files[1])
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no image at all"):
         path.write_bytes(content)
         with pytest.raises(LightningMMError, match=rf"{path.name} is damaged .*copy it again"):
             dataset[1]
     path.unlink()
-    with pytest.raises(DataNotFoundError, match="is gone since the data set was opened"):
+    with pytest.raises(DataNotFoundError, match="is not there"):
         dataset[1]
 
 
 def test_missing_images(root: Path) -> None:
     name = food(root, "val").files[2]
-    _path(root, "val", name).unlink()
+    fake.path_of(root, "val", name).unlink()
     with pytest.raises(DataNotFoundError, match=rf"1 of 6 samples of split 'val' have no image.*{name}.*images/train"):
         food(root, "val")
     dataset = food(root, "val", allow_missing=True)
@@ -183,7 +148,7 @@ def test_samples_without_a_text_are_left_out(root: Path) -> None:
     (root / "text.json").write_text(json.dumps({**texts, names[1]: [], names[2]: " ", names[3]: [None, "Home"]}))
     dataset = food(root)
     assert dataset.files == names[3:]
-    assert dataset[0]["inputs"]["text"]["input_ids"].tolist()[:3] == [2, VOCAB.index("home"), 3]
+    assert dataset[0]["inputs"]["text"]["input_ids"].tolist()[:3] == [2, fake.VOCAB.index("home"), 3]
     (root / "text.json").write_text("{}")
     with pytest.raises(DataNotFoundError, match="no file of split 'train' has a text"):
         food(root)
@@ -219,7 +184,7 @@ def test_lists_out_of_order_are_told(root: Path) -> None:
 
 def test_vocabulary(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "words.txt"
-    other.write_text("\n".join([*VOCAB, "extra"]))
+    other.write_text("\n".join([*fake.VOCAB, "extra"]))
     assert food(root, vocab=str(other))[0]["inputs"]["text"]["input_ids"][0] == 2
     other.write_text("a\nb\n")
     with pytest.raises(LightningMMError, match=r"it lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]"):
@@ -237,7 +202,7 @@ def test_arguments(root: Path) -> None:
     for settings in ({"size": 60}, {"size": 16}, {"longer": 32}, {"multiple": 0}):
         with pytest.raises(LightningMMError, match="size must be a multiple of"):
             food(root, **settings)
-    with pytest.raises(LightningMMError, match="max_text_length must be at least 2"):
+    with pytest.raises(LightningMMError, match="max_text_length must be a whole number of at least 2"):
         food(root, max_text_length=1)
     with pytest.raises(IndexError, match="outside of the 12 samples"):
         food(root)[12]
@@ -251,7 +216,7 @@ def test_it_travels_to_workers(root: Path) -> None:
 
 
 def test_the_table_of_the_protocol_in_a_data_module(tmp_path: Path) -> None:
-    _write(tmp_path, {"train": 40, "val": 6, "test": 6})
+    fake.write(tmp_path, {"train": 40, "val": 6, "test": 6})
     data = ModalityDropoutDataModule(
         lambda split: food(tmp_path, split), ["image", "text"], train_policy=ExactShare(0.7), batch_size=8, seed=1
     )

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_mm.data.datasets import ombria
+from lightning_mm.data.readers.arrays import read_array
 from lightning_mm.data.readers.images import (
-    read_array,
+    decode,
     read_image,
     read_labels,
     resize_image,
@@ -46,11 +46,11 @@ READERS = pytest.mark.parametrize(
     [
         lambda path: read_image(path, (3,)),
         lambda path: read_labels(path, 9),
-        lambda path: read_photo("Food101", path),
+        lambda path: read_photo(path),
         lambda path: decode_frame(path.parent, "rgb", 0),
-        lambda path: ombria._decode(path, "L"),
+        lambda path: decode(path, ("L",), "8-bit gray"),
     ],
-    ids=["images", "labels", "photos", "ntu_rgbd", "ombria"],
+    ids=["images", "labels", "photos", "ntu_rgbd", "decode"],
 )
 
 
@@ -125,10 +125,10 @@ def test_labels_of_every_form(tmp_path: Path) -> None:
 
 def test_labels_out_of_range_and_of_several_channels(tmp_path: Path) -> None:
     path = save(tmp_path / "label.png", np.array([[9, 200, 3], [255, 9, 0]], dtype=np.uint8))
-    message = rf"label out of range in {path}: expected 0 to 8, and 255 for no class; got \[9, 200\]"
+    message = rf"label out of range in {path}: expected 0 to 8, and 255 for no class, got \[9, 200\]"
     with pytest.raises(LightningMMError, match=message):
         read_labels(path, 9)
-    with pytest.raises(LightningMMError, match=r"expected 1 to 8, and 0 or 255 for no class; got \[9, 200\]"):
+    with pytest.raises(LightningMMError, match=r"expected 1 to 8, and 0 or 255 for no class, got \[9, 200\]"):
         read_labels(path, 8, first=1, void=(0, 255))
     colours = save(tmp_path / "colours.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(LightningMMError, match=rf"{colours} should be a label image of one channel, got mode RGB"):
@@ -188,8 +188,8 @@ def test_scaling_and_tensors() -> None:
 def test_resizing_takes_the_area_mean_and_never_mixes_labels() -> None:
     values = RNG.integers(0, 65536, (8, 12, 3)).astype(np.uint16)
     mean = scale(values).reshape(4, 2, 6, 2, 3).mean((1, 3))
-    assert np.allclose(resize_image(values, (4, 6)), mean, atol=1e-6)
-    assert resize_image(values, (16, 24)).shape == (16, 24, 3)
+    assert np.allclose(resize_image(scale(values), (4, 6)), mean, atol=1e-6)
+    assert resize_image(scale(values), (16, 24)).shape == (16, 24, 3)
     labels = RNG.integers(0, 9, (8, 12)).astype(np.uint8)
     assert np.array_equal(resize_labels(labels, (16, 24)), labels.repeat(2, 0).repeat(2, 1))
     assert set(np.unique(resize_labels(labels, (3, 5)))) <= set(np.unique(labels))

@@ -17,7 +17,7 @@ from lightning_mm.data import ModalityDropoutDataModule, Scenes
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import SavedTable
 from lightning_mm.modalities import Modalities
-from tests.experiments.test_files import EXPERIMENTS, QUIET, prepare
+from tests.support.experiments import EXPERIMENTS, QUIET, prepare
 
 NAMES = Modalities(list(Scenes.channels))
 OVERLAY = EXPERIMENTS / "scenes" / "incomplete.yaml"

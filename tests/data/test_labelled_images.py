@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from lightning_mm.data import MCubeS, MFNet, ModalityDropoutDataModule, NYUDv2
-from lightning_mm.data.datasets.base.labelled_images import LabelledImages, fraction, read_list
+from lightning_mm.data.datasets.base.labelled_images import LabelledImages
+from lightning_mm.data.datasets.base.splits import fraction
+from lightning_mm.data.readers.lists import read_list
 from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
-from tests.data import test_mcubes as test_data_mcubes
-from tests.data import test_mfnet as test_data_mfnet
-from tests.data import test_nyudv2 as test_data_nyudv2
+from tests.support.fake import mcubes, mfnet, nyudv2
 from tests.support.image_files import save
 
 
@@ -32,11 +32,11 @@ class Case:
 
 
 CASES = {
-    "mfnet": Case(MFNet, test_data_mfnet._write, "thermal", "ther/00202N.jpg", "labels/00202N.png"),
-    "nyudv2": Case(NYUDv2, test_data_nyudv2._write, "hha", "HHA/30.jpg", "Label/30.png"),
+    "mfnet": Case(MFNet, mfnet.write, "thermal", "ther/00202N.jpg", "labels/00202N.png"),
+    "nyudv2": Case(NYUDv2, nyudv2.write, "hha", "HHA/30.jpg", "Label/30.png"),
     "mcubes": Case(
         MCubeS,
-        test_data_mcubes._write,
+        mcubes.write,
         "dolp",
         "polL_dolp/outscene1209_1_0000000150.npy",
         "GT/outscene1209_1_0000000150.png",
@@ -76,19 +76,19 @@ def test_lists_that_are_empty_gone_or_twice(case: Case, root: Path) -> None:
     with pytest.raises(LightningMMError, match=rf"{path} is no list of names: one of them has 1200 letters and begins"):
         case.data_set("test", root=str(root))
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LightningMMError, match=rf"{path} is no text"):
+    with pytest.raises(LightningMMError, match=rf"{path} is damaged"):
         case.data_set("test", root=str(root))
     path.unlink()
     with pytest.raises(DataNotFoundError, match=rf"lacks {case.listed}; set LIGHTNING_MM_DATA"):
         case.data_set("test", root=str(root))
     with pytest.raises(DataNotFoundError, match="is not there; copy it"):
-        read_list("One", path)
+        read_list(path)
 
 
 def test_missing_files_are_errors_or_none(case: Case, root: Path) -> None:
     path = root / case.file
     path.unlink()
-    with pytest.raises(DataNotFoundError, match=rf"has no {case.modality}, sought at {path}; complete the data"):
+    with pytest.raises(DataNotFoundError, match=rf"has no {case.modality}, expected at {path}; complete the data"):
         case.data_set("test", root=str(root))
     dataset = case.data_set("test", root=str(root), allow_missing=True)
     assert [name for name, value in dataset[1]["inputs"].items() if value is None] == [case.modality]
@@ -97,16 +97,16 @@ def test_missing_files_are_errors_or_none(case: Case, root: Path) -> None:
     column = list(dataset.channels).index(case.modality)
     assert batch["observed"][:, column].tolist() == [True, False, True][: len(dataset)]
     (root / case.label).unlink()
-    with pytest.raises(DataNotFoundError, match=rf"has no label image, sought at {root / case.label}"):
+    with pytest.raises(DataNotFoundError, match=rf"has no label image, expected at {root / case.label}"):
         case.data_set("test", root=str(root), allow_missing=True)
 
 
 def test_the_first_missing_file_is_named_and_the_others_counted(case: Case, root: Path) -> None:
     whole = case.data_set("train", root=str(root))
     for name in whole.ids[:2]:
-        whole.label_file(name).unlink()
+        whole.label_files(name)[0].unlink()
     with pytest.raises(
-        IncompleteDataError, match=r"has no label image, sought at \S+ \(1 more samples lack files\)$"
+        IncompleteDataError, match=r"has no label image, expected at \S+ \(1 more samples lack files\)$"
     ) as told:
         case.data_set("train", root=str(root))
     assert [f"sample {name} " in problem for name, problem in zip(whole.ids, told.value.problems)] == [True] * 2
@@ -121,7 +121,7 @@ def test_a_sample_without_any_modality(case: Case, root: Path) -> None:
     for files in dataset.modality_files(dataset.ids[1]).values():
         for path in files:
             path.unlink()
-    with pytest.raises(DataNotFoundError, match="has no modality at all, sought at"):
+    with pytest.raises(DataNotFoundError, match="has no modality at all, expected at"):
         case.data_set("test", root=str(root), allow_missing=True)
 
 

@@ -22,10 +22,8 @@ from lightning_mm.data import (
     WarpSequences,
 )
 from lightning_mm.errors import LightningMMError
-from tests.data import test_cmu_mosi as test_data_cmu_mosi
-from tests.data import test_food101 as test_data_food101
-from tests.data import test_ombria as test_data_ombria
-from tests.experiments.test_files import EXPERIMENTS, options
+from tests.support.experiments import EXPERIMENTS, options
+from tests.support.fake import cmu_mosi, food101, ombria
 from tests.support.fake_data import FETCHED, SMALL, lose_modality, write_data
 from tests.support.image_files import save
 
@@ -89,10 +87,10 @@ def test_a_placeholder_is_as_large_as_the_sample_beside_it(tmp_path: Path) -> No
 
 
 def test_one_split_may_lack_what_others_have(tmp_path: Path) -> None:
-    content = test_data_cmu_mosi._content(layout="mmsa", aligned=False)
+    content = cmu_mosi.contents(layout="mmsa", aligned=False)
     for name in ("text", "vision"):
         values = {**content, "test": {key: one for key, one in content["test"].items() if key != name}}
-        folder = test_data_cmu_mosi._write(tmp_path / name, values, layout="mmsa", aligned=False)
+        folder = cmu_mosi.write(tmp_path / name, values, layout="mmsa", aligned=False)
         data = module(CmuMosi, folder, WarpSequences(), layout="mmsa", aligned=False)
         whole, partly = next(iter(data.train_dataloader())), next(iter(data.test_dataloader()))
         assert whole["observed"].all()
@@ -105,7 +103,7 @@ def test_one_split_may_lack_what_others_have(tmp_path: Path) -> None:
 
 
 def test_images_that_keep_their_shape(tmp_path: Path) -> None:
-    test_data_food101._write(tmp_path)
+    food101.write(tmp_path)
     lose_modality("food101", tmp_path)
     batch = next(iter(module(Food101, tmp_path, size=64, longer=96, max_text_length=6).test_dataloader()))
     assert batch["inputs"]["image"]["pixel_values"].shape == (2, 3, 64, 64)
@@ -114,7 +112,7 @@ def test_images_that_keep_their_shape(tmp_path: Path) -> None:
 
 
 def test_a_sensor_of_ombria(tmp_path: Path) -> None:
-    test_data_ombria._write(tmp_path, {"train": test_data_ombria.TRAIN, "test": test_data_ombria.TEST})
+    ombria.write(tmp_path)
     for path in tmp_path.glob("OmbriaS2/*/AFTER/*.png"):
         path.unlink()
     for batch in module(Ombria, tmp_path, RandomScaleCrop((8, 10)), size=16).train_dataloader():

@@ -10,71 +10,49 @@ import torch
 
 from lightning_mm.data import MCubeS
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from tests.support.fake import mcubes as fake
 from tests.support.image_files import save
-
-SPLITS = {
-    "train": ["outscene1208_2_0000000000", "outscene1208_2_0000000150", "outscene1208_3_0000000000"],
-    "val": ["outscene1208_4_0000000000"],
-    "test": ["outscene1209_1_0000000000", "outscene1209_1_0000000150"],
-}
-HEIGHT, WIDTH = 16, 192 + 20
-
-
-def _write(root: Path, dtype: type = np.uint16, height: int = HEIGHT, width: int = WIDTH) -> None:
-    rng = np.random.default_rng(0)
-    top = np.iinfo(dtype).max + 1
-    for split, names in SPLITS.items():
-        for name in names:
-            save(root / "polL_color" / f"{name}.png", rng.integers(0, top, (height, width, 3)).astype(dtype))
-            save(root / "NIR_warped" / f"{name}.png", rng.integers(0, top, (height, width)).astype(dtype))
-            for folder in ("polL_aolp_sin", "polL_aolp_cos", "polL_dolp"):
-                save(root / folder / f"{name}.npy", rng.normal(size=(height, width)))
-            labels = rng.integers(0, 20, (height, width))
-            labels[0] = 255
-            save(root / "GT" / f"{name}.png", labels)
-        listed = root / "list_folder" / f"{split}.txt"
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("\n".join(names) + "\n")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_values_of_8_and_16_bits(tmp_path: Path, dtype: type) -> None:
-    _write(tmp_path, dtype)
-    name, top = SPLITS["test"][1], np.iinfo(dtype).max
+    fake.write(tmp_path, dtype)
+    name, top = fake.SPLITS["test"][1], np.iinfo(dtype).max
     rng = np.random.default_rng(1)
-    colour = rng.integers(0, top + 1, (HEIGHT, WIDTH, 3)).astype(dtype)
-    infrared = rng.integers(0, top + 1, (HEIGHT, WIDTH)).astype(dtype)
+    colour = rng.integers(0, top + 1, (fake.HEIGHT, fake.WIDTH, 3)).astype(dtype)
+    infrared = rng.integers(0, top + 1, (fake.HEIGHT, fake.WIDTH)).astype(dtype)
     save(tmp_path / "polL_color" / f"{name}.png", colour)
     save(tmp_path / "NIR_warped" / f"{name}.png", infrared)
     inputs = MCubeS("test", root=str(tmp_path))[1]["inputs"]
     assert list(inputs) == ["image", "aolp", "dolp", "nir"]
-    assert {tuple(value.shape) for value in inputs.values()} == {(3, HEIGHT, 20)}
+    assert {tuple(value.shape) for value in inputs.values()} == {(3, fake.HEIGHT, 20)}
     back = inputs["image"].permute(1, 2, 0) * torch.tensor([0.229, 0.224, 0.225]) + torch.tensor([0.485, 0.456, 0.406])
     assert np.allclose(back, colour[:, 192:] / top, atol=1e-6)  # red first, as in the file
     assert all(np.allclose(channel, infrared[:, 192:] / top, atol=1e-6) for channel in inputs["nir"])
 
 
 def test_polarisation_is_raw_and_in_its_order(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     inputs = MCubeS("val", root=str(tmp_path))[0]["inputs"]
     folders = ("polL_aolp_sin", "polL_aolp_cos", "polL_dolp")
     sine, cosine, degree = (
-        torch.from_numpy(np.load(tmp_path / folder / f"{SPLITS['val'][0]}.npy")[:, 192:]).float() for folder in folders
+        torch.from_numpy(np.load(tmp_path / folder / f"{fake.SPLITS['val'][0]}.npy")[:, 192:]).float()
+        for folder in folders
     )
     assert torch.equal(inputs["aolp"], torch.stack([sine, cosine, sine]))
     assert torch.equal(inputs["dolp"], torch.stack([degree] * 3))
 
 
 def test_the_left_columns_are_dropped_and_evaluation_takes_the_centre(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     whole = MCubeS("test", root=str(tmp_path))[0]
-    assert whole["target"].shape == (HEIGHT, 20)
+    assert whole["target"].shape == (fake.HEIGHT, 20)
     assert whole["target"][0].eq(255).all()
     cropped = MCubeS("test", root=str(tmp_path), eval_crop=(8, 12))[0]
     assert torch.equal(cropped["target"], whole["target"][4:12, 4:16])
     for name, value in cropped["inputs"].items():
         assert torch.equal(value, whole["inputs"][name][:, 4:12, 4:16])
-    assert MCubeS("train", root=str(tmp_path), eval_crop=(8, 12))[0]["target"].shape == (HEIGHT, 20)
+    assert MCubeS("train", root=str(tmp_path), eval_crop=(8, 12))[0]["target"].shape == (fake.HEIGHT, 20)
 
 
 def test_the_published_sizes(tmp_path: Path) -> None:
@@ -88,33 +66,33 @@ def test_the_published_sizes(tmp_path: Path) -> None:
 
 
 def test_lists_are_the_sets_own(tmp_path: Path) -> None:
-    _write(tmp_path)
-    assert {split: MCubeS(split, root=str(tmp_path)).ids for split in SPLITS} == {
-        split: tuple(names) for split, names in SPLITS.items()
+    fake.write(tmp_path)
+    assert {split: MCubeS(split, root=str(tmp_path)).ids for split in fake.SPLITS} == {
+        split: tuple(names) for split, names in fake.SPLITS.items()
     }
 
 
 def test_half_of_the_angle_is_no_angle(tmp_path: Path) -> None:
-    _write(tmp_path)
-    path = tmp_path / "polL_aolp_cos" / f"{SPLITS['test'][0]}.npy"
+    fake.write(tmp_path)
+    path = tmp_path / "polL_aolp_cos" / f"{fake.SPLITS['test'][0]}.npy"
     path.unlink()
-    with pytest.raises(DataNotFoundError, match=rf"{SPLITS['test'][0]} has no aolp, sought at {path}"):
+    with pytest.raises(DataNotFoundError, match=rf"{fake.SPLITS['test'][0]} has no aolp, expected at {path}"):
         MCubeS("test", root=str(tmp_path))
     inputs = MCubeS("test", root=str(tmp_path), allow_missing=True)[0]["inputs"]
     assert [name for name, value in inputs.items() if value is None] == ["aolp"]
 
 
 def test_wrong_sizes(tmp_path: Path) -> None:
-    _write(tmp_path)
-    name = SPLITS["test"][0]
-    dataset = MCubeS("test", root=str(tmp_path), eval_crop=(HEIGHT, 21))
+    fake.write(tmp_path)
+    name = fake.SPLITS["test"][0]
+    dataset = MCubeS("test", root=str(tmp_path), eval_crop=(fake.HEIGHT, 21))
     with pytest.raises(LightningMMError, match=rf"{name}.png is smaller than what is cut from it, .* \(16, 212\)"):
         dataset[0]
-    save(tmp_path / "polL_aolp_cos" / f"{name}.npy", np.zeros((HEIGHT, WIDTH - 1)))
+    save(tmp_path / "polL_aolp_cos" / f"{name}.npy", np.zeros((fake.HEIGHT, fake.WIDTH - 1)))
     with pytest.raises(LightningMMError, match=rf"sine and cosine .*polL_aolp_cos/{name}.npy': \(16, 211\)"):
         MCubeS("test", root=str(tmp_path))[0]
     narrow = tmp_path / "narrow"
-    _write(narrow, width=192)
+    fake.write(narrow, width=192)
     with pytest.raises(LightningMMError, match="smaller than what is cut from it"):
         MCubeS("test", root=str(narrow))[0]
 

@@ -11,27 +11,8 @@ from PIL import Image
 
 from lightning_mm.data import MFNet
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from tests.support.fake import mfnet as fake
 from tests.support.image_files import save
-
-TRAIN = [f"{i:05d}{'DN'[i % 2]}" for i in range(1, 25)]
-VAL = ["00101D", "00102N"]
-TEST = ["00201D", "00202N", "00203D"]
-
-
-def _write(root: Path, stacked: bool = False, val: bool = False, height: int = 12, width: int = 16) -> None:
-    """``rgb`` and ``ther``, or with ``stacked`` the four channels of ``images``; a list for ``val`` if wanted."""
-    rng = np.random.default_rng(0)
-    lists = {"train": TRAIN, "test": TEST, **({"val": VAL} if val else {})}
-    for split, names in lists.items():
-        for name in names:
-            values = rng.integers(0, 256, (height, width, 4)).astype(np.uint8)
-            if stacked:
-                save(root / "images" / f"{name}.png", values)
-            else:
-                save(root / "rgb" / f"{name}.jpg", values[..., :3])
-                save(root / "ther" / f"{name}.jpg", values[..., 3])
-            save(root / "labels" / f"{name}.png", rng.integers(0, 9, (height, width)))
-        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
 
 
 def _decoded(path: Path) -> torch.Tensor:
@@ -39,7 +20,7 @@ def _decoded(path: Path) -> torch.Tensor:
 
 
 def test_values_of_the_layout_with_two_folders(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     dataset = MFNet("test", root=str(tmp_path))
     assert len(dataset) == 3
     sample = dataset[1]
@@ -58,7 +39,7 @@ def test_values_of_the_layout_with_two_folders(tmp_path: Path) -> None:
 
 
 def test_four_channels_in_one_file(tmp_path: Path) -> None:
-    _write(tmp_path, stacked=True, val=True)
+    fake.write(tmp_path, stacked=True, val=True)
     sample = MFNet("val", root=str(tmp_path))[0]
     stored = _decoded(tmp_path / "images/00101D.png").permute(2, 0, 1)
     assert all(torch.equal(channel, stored[3]) for channel in sample["inputs"]["thermal"])
@@ -66,7 +47,7 @@ def test_four_channels_in_one_file(tmp_path: Path) -> None:
 
 
 def test_a_thermal_picture_may_be_saved_with_three_equal_channels(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     expected = MFNet("test", root=str(tmp_path))[0]["inputs"]["thermal"]
     gray = Image.open(tmp_path / "ther/00201D.jpg")
     gray.convert("RGB").save(tmp_path / "ther/00201D.jpg", quality=95)
@@ -79,7 +60,7 @@ def test_a_thermal_picture_may_be_saved_with_three_equal_channels(tmp_path: Path
 
 
 def test_a_thermal_picture_in_colours_is_named(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     values = np.full((12, 16, 3), 100)
     values[3:, :, 0] = 140
     path = save(tmp_path / "ther/00202N.jpg", values)
@@ -90,19 +71,19 @@ def test_a_thermal_picture_in_colours_is_named(tmp_path: Path) -> None:
 
 
 def test_validation_is_listed_or_split_from_train_by_name_and_never_from_test(tmp_path: Path) -> None:
-    _write(tmp_path / "listed", val=True)
-    assert MFNet("val", root=str(tmp_path / "listed")).ids == tuple(VAL)
-    assert MFNet("train", root=str(tmp_path / "listed")).ids == tuple(TRAIN)
-    _write(tmp_path / "split")
+    fake.write(tmp_path / "listed", val=True)
+    assert MFNet("val", root=str(tmp_path / "listed")).ids == tuple(fake.VAL)
+    assert MFNet("train", root=str(tmp_path / "listed")).ids == tuple(fake.TRAIN)
+    fake.write(tmp_path / "split")
     train, val = (MFNet(split, root=str(tmp_path / "split"), val_fraction=0.3) for split in ("train", "val"))
-    assert sorted(train.ids + val.ids) == TRAIN
+    assert sorted(train.ids + val.ids) == fake.TRAIN
     assert 0 < len(val) < len(train)
-    assert MFNet("test", root=str(tmp_path / "split"), val_fraction=0.9).ids == tuple(TEST)
+    assert MFNet("test", root=str(tmp_path / "split"), val_fraction=0.9).ids == tuple(fake.TEST)
     assert set(val.ids) <= set(MFNet("val", root=str(tmp_path / "split"), val_fraction=0.6).ids)
 
 
 def test_a_folder_of_neither_layout(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     for folder in ("rgb", "ther"):
         (tmp_path / folder).rename(tmp_path / f"{folder}_old")
     with pytest.raises(DataNotFoundError, match=r"holds neither rgb/ and ther/ nor images/; see `lightning-mm data"):
@@ -110,7 +91,7 @@ def test_a_folder_of_neither_layout(tmp_path: Path) -> None:
 
 
 def test_three_channels_where_four_are_expected(tmp_path: Path) -> None:
-    _write(tmp_path, stacked=True)
+    fake.write(tmp_path, stacked=True)
     path = save(tmp_path / "images/00201D.png", np.zeros((12, 16, 3)))
     with pytest.raises(LightningMMError, match=rf"{path} should be four channels \(RGBA\), .* got mode RGB"):
         MFNet("test", root=str(tmp_path))[0]

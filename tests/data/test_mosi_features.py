@@ -12,42 +12,12 @@ import torch
 from lightning_mm.data import ModalityDropoutDataModule, MosiFeatures
 from lightning_mm.data.datasets.mosi_features import FEATURES, MODALITIES
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-NUMBERS = (10, 2, 1, 30)  # as in the release: not in the order of time, with gaps
-
-
-def _part(part: str, videos: list[str], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Four utterances a video; the first feature of every modality is the number, the second is constant in train."""
-    keys = [(video, number) for video in videos for number in NUMBERS]
-    arrays = {
-        f"{part}_utt_id": np.array([f"{video}_{number}" for video, number in keys]),
-        f"{part}_video_id": np.array([video for video, _ in keys]),
-        f"{part}_transcript": np.array(["WELL"] * len(keys)),
-        f"{part}_label": np.array([int(number != 30) for _, number in keys]),
-    }
-    for name, width in MosiFeatures.channels.items():
-        values = rng.normal(5, 3, (len(keys), width))
-        values[:, 0] = [number for _, number in keys]
-        values[:, 1] = 0.1 if part == "train" else rng.normal(0, 1, len(keys))
-        arrays[f"{part}_{name}"] = values
-    return arrays
-
-
-def _arrays(train: int = 40) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    learning = _part("train", [f"a_{i:02d}" for i in range(train)], rng)
-    return {**learning, **_part("test", ["t_0", "t_1", "t_2"], rng)}
-
-
-def _write(root: Path, arrays: dict[str, np.ndarray]) -> Path:
-    root.mkdir(exist_ok=True)
-    np.savez(root / FEATURES, **arrays)
-    return root
+from tests.support.fake import mosi_features as fake
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return _write(tmp_path / "mosi_bclstm", _arrays())
+    return fake.write(tmp_path / "mosi_bclstm", fake.arrays())
 
 
 def _inputs(dataset: MosiFeatures, name: str) -> torch.Tensor:
@@ -56,7 +26,7 @@ def _inputs(dataset: MosiFeatures, name: str) -> torch.Tensor:
 
 def test_shapes_and_targets_follow_the_file(root: Path) -> None:
     dataset = MosiFeatures("test", root=str(root))
-    assert dataset.ids == tuple(f"t_{video}_{number}" for video in range(3) for number in sorted(NUMBERS))
+    assert dataset.ids == tuple(f"t_{video}_{number}" for video in range(3) for number in sorted(fake.NUMBERS))
     assert dataset.videos == ("t_0",) * 4 + ("t_1",) * 4 + ("t_2",) * 4
     for position, name in enumerate(dataset.ids):
         sample = dataset[position]
@@ -73,7 +43,7 @@ def test_shapes_and_targets_follow_the_file(root: Path) -> None:
 
 def test_standardised_with_the_training_part_alone(root: Path) -> None:
     train, val, test = (MosiFeatures(split, root=str(root)) for split in ("train", "val", "test"))
-    arrays = _arrays()
+    arrays = fake.arrays()
     rows = np.isin(arrays["train_utt_id"], train.ids)
     assert rows.sum() == len(train)
     for name in MODALITIES:
@@ -95,7 +65,7 @@ def test_validation_is_split_by_video_and_by_its_name_alone(root: Path, tmp_path
     assert not set(train.videos) & set(val.videos)
     assert sorted(set(train.videos) | set(val.videos)) == [f"a_{i:02d}" for i in range(40)]
     assert 0 < len(val) < len(train)
-    more = MosiFeatures("val", root=str(_write(tmp_path / "more", _arrays(100))))
+    more = MosiFeatures("val", root=str(fake.write(tmp_path / "more", fake.arrays(100))))
     assert {video for video in more.videos if int(video[2:]) < 40} == set(val.videos)
     assert set(val.videos) <= set(MosiFeatures("val", root=str(root), val_fraction=0.5).videos)
     assert len(MosiFeatures("val", root=str(root), val_fraction=0.0)) == 0
@@ -131,8 +101,8 @@ def test_a_sample_is_pure_and_cannot_be_written_through(root: Path) -> None:
 
 def test_majority(root: Path) -> None:
     assert MosiFeatures("test", root=str(root)).majority() == 0.75
-    flipped = {**_arrays(), "test_label": 1 - _arrays()["test_label"]}
-    assert MosiFeatures("test", root=str(_write(root, flipped))).majority() == 0.75
+    flipped = {**fake.arrays(), "test_label": 1 - fake.arrays()["test_label"]}
+    assert MosiFeatures("test", root=str(fake.write(root, flipped))).majority() == 0.75
     with pytest.raises(LightningMMError, match="split 'val' is empty; there is no most frequent label"):
         MosiFeatures("val", root=str(root), val_fraction=0.0).majority()
 
@@ -199,7 +169,7 @@ def test_a_header_that_does_not_end_is_noticed(root: Path) -> None:
 
 
 def test_a_file_that_holds_something_else(root: Path) -> None:
-    arrays, path = _arrays(), root / FEATURES
+    arrays, path = fake.arrays(), root / FEATURES
 
     def changed(name: str, position: Any, value: Any) -> dict[str, np.ndarray]:
         copy = arrays[name].copy()
@@ -207,7 +177,7 @@ def test_a_file_that_holds_something_else(root: Path) -> None:
         return {**arrays, name: copy}
 
     for content, message in [
-        (changed("train_label", 3, 2), rf"label out of range in {path}: train_label holds 0 .*, got \[2\]"),
+        (changed("train_label", 3, 2), rf"label out of range in {path}, train_label: expected 0 .*, got \[2\]"),
         (changed("train_audio", (4, 70), np.nan), "train_audio is not finite for utterance a_01_10"),
         (
             changed("train_utt_id", 0, "b_00_1"),
@@ -224,10 +194,10 @@ def test_a_file_that_holds_something_else(root: Path) -> None:
         ({**arrays, "train_label": np.full(160, "1")}, "train_label to hold booleans or integers in 1 .* got <U1"),
         ({"train_text": arrays["train_text"]}, rf"{path} lacks the arrays \['train_utt_id', 'train_video_id',"),
     ]:
-        _write(root, content)
+        fake.write(root, content)
         with pytest.raises(LightningMMError, match=message):
             MosiFeatures("train", root=str(root))
-    _write(root, {**arrays, "train_utt_id": arrays["train_utt_id"].astype(object)})
+    fake.write(root, {**arrays, "train_utt_id": arrays["train_utt_id"].astype(object)})
     with pytest.raises(LightningMMError, match=r"is damaged \(Object arrays cannot be loaded"):
         MosiFeatures("train", root=str(root))
     np.save(root / "one.npy", np.zeros(3))
@@ -239,14 +209,14 @@ def test_a_file_that_holds_something_else(root: Path) -> None:
 def test_bad_arguments(root: Path) -> None:
     for settings, message in [
         ({"split": "dev"}, r"split must be one of \['train', 'val', 'test'\], got 'dev'"),
-        ({"context": -1}, "context must be 0 or more utterances, got -1"),
+        ({"context": -1}, "context must be a whole number of at least 0, got -1"),
         ({"val_fraction": 1.0}, r"val_fraction must be at least 0 and below 1, got 1\.0"),
         ({"val_fraction": 0.9999}, r"val_fraction=0\.9999 leaves no training video of 40; take a smaller one"),
     ]:
         with pytest.raises(LightningMMError, match=message):
             MosiFeatures(**{"split": "train", "root": str(root), **settings})
     for index in (-1, 12):
-        with pytest.raises(IndexError, match=f"index {index} is outside of the 12 utterances of split 'test'"):
+        with pytest.raises(IndexError, match=f"index {index} is outside of the 12 samples of split 'test'"):
             MosiFeatures("test", root=str(root))[index]
 
 

@@ -13,46 +13,18 @@ import torch
 from lightning_mm.data import Collate, Compose, Dihedral, ModalityDropoutDataModule, MsLesions, RandomCropResize
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.modalities import Modalities
+from tests.support.fake import ms_lesions as fake
 
 NAMES = list(MsLesions.channels)
-Arrays = dict[str, np.ndarray]
-SIZES = {"07": (20, 10, 14), "19": (15, 12, 12), "26": (5, 9, 15)}
-"""Slices, x and y of the generated patients."""
-
-
-def _arrays(patient: str) -> Arrays:
-    """Modalities differ in brightness, patients too; two pixels all around the brain are 0."""
-    slices, x, y = SIZES[patient]
-    rng = np.random.default_rng(int(patient))
-    brain = np.zeros((slices, 1, x, y), bool)
-    brain[:, :, 2:-2, 2:-2] = True
-    level = np.array([80, 280, 290, 330]).reshape(4, 1, 1)
-    image = np.where(brain, rng.normal(level, 0.2 * level, (slices, 4, x, y)) + int(patient), 0).astype(np.float32)
-    mask = (brain[:, 0] & (rng.uniform(size=(slices, x, y)) < 0.2)).astype(np.uint8)
-    return {
-        **{"image": image, "mask": mask, "z": 40 + np.arange(slices), "x0": np.array(27), "y0": np.array(29)},
-        "modalities": np.array(["FLAIR", "T1", "T1POST", "T2"]),
-    }
-
-
-def _path(root: str | Path, patient: str) -> Path:
-    return Path(root) / f"patient{patient}_lesion_slices.npz"
-
-
-def _write(root: Path, spoiled: dict[str, Arrays] | None = None) -> str:
-    root.mkdir(exist_ok=True, parents=True)
-    for patient in SIZES:
-        np.savez(_path(root, patient), **{**_arrays(patient), **(spoiled or {}).get(patient, {})})
-    return str(root)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    return _write(tmp_path / "ms_lesions")
+    return fake.write(tmp_path / "ms_lesions")
 
 
 def test_samples_are_the_slices_of_the_file_padded_about_their_centre(root: str) -> None:
-    dataset, arrays = MsLesions("test", root=root, size=16), _arrays("26")
+    dataset, arrays = MsLesions("test", root=root, size=16), fake.arrays("26")
     assert len(dataset) == 5
     for i in range(5):
         sample = dataset[i]
@@ -93,17 +65,19 @@ def test_brain_voxels_of_every_patient_and_modality_are_standardised(root: str) 
 
 
 def test_brightness_and_contrast_of_a_patient_do_not_matter(root: str, tmp_path: Path) -> None:
-    image = _arrays("26")["image"]
-    other = _write(tmp_path / "other", {"26": {"image": np.where(image != 0, 3 * image + 100, 0).astype(np.float32)}})
+    image = fake.arrays("26")["image"]
+    other = fake.write(
+        tmp_path / "other", {"26": {"image": np.where(image != 0, 3 * image + 100, 0).astype(np.float32)}}
+    )
     first, second = (MsLesions("test", root=folder, size=16)[1]["inputs"] for folder in (root, other))
     assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in NAMES)
 
 
 def test_names_say_which_modality_is_which_whatever_the_order(root: str, tmp_path: Path) -> None:
     order = [2, 0, 3, 1]
-    arrays = _arrays("26")
+    arrays = fake.arrays("26")
     swapped = {"image": arrays["image"][:, order], "modalities": arrays["modalities"][order]}
-    other = _write(tmp_path / "swapped", {"26": swapped})
+    other = fake.write(tmp_path / "swapped", {"26": swapped})
     first, second = (MsLesions("test", root=folder, size=16)[1]["inputs"] for folder in (root, other))
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
@@ -116,7 +90,7 @@ def test_no_slice_is_in_two_splits_and_no_patient_in_test_and_another(
     slices = {split: set(MsLesions(split, **settings).slices) for split in ("train", "val", "test")}
     patients = {split: {patient for patient, _ in found} for split, found in slices.items()}
     assert patients["test"] == {test_patient}
-    assert len(slices["test"]) == SIZES[test_patient][0]
+    assert len(slices["test"]) == fake.SIZES[test_patient][0]
     assert test_patient not in patients["train"] | patients["val"]
     assert not slices["train"] & slices["val"]
     if val_patient is not None:
@@ -131,7 +105,7 @@ def test_without_a_validation_patient_the_highest_fifth_validates_and_a_gap_is_l
     train, val = MsLesions("train", **settings), MsLesions("val", **settings)
     for patient, fifth in (("07", 4), ("19", 3)):
         low, high = ([z for name, z in dataset.slices if name == patient] for dataset in (train, val))
-        assert high == list(range(40 + SIZES[patient][0] - fifth, 40 + SIZES[patient][0]))
+        assert high == list(range(40 + fake.SIZES[patient][0] - fifth, 40 + fake.SIZES[patient][0]))
         assert low == list(range(40, high[0] - gap))
 
 
@@ -139,7 +113,7 @@ def test_the_gap_is_one_of_height_not_of_rows(root: str, tmp_path: Path) -> None
     """Slices without lesion are not in the file: what is far away in the head may be the next row."""
     z = np.concatenate([np.arange(16), 30 + np.arange(4)])
     shuffled = np.random.default_rng(0).permutation(20)
-    other = _write(tmp_path / "holes", {"07": {"z": z[shuffled]}})
+    other = fake.write(tmp_path / "holes", {"07": {"z": z[shuffled]}})
     settings = {"root": other, "test_patient": "26", "val_patient": None, "size": 8, "gap": 3}
     found = {
         split: sorted(z for p, z in MsLesions(split, **settings).slices if p == "07") for split in ("train", "val")
@@ -185,7 +159,7 @@ def test_the_folder_comes_from_the_environment(root: str, tmp_path: Path, monkey
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DataNotFoundError, match=r"MsLesions: the folder .*nowhere/ms_lesions does not exist; set LIGH"):
         MsLesions("test")
-    _path(root, "19").unlink()  # also where this split does not need it: the study would break off later
+    fake.path_of(root, "19").unlink()  # also where this split does not need it: the study would break off later
     with pytest.raises(DataNotFoundError, match=r"MsLesions: the folder .* lacks patient19_lesion_slices\.npz; set"):
         MsLesions("test", root=root)
 
@@ -193,7 +167,10 @@ def test_the_folder_comes_from_the_environment(root: str, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda a: a["mask"].__setitem__((0, 0, 0), 2), r"label out of range in .*patient26.*: a mask holds 0 .* 2\]"),
+        (
+            lambda a: a["mask"].__setitem__((0, 0, 0), 2),
+            r"out of range in .*patient26.*: expected 0 .* got \[2\]",
+        ),
         (lambda a: a["image"].__setitem__((0, 0, 3, 3), np.inf), "patient26.*: image holds values that are not finite"),
         (lambda a: a.__setitem__("z", a["z"][1:]), r"should hold image \[slice, 4, x, y\].* \(5, 9, 15\) and \(4,\)"),
         (lambda a: a.__setitem__("mask", a["mask"][:, 1:]), r"got \(5, 4, 9, 15\), \(5, 8, 15\) and \(5,\)"),
@@ -207,16 +184,16 @@ def test_the_folder_comes_from_the_environment(root: str, tmp_path: Path, monkey
         (lambda a: a.update({key: a[key][:0] for key in ("image", "mask", "z")}), "of at least one slice"),
     ],
 )
-def test_a_file_that_is_not_right(tmp_path: Path, spoil: Callable[[Arrays], Any], message: str) -> None:
-    arrays = _arrays("26")
+def test_a_file_that_is_not_right(tmp_path: Path, spoil: Callable[[fake.Arrays], Any], message: str) -> None:
+    arrays = fake.arrays("26")
     spoil(arrays)
     with pytest.raises(LightningMMError, match=message):
-        MsLesions("test", root=_write(tmp_path, {"26": arrays}))
+        MsLesions("test", root=fake.write(tmp_path, {"26": arrays}))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_a_truncated_file_is_named(root: str, keep: float) -> None:
-    path = _path(root, "26")
+    path = fake.path_of(root, "26")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
     with pytest.raises(LightningMMError, match=rf"{path} is damaged \(.*\); copy it again"):
@@ -229,19 +206,19 @@ def test_bad_arguments(root: str) -> None:
         ({"test_patient": "7"}, r"test_patient must be one of \['07', '19', '26'\], got '7'"),
         ({"val_patient": "08"}, r"val_patient must be one of .* got '08'"),
         ({"test_patient": "07"}, "test_patient and val_patient are both '07'; a patient belongs to one split"),
-        ({"size": 0}, "size must be positive, got 0"),
-        ({"gap": -1}, "gap must be 0 or more, got -1"),
+        ({"size": 0}, "size must be a whole number of at least 1, got 0"),
+        ({"gap": -1}, "gap must be a whole number of at least 0, got -1"),
     ]
     for settings, message in cases:
         with pytest.raises(LightningMMError, match=message):
             MsLesions(**{"split": "test", "root": root, **settings})
     for index in (-1, 5):
-        with pytest.raises(IndexError, match="outside of the 5 slices of split 'test'"):
+        with pytest.raises(IndexError, match="outside of the 5 samples of split 'test'"):
             MsLesions("test", root=root)[index]
 
 
 def test_the_real_slices(data_root: Path) -> None:
-    """215 slices of three patients, as many lesion voxels as the docstring says, standardised."""
+    """215 samples of three patients, as many lesion voxels as the docstring says, standardised."""
     root = str(data_root / "ms_lesions")
     lesions = {}
     for split, patient in (("train", "19"), ("val", "07"), ("test", "26")):

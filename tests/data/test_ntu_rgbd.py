@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +15,24 @@ from lightning_mm.data import ModalityDropoutDataModule, NtuRgbd
 from lightning_mm.data.datasets.ntu_rgbd import spread
 from lightning_mm.data.readers.jet import JET, linear_levels, wrapped_levels
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from tests.support.fake import ntu_rgbd as fake
 
-Lines = list[tuple[str, int, int]]
 SMALL: dict[str, Any] = {"frames": 4, "size": 16, "resize": (24, 18)}
-SHORT = "S001C001P001R002A003_rgb"
-"""A recording of 16 frames, which is listed and left out."""
-
-
-def _name(subject: int, action: int, camera: int = 1) -> str:
-    return f"S001C{camera:03d}P{subject:03d}R001A{action:03d}_rgb"
-
-
-def _lists() -> dict[str, Lines]:
-    """Four subjects do two actions before three cameras; CS tests on subject 3, CV on camera 1."""
-    every = [(s, a, c) for s in (1, 2, 3, 4) for a in (1, 60) for c in (1, 2, 3)]
-    lines = {key: (_name(*key), 17 + key[0], key[1] - 1) for key in every}
-    return {
-        "@CS/train": [(SHORT, 16, 2), *(line for key, line in lines.items() if key[0] != 3)],
-        "@CS/valid": [line for key, line in lines.items() if key[0] == 3],
-        "@CV/train": [line for key, line in lines.items() if key[2] != 1],
-        "@CV/valid": [line for key, line in lines.items() if key[2] == 1],
-    }
-
-
-def _write(root: Path, lists: Mapping[str, Lines] | None = None, side: int = 18) -> None:
-    """Frames whose first pixels tell their number; 16-bit depth with a background of zero."""
-    lists = _lists() if lists is None else lists
-    rng = np.random.default_rng(0)
-    lengths: dict[str, int] = {}
-    for place, lines in lists.items():
-        path = root / "dataset_splits" / f"{place}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{name} {length} {label}\n" for name, length, label in lines))
-        lengths |= {name: length for name, length, _ in lines if name != SHORT}
-    for name, length in lengths.items():
-        for frame in range(1, length + 1):
-            colour = np.full((side, side * 4 // 3, 3), 10 * frame, dtype=np.uint8)
-            colour[side // 2 :] = rng.integers(0, 256, 3)
-            _save(root / "ImagesResize" / name / f"{frame:06d}.jpg", colour)
-            depth = rng.integers(500, 8000, (side, side * 5 // 4)).astype(np.uint16)
-            depth[: side // 3] = 0
-            _save(root / "nturgb+d_depth_masked" / name.removesuffix("_rgb") / f"MDepth-{frame:08d}.png", depth)
-
-
-def _save(path: Path, values: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
-    return path
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whole, for tests that only read."""
     path = tmp_path_factory.mktemp("ntu")
-    _write(path)
+    fake.write(path)
     return path
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """Test recordings of CS, for tests that break something."""
-    lists = _lists()
-    _write(tmp_path, {"@CS/train": lists["@CS/train"][:3], "@CS/valid": lists["@CS/valid"][:3]})
+    lists = fake.all_lists()
+    fake.write(tmp_path, {"@CS/train": lists["@CS/train"][:3], "@CS/valid": lists["@CS/valid"][:3]})
     return tmp_path
 
 
@@ -97,7 +52,7 @@ def test_shapes_frames_and_normalisation(root: Path) -> None:
     assert sample["target"] == 0
     assert dataset[5]["target"] == 59
     recording = dataset.recordings[0]
-    assert recording == (_name(3, 1), 20, 0, 3)
+    assert recording == (fake.name_of(3, 1), 20, 0, 3)
     assert spread(20, 4).tolist() == [2, 7, 12, 17]
     for step, place in enumerate([2, 7, 12, 17]):
         file = recording.folder(root, "rgb") / f"{place + 1:06d}.jpg"
@@ -125,7 +80,7 @@ def test_depth_is_shown_in_colours(root: Path) -> None:
 def test_depth_of_8_bits_is_taken_as_it_is(own: Path) -> None:
     level = np.arange(22, dtype=np.uint8)[None].repeat(18, 0)
     for path in open_(own).recordings[0].folder(own, "depth").iterdir():
-        _save(path, level)
+        fake.save(path, level)
     clip = open_(own, resize=(22, 18))[0]["inputs"]["depth"][:, 0].permute(1, 2, 0) * 128 + 127.5
     torch.testing.assert_close(clip, torch.from_numpy(JET[level[1:17, 3:19]].astype(np.float32)))
 
@@ -149,9 +104,9 @@ def test_splits_of_both_protocols(root: Path) -> None:
         assert subjects["test"] == tested
         assert len(subjects["val"]) == 1, "at least one whole subject"
         assert not subjects["val"] & subjects["train"]
-        lines = [line for line in _lists()[f"@{protocol}/train"] if line[0] != SHORT]
+        lines = [line for line in fake.all_lists()[f"@{protocol}/train"] if line[0] != fake.SHORT]
         assert sorted(one[:3] for split in ("train", "val") for one in parts[split].recordings) == sorted(lines)
-        assert SHORT not in {one.name for part in parts.values() for one in part.recordings}
+        assert fake.SHORT not in {one.name for part in parts.values() for one in part.recordings}
     cameras = {one.name[4:8] for one in open_(root, protocol="CV").recordings}
     assert cameras == {"C001"}
 
@@ -201,11 +156,11 @@ def test_training_is_drawn_anew_by_seed_index_and_epoch(root: Path) -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_both_streams_are_cut_at_one_place_and_only_where_a_whole_square_fits(tmp_path: Path, axis: int) -> None:
     """Gray frames of 18 x 24 pixels whose rows, or columns, are 10 levels apart."""
-    lists = _lists()
-    _write(tmp_path, {"@CS/train": lists["@CS/train"][1:8:6], "@CS/valid": lists["@CS/valid"][:1]})
+    lists = fake.all_lists()
+    fake.write(tmp_path, {"@CS/train": lists["@CS/train"][1:8:6], "@CS/valid": lists["@CS/valid"][:1]})
     levels = (10 * np.indices((18, 24))[axis]).astype(np.uint8)
     for path in tmp_path.rglob("*.*g"):
-        _save(path, levels if path.suffix == ".png" else levels[..., None].repeat(3, 2))
+        fake.save(path, levels if path.suffix == ".png" else levels[..., None].repeat(3, 2))
     dataset = open_(tmp_path, "train")
     begins = set()
     for seed in range(40):
@@ -233,7 +188,8 @@ def test_a_missing_folder_names_recording_and_path(own: Path) -> None:
     folder = open_(own).recordings[1].folder(own, "depth")
     folder.rename(folder.with_name("gone"))
     with pytest.raises(
-        DataNotFoundError, match=rf"S001C002P003R001A001_rgb has no depth, sought at {re.escape(str(folder))}; complete"
+        DataNotFoundError,
+        match=rf"S001C002P003R001A001_rgb has no depth, expected at {re.escape(str(folder))};",
     ):
         open_(own)
 
@@ -255,7 +211,7 @@ def test_allow_missing_gives_none_and_the_data_module_marks_it(own: Path) -> Non
     colour = dataset.recordings[0].folder(own, "rgb")
     colour.rename(colour.with_name("gone"))
     first.rmdir()
-    with pytest.raises(DataNotFoundError, match="has neither modality, sought at"):
+    with pytest.raises(DataNotFoundError, match="has neither modality, expected at"):
         open_(own, allow_missing=True)
 
 
@@ -276,7 +232,7 @@ def test_missing_frames_are_named(own: Path, allow_missing: bool) -> None:
         dataset[1]
     # more frames than the list says: the first are used, as the public loader does
     before = dataset[2]
-    _save(folders[2] / "MDepth-00000021.png", np.zeros((18, 22), dtype=np.uint16))
+    fake.save(folders[2] / "MDepth-00000021.png", np.zeros((18, 22), dtype=np.uint16))
     assert torch.equal(dataset[2]["inputs"]["depth"], before["inputs"]["depth"])
 
 
@@ -298,7 +254,7 @@ def test_frames_of_another_kind_are_named(own: Path) -> None:
     ):
         path = recording.folder(own, modality) / name
         whole = path.read_bytes()
-        _save(path, np.zeros((18, 24) if modality == "rgb" else (18, 24, 3), dtype=np.uint8))
+        fake.save(path, np.zeros((18, 24) if modality == "rgb" else (18, 24, 3), dtype=np.uint8))
         with pytest.raises(LightningMMError, match=rf"{re.escape(str(path))} should be {kind}.*, got mode (L|RGB)"):
             open_(own)[0]
         path.write_bytes(whole)
@@ -315,7 +271,7 @@ def test_frames_of_another_kind_are_named(own: Path) -> None:
         ("S\u0660\u0661\u0661C001P003R001A009_rgb 20 0", "line 4: expected a name"),
         ("S001C001P003R001A009_rgb 20 60", "label out of range in .*valid.txt, line 4: expected 0 to 59, got 60"),
         ("S001C001P003R001A001_rgb 20 0", "valid.txt names S001C001P003R001A001_rgb twice"),
-        ("S001C001P009R001A001_rgb 30 0", "recording S001C001P009R001A001_rgb has no rgb, sought at"),
+        ("S001C001P009R001A001_rgb 30 0", "recording S001C001P009R001A001_rgb has no rgb, expected at"),
     ],
 )
 def test_lists_that_cannot_be_right(own: Path, line: str, message: str) -> None:
@@ -323,7 +279,7 @@ def test_lists_that_cannot_be_right(own: Path, line: str, message: str) -> None:
     path.write_text(path.read_text() + line + "\n\n")
     with pytest.raises(LightningMMError, match=message):
         open_(own)
-    path.write_text(f"{SHORT} 16 0\n")
+    path.write_text(f"{fake.SHORT} 16 0\n")
     with pytest.raises(DataNotFoundError, match="names no recording of at least 17 frames"):
         open_(own)
 
@@ -333,13 +289,13 @@ def test_bad_arguments(root: Path) -> None:
         ({"split": "valid"}, r"split must be one of \['train', 'val', 'test'\], got 'valid'"),
         ({"protocol": "XSub"}, r"protocol must be one of \['CS', 'CV'\], got 'XSub'"),
         ({"depth_levels": "log"}, r"depth_levels must be one of \['linear', 'wrapped'\]"),
-        ({"frames": 0}, "frames, size and depth_range must be positive, got 0, 16 and 8000"),
+        ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
         ({"size": 20}, r"a square of size=20 does not fit into resize=\(24, 18\)"),
         ({"val_fraction": 0.0}, "val_fraction must be above 0 and below 1"),
     ]:
         with pytest.raises(LightningMMError, match=message):
             NtuRgbd(**{"split": "test", "root": str(root), **SMALL, **settings})
-    with pytest.raises(IndexError, match="outside of the 6 clips of split 'test'"):
+    with pytest.raises(IndexError, match="outside of the 6 samples of split 'test'"):
         open_(root)[6]
 
 

@@ -11,24 +11,12 @@ from PIL import Image
 
 from lightning_mm.data import NYUDv2
 from lightning_mm.errors import LightningMMError
+from tests.support.fake import nyudv2 as fake
 from tests.support.image_files import save
-
-TRAIN = [str(i) for i in range(40, 64)]
-TEST = ["0", "30", "31"]
-
-
-def _write(root: Path, height: int = 12, width: int = 16) -> None:
-    rng = np.random.default_rng(0)
-    for split, names in {"train": TRAIN, "test": TEST}.items():
-        for name in names:
-            for folder in ("RGB", "HHA"):
-                save(root / folder / f"{name}.jpg", rng.integers(0, 256, (height, width, 3)))
-            save(root / "Label" / f"{name}.png", rng.integers(0, 41, (height, width)))
-        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
 
 
 def test_values(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     sample = NYUDv2("test", root=str(tmp_path))[1]
     assert list(sample["inputs"]) == ["rgb", "hha"]
     stored = {folder: np.asarray(Image.open(tmp_path / folder / "30.jpg")) / 255 for folder in ("RGB", "HHA")}
@@ -38,7 +26,7 @@ def test_values(tmp_path: Path) -> None:
 
 
 def test_labels_are_moved_down_and_both_voids_are_255(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     save(tmp_path / "Label/30.png", np.array([[0, 1], [40, 255]]).repeat(6, 0).repeat(8, 1))
     target = NYUDv2("test", root=str(tmp_path))[1]["target"]
     assert target[::6, ::8].tolist() == [[255, 0], [39, 255]]
@@ -48,11 +36,11 @@ def test_labels_are_moved_down_and_both_voids_are_255(tmp_path: Path) -> None:
 
 
 def test_validation_is_split_from_train(tmp_path: Path) -> None:
-    _write(tmp_path)
+    fake.write(tmp_path)
     # Another list is not the set's own: a file of this name is not looked at.
     (tmp_path / "val.txt").write_text("0\n")
     train, val = (NYUDv2(split, root=str(tmp_path), val_fraction=0.3) for split in ("train", "val"))
-    assert sorted(train.ids + val.ids) == sorted(TRAIN)
+    assert sorted(train.ids + val.ids) == sorted(fake.TRAIN)
     assert 0 < len(val) < len(train)
 
 

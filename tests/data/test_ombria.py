@@ -9,33 +9,12 @@ from PIL import Image
 
 from lightning_mm.data import ModalityDropoutDataModule, Ombria
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-TRAIN = [f"{i:04d}" for i in range(2, 22)]
-TEST = ["0100", "0101", "0102"]
-
-
-def _write(root: Path, ids: dict[str, list[str]], side: int = 16, listed: bool = True) -> None:
-    rng = np.random.default_rng(0)
-    for folder, tiles in ids.items():
-        for tile in tiles:
-            for sensor, channels in (("S1", ()), ("S2", (3,))):
-                for date in ("BEFORE", "AFTER"):
-                    _save(root, sensor, folder, date, tile, rng.integers(0, 256, (side, side, *channels)))
-            _save(root, "S1", folder, "MASK", tile, 255 * rng.integers(0, 2, (side, side)))
-        if listed:
-            (root / f"{folder}_ids.txt").write_text("\n".join(tiles) + "\n")
-
-
-def _save(root: Path, sensor: str, folder: str, date: str, tile: str, values: np.ndarray) -> Path:
-    path = root / f"Ombria{sensor}" / folder / date / f"{sensor}_{date.lower()}_{tile}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.astype(np.uint8)).save(path)
-    return path
+from tests.support.fake import ombria as fake
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    _write(tmp_path / "ombria", {"train": TRAIN, "test": TEST})
+    fake.write(tmp_path / "ombria", {"train": fake.TRAIN, "test": fake.TEST})
     return tmp_path / "ombria"
 
 
@@ -73,12 +52,12 @@ def test_resizing_takes_the_area_mean_of_images_and_never_mixes_labels(root: Pat
 
 def test_validation_is_split_from_train_by_the_name_of_the_tile_alone(root: Path, tmp_path: Path) -> None:
     train, val, test = (Ombria(split, root=str(root)) for split in ("train", "val", "test"))
-    assert sorted(train.ids + val.ids) == TRAIN
-    assert test.ids == tuple(TEST)
+    assert sorted(train.ids + val.ids) == fake.TRAIN
+    assert test.ids == tuple(fake.TEST)
     assert 0 < len(val) < len(train)
-    _write(tmp_path / "more", {"train": TRAIN + [f"{i:04d}" for i in range(200, 400)]})
+    fake.write(tmp_path / "more", {"train": fake.TRAIN + [f"{i:04d}" for i in range(200, 400)]})
     more = Ombria("val", root=str(tmp_path / "more"))
-    assert set(more.ids) & set(TRAIN) == set(val.ids)
+    assert set(more.ids) & set(fake.TRAIN) == set(val.ids)
     assert 0.1 < len(more) / 220 < 0.3
     assert len(Ombria("val", root=str(root), val_fraction=0.0)) == 0
     larger = Ombria("val", root=str(root), val_fraction=0.5)
@@ -86,8 +65,8 @@ def test_validation_is_split_from_train_by_the_name_of_the_tile_alone(root: Path
 
 
 def test_tiles_are_found_without_lists_of_ids(tmp_path: Path) -> None:
-    _write(tmp_path, {"train": TRAIN[:3], "test": TEST}, listed=False)
-    assert Ombria("test", root=str(tmp_path)).ids == tuple(TEST)
+    fake.write(tmp_path, {"train": fake.TRAIN[:3], "test": fake.TEST}, listed=False)
+    assert Ombria("test", root=str(tmp_path)).ids == tuple(fake.TEST)
     assert len(Ombria("train", root=str(tmp_path), val_fraction=0.0)) == 3
 
 
@@ -110,7 +89,7 @@ def test_the_cache_changes_nothing_and_cannot_be_written_through(root: Path) -> 
     assert torch.equal(again["inputs"]["s1_after"], expected["inputs"]["s1_after"])
     (root / "OmbriaS1/test/AFTER/S1_after_0100.png").unlink()
     cached[0]  # no longer needs the file
-    with pytest.raises(DataNotFoundError, match=r"S1_after_0100\.png is gone"):
+    with pytest.raises(DataNotFoundError, match=r"S1_after_0100\.png is not there"):
         plain[0]
 
 
@@ -128,20 +107,26 @@ def test_a_root_that_is_not_there_or_not_ombria(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DataNotFoundError, match=r"nowhere/ombria does not exist; set LIGHTNING_MM_DATA"):
         Ombria("test")
-    with pytest.raises(DataNotFoundError, match="holds neither OmbriaS1/ nor OmbriaS2/"):
+    with pytest.raises(
+        DataNotFoundError,
+        match="lacks OmbriaS1/, OmbriaS2/; set LIGHTNING_MM_DATA",
+    ):
         Ombria("test", root=str(tmp_path))
     (tmp_path / "OmbriaS1").mkdir()
-    with pytest.raises(DataNotFoundError, match="no tiles for 'test', sought"):
+    with pytest.raises(DataNotFoundError, match="no tiles for 'test', expected"):
         Ombria("test", root=str(tmp_path))
 
 
 def test_a_missing_file_names_tile_modality_and_path(root: Path) -> None:
     path = root / "OmbriaS2/test/BEFORE/S2_before_0101.png"
     path.unlink()
-    with pytest.raises(DataNotFoundError, match=rf"tile 0101 has no s2_before, sought at {path}; complete the data"):
+    with pytest.raises(DataNotFoundError, match=rf"sample 0101 has no s2_before, expected at {path}; complete"):
         Ombria("test", root=str(root))
     (root / "OmbriaS1/test/MASK/S1_mask_0100.png").unlink()
-    with pytest.raises(DataNotFoundError, match=r"tile 0100 has no mask, sought at .* and .*"):
+    with pytest.raises(
+        DataNotFoundError,
+        match=r"sample 0100 has no label image, expected at .*S1_mask.* or .*S2_mask",
+    ):
         Ombria("test", root=str(root), allow_missing=True)
 
 
@@ -155,7 +140,7 @@ def test_allow_missing_gives_none_and_the_data_module_marks_it(root: Path) -> No
     assert batch["inputs"]["s2_before"][1].eq(0).all()
     for folder in ("OmbriaS1/test/BEFORE", "OmbriaS1/test/AFTER", "OmbriaS2/test/AFTER"):
         next((root / folder).glob("*_0101.png")).unlink()
-    with pytest.raises(DataNotFoundError, match="tile 0101 has no image under"):
+    with pytest.raises(DataNotFoundError, match="sample 0101 has no modality at all"):
         Ombria("test", root=str(root), allow_missing=True)
 
 
@@ -171,18 +156,18 @@ def test_a_truncated_png_is_named(root: Path, keep: float) -> None:
 
 
 def test_labels_out_of_range(root: Path) -> None:
-    path = _save(root, "S1", "test", "MASK", "0100", np.full((16, 16), 3))
+    path = fake.save(root, "S1", "test", "MASK", "0100", np.full((16, 16), 3))
     with pytest.raises(LightningMMError, match=rf"label out of range in {path}: .* got \[3\]"):
         Ombria("test", root=str(root))[0]
 
 
 def test_wrong_mode_and_different_sizes(root: Path) -> None:
-    path = _save(root, "S1", "test", "AFTER", "0100", np.zeros((16, 16, 3)))
+    path = fake.save(root, "S1", "test", "AFTER", "0100", np.zeros((16, 16, 3)))
     with pytest.raises(LightningMMError, match=rf"{path} should be 8-bit gray \(mode L\), got mode RGB"):
         Ombria("test", root=str(root))[0]
-    _save(root, "S2", "test", "AFTER", "0101", np.zeros((8, 8, 3)))
+    fake.save(root, "S2", "test", "AFTER", "0101", np.zeros((8, 8, 3)))
     with pytest.raises(
-        LightningMMError, match=r"the files of tile 0101 differ in size: .*'S2_after_0101\.png': \(8, 8\)"
+        LightningMMError, match=r"the files of sample 0101 differ in size .*S2_after_0101\.png': \(8, 8\)"
     ):
         Ombria("test", root=str(root))[1]
 
@@ -190,13 +175,13 @@ def test_wrong_mode_and_different_sizes(root: Path) -> None:
 def test_bad_arguments(root: Path) -> None:
     for settings, message in [
         ({"split": "dev"}, r"split must be one of \['train', 'val', 'test'\], got 'dev'"),
-        ({"size": 0}, "size must be positive, got 0"),
+        ({"size": 0}, "size must be a whole number of at least 1, got 0"),
         ({"val_fraction": 1.0}, r"val_fraction must be at least 0 and below 1, got 1\.0"),
     ]:
         with pytest.raises(LightningMMError, match=message):
             Ombria(**{"split": "test", "root": str(root), **settings})
     (root / "test_ids.txt").write_text("0100 0100")
-    with pytest.raises(LightningMMError, match="names a tile twice"):
+    with pytest.raises(LightningMMError, match="names '0100' twice"):
         Ombria("test", root=str(root))
     with pytest.raises(IndexError, match="outside of the"):
         Ombria("val", root=str(root))[99]

@@ -82,10 +82,10 @@ def test_noise_can_be_switched_off() -> None:
 def test_errors_name_what_came() -> None:
     with pytest.raises(LightningMMError, match=r"split must be one of \['train', 'val', 'test'\], got 'dev'"):
         Scenes("dev")
-    with pytest.raises(LightningMMError, match="size must be at least 16 pixels, got 8"):
+    with pytest.raises(LightningMMError, match="size must be a whole number of at least 16, got 8"):
         Scenes("train", size=8)
-    with pytest.raises(LightningMMError, match="val_length must be 0 or more, got -1"):
+    with pytest.raises(LightningMMError, match="val_length must be a whole number of at least 0, got -1"):
         Scenes("train", val_length=-1)
-    with pytest.raises(IndexError, match="index 5 is outside of the 5 scenes"):
+    with pytest.raises(IndexError, match="index 5 is outside of the 5 samples"):
         Scenes("train", train_length=5)[5]
     assert len(Scenes("train", train_length=0)) == 0

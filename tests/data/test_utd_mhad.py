@@ -14,38 +14,14 @@ from lightning_mm.data import Collate, ModalityDropoutDataModule, UtdMhad
 from lightning_mm.data.datasets.utd_mhad import FILE
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.modalities import Modalities
+from tests.support.fake import utd_mhad as fake
 
 NAMES = list(UtdMhad.channels)
-Arrays = dict[str, np.ndarray]
-
-
-def _arrays(actions: int = 2, seed: int = 0) -> Arrays:
-    """All subjects and trials of the first and the last actions; people stand apart and differ in height."""
-    rng = np.random.default_rng(seed)
-    chosen = [1, *range(28 - (actions - 1), 28)]
-    keys = np.array([(a, s, t) for a in chosen for s in range(1, 9) for t in range(1, 5)])
-    short, long = rng.integers(4, 9, len(keys)), rng.integers(9, 20, len(keys))
-    people = [
-        (1 + 0.05 * s) * (rng.standard_normal((n, 20, 3)) + np.arange(60).reshape(20, 3)) + [s, -s, 3]
-        for n, (_, s, _) in zip(short, keys)
-    ]
-    inertial = rng.standard_normal((long.sum(), 6)) * [1, 1, 2, 100, 50, 80] + [0, 1, 0, 5, 0, 0]
-    action, subject, trial = keys.T
-    return {
-        **{"inertial": inertial, "inertial_len": long, "skeleton": np.concatenate(people), "skeleton_len": short},
-        **{"action": action, "subject": subject, "trial": trial},
-    }
-
-
-def _write(root: Path, arrays: Arrays) -> str:
-    root.mkdir(exist_ok=True, parents=True)
-    np.savez(root / FILE, **arrays)
-    return str(root)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    return _write(tmp_path / "utd_mhad", _arrays())
+    return fake.write(tmp_path / "utd_mhad", fake.arrays())
 
 
 def _steps(dataset: UtdMhad, name: str) -> torch.Tensor:
@@ -53,7 +29,7 @@ def _steps(dataset: UtdMhad, name: str) -> torch.Tensor:
 
 
 def test_samples_have_the_native_lengths_of_the_file(root: str) -> None:
-    arrays = _arrays()
+    arrays = fake.arrays()
     dataset = UtdMhad("test", root=root)
     rows = np.flatnonzero(arrays["subject"] % 2 == 0)
     assert len(dataset) == len(rows) == 32
@@ -99,18 +75,18 @@ def test_the_train_split_alone_is_what_is_standardised(root: str, tmp_path: Path
         values = _steps(train, name).double()
         assert values.mean(0).abs().max() < 1e-4
         assert (values.std(0, correction=0) - 1).abs().max() < 1e-4
-    arrays = _arrays()
+    arrays = fake.arrays()
     held_out = np.array(
         [key not in train.keys for key in zip(*(arrays[name].tolist() for name in ("action", "subject", "trial")))]
     )
     arrays["inertial"][np.repeat(held_out, arrays["inertial_len"])] = 1e3
     arrays["skeleton"][np.repeat(held_out, arrays["skeleton_len"]), 5] = 1e3
-    changed = UtdMhad("train", root=_write(tmp_path / "changed", arrays), val=val)
+    changed = UtdMhad("train", root=fake.write(tmp_path / "changed", arrays), val=val)
     assert all(torch.equal(_steps(changed, name), _steps(train, name)) for name in NAMES)
 
 
 def test_inertial_channels_are_standardised_and_nothing_else(root: str) -> None:
-    arrays = _arrays()
+    arrays = fake.arrays()
     train = np.repeat(np.isin(arrays["subject"], (1, 3, 5)), arrays["inertial_len"])
     mean, std = arrays["inertial"][train].mean(0), arrays["inertial"][train].std(0)
     test = np.repeat(arrays["subject"] % 2 == 0, arrays["inertial_len"])
@@ -121,21 +97,21 @@ def test_inertial_channels_are_standardised_and_nothing_else(root: str) -> None:
 
 
 def test_the_skeleton_does_not_depend_on_place_and_height(root: str, tmp_path: Path) -> None:
-    arrays = _arrays()
+    arrays = fake.arrays()
     place = np.random.default_rng(1).uniform(-5, 5, (len(arrays["action"]), 1, 3))
     height = np.random.default_rng(2).uniform(0.5, 2, (len(arrays["action"]), 1, 1))
     lengths = arrays["skeleton_len"]
     arrays["skeleton"] = arrays["skeleton"] * np.repeat(height, lengths, 0) + np.repeat(place, lengths, 0)
-    moved = _write(tmp_path / "moved", arrays)
+    moved = fake.write(tmp_path / "moved", arrays)
     for split in ("train", "test"):
         first, second = _steps(UtdMhad(split, root=root), "skeleton"), _steps(UtdMhad(split, root=moved), "skeleton")
         assert torch.allclose(first, second, atol=1e-4)
 
 
 def test_movement_of_the_whole_body_stays(root: str, tmp_path: Path) -> None:
-    arrays = _arrays()
+    arrays = fake.arrays()
     arrays["skeleton"] += np.linspace(0, 9, len(arrays["skeleton"]))[:, None, None]
-    walked = _steps(UtdMhad("test", root=_write(tmp_path / "walked", arrays)), "skeleton")
+    walked = _steps(UtdMhad("test", root=fake.write(tmp_path / "walked", arrays)), "skeleton")
     assert not torch.allclose(walked, _steps(UtdMhad("test", root=root), "skeleton"), atol=1e-2)
 
 
@@ -207,30 +183,30 @@ def test_the_folder_comes_from_the_environment(root: str, tmp_path: Path, monkey
         UtdMhad("test", root=root)
 
 
-def _cut(arrays: Arrays) -> None:
+def _cut(arrays: fake.Arrays) -> None:
     arrays["skeleton"] = arrays["skeleton"][:-1]
 
 
-def _convert(arrays: Arrays, name: str, kind: type) -> None:
+def _convert(arrays: fake.Arrays, name: str, kind: type) -> None:
     arrays[name] = arrays[name].astype(kind)
 
 
-def _poison(arrays: Arrays) -> None:
+def _poison(arrays: fake.Arrays) -> None:
     arrays["inertial"][3, 3] = np.nan
 
 
-def _collapse(arrays: Arrays) -> None:
+def _collapse(arrays: fake.Arrays) -> None:
     arrays["skeleton"][: arrays["skeleton_len"][0]] = 1.0
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda a: a["action"].__setitem__(0, 28), r"label out of range in .*: action must be 1 to 27 .* got \[28\]"),
-        (lambda a: a["action"].__setitem__(0, 0), r"label out of range in .*: action must be 1 to 27 .* got \[0\]"),
-        (lambda a: a["subject"].__setitem__(0, 9), r"subject must be 1 to 8 .* got \[9\]"),
-        (lambda a: a["trial"].__setitem__(0, 5), r"trial must be 1 to 4 .* got \[5\]"),
-        (lambda a: a.__setitem__("trial", a["trial"][1:]), r"trial must be 1 to 4 for each of the 64 .* shape \(63,\)"),
+        (lambda a: a["action"].__setitem__(0, 28), r"label out of range in .*, action: expected 1 to 27, got \[28\]"),
+        (lambda a: a["action"].__setitem__(0, 0), r"label out of range in .*, action: expected 1 to 27, got \[0\]"),
+        (lambda a: a["subject"].__setitem__(0, 9), r"subject: expected 1 to 8, got \[9\]"),
+        (lambda a: a["trial"].__setitem__(0, 5), r"trial: expected 1 to 4, got \[5\]"),
+        (lambda a: a.__setitem__("trial", a["trial"][1:]), r"should hold 64 entries of trial, got \(63,\)"),
         (lambda a: a.__setitem__("inertial", a["inertial"][:, :5]), r"inertial of shape \(steps, 6\).* got \(\d+, 5\)"),
         (lambda a: a.pop("subject"), r"lacks the arrays \['subject'\]"),
         (lambda a: a["subject"].fill(2), "has no sequence to train on, so no statistics"),
@@ -242,11 +218,11 @@ def _collapse(arrays: Arrays) -> None:
         (_collapse, "hip and shoulder centre fall together in sequence 0"),
     ],
 )
-def test_a_file_that_is_not_right(tmp_path: Path, spoil: Callable[[Arrays], Any], message: str) -> None:
-    arrays = _arrays()
+def test_a_file_that_is_not_right(tmp_path: Path, spoil: Callable[[fake.Arrays], Any], message: str) -> None:
+    arrays = fake.arrays()
     spoil(arrays)
     with pytest.raises(LightningMMError, match=message):
-        UtdMhad("test", root=_write(tmp_path, arrays))
+        UtdMhad("test", root=fake.write(tmp_path, arrays))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
@@ -262,14 +238,14 @@ def test_bad_arguments(root: str) -> None:
     for settings, message in [
         ({"split": "dev"}, r"split must be one of \['train', 'val', 'test'\], got 'dev'"),
         ({"val": "person"}, r"val must be one of \['subject', 'trial'\], got 'person'"),
-        ({"frames": 0}, r"frames must be positive or null \(native length\), got 0"),
-        ({"stride": 0}, "stride must be positive, got 0"),
+        ({"frames": 0}, r"frames must be a whole number of at least 1, got 0"),
+        ({"stride": 0}, "stride must be a whole number of at least 1, got 0"),
     ]:
         arguments: dict[str, Any] = {"split": "test", "root": root, **settings}
         with pytest.raises(LightningMMError, match=message):
             UtdMhad(**arguments)
     for index in (-1, 32):
-        with pytest.raises(IndexError, match="outside of the 32 sequences of split 'test'"):
+        with pytest.raises(IndexError, match="outside of the 32 samples of split 'test'"):
             UtdMhad("test", root=root)[index]
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mm.cli import main
-from tests.data.test_ombria import TEST, TRAIN
-from tests.data.test_ombria import _write as write_ombria
+from tests.support.fake import ombria
 from tests.support.repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -35,7 +34,7 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "table"}
-    write_ombria(tmp_path / "data" / "ombria", {"train": TRAIN, "test": TEST})
+    ombria.write(tmp_path / "data" / "ombria")
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)  # the README's folders are relative to the checkout
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")

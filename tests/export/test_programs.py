@@ -1,7 +1,4 @@
-"""Exports of the package's networks and of odd ones: each file is the eager network, or there is no file.
-
-A test that traces runs in a process of its own, which takes seconds to start: few tests, each of several exports.
-"""
+"""Exports of the package's networks and of odd ones: each file is the eager network, or there is no file."""
 
 from __future__ import annotations
 
@@ -127,7 +124,7 @@ def test_kinds_and_fills(tmp_path: Path) -> None:
             torch.testing.assert_close(alone[row], expected[row], rtol=1e-5, atol=1e-5)
     assert index.not_folded is not None
     assert "'rgb' cannot be folded: a bottleneck" in index.not_folded
-    with pytest.raises(LightningMMError, match="a bottleneck is no change of the weights"):
+    with pytest.raises(LightningMMError, match="a bottleneck is not a change of weights"):
         export_adapted(adapted, call, folder, formats=["torch"], mixed=False)
     assert list(index.programs) == list(Runtime(folder).index.programs), "the earlier export is still there"
 
@@ -245,6 +242,8 @@ def test_mistakes_are_answered_before_anything_is_traced(nothing_left: Path, mon
                 attempt()
     file = nothing_left.parent.parent / "file"
     file.write_text("taken")
-    with pytest.raises(LightningMMError, match=r"cannot export to .*file/export: a folder is needed at .*file, a file"):
+    with pytest.raises(
+        LightningMMError, match=r"cannot write to .*file/export: a folder is needed at .*file, which is a file"
+    ):
         start(pair(), pair_call(), file / "export", formats=["torch"])
     file.unlink()

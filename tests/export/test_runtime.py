@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from torch import Tensor
 from lightning_mm.adapters import Adapted
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.export import Runtime
-from tests.support.export_networks import PAIR, eager, late, late_inputs, pair, pair_inputs
-from tests.support.repository import REPOSITORY
-from tests.support.type_hook import NO_TYPE_HOOK
+from tests.support.export_networks import PAIR, eager, late, late_inputs, pair, pair_inputs, write_exports
+from tests.support.type_checker import unchecked
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +28,8 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with all of them, see `write_exports`; not to be changed."""
     folder = tmp_path_factory.mktemp("exports")
-    command = [sys.executable, str(REPOSITORY / "tests" / "support/export_networks.py"), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NO_TYPE_HOOK: "1"}
-    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    with unchecked():
+        write_exports(folder)
     return folder
 
 

@@ -1,7 +1,10 @@
 """Fills: absent rows get the documented value, present rows stay bit-identical, what was absent reaches nothing."""
 
 import math
+from collections import UserDict
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -133,7 +136,7 @@ def test_fills_of_fills_are_saved_in_plain_settings() -> None:
         "init_args": {"fills": {"a": {"class_path": "os.system"}}},
     }
     harmful["init_args"]["fills"]["a"]["init_args"] = {}  # type: ignore[index]
-    with pytest.raises(LightningMMError, match=r"'os\.system', which is no Fill"):
+    with pytest.raises(LightningMMError, match=r"expected a Fill in the saved adapter, got 'os\.system'"):
         from_settings(harmful, Fill)
 
 
@@ -171,3 +174,43 @@ def test_errors() -> None:
         Zeros()("image", torch.ones(2, 2), PRESENT)
     with pytest.raises(LightningMMError, match="expected 1 or 2 channel means, got 3"):
         Mean({"image": [1.0, 2.0, 3.0]})("image", IMAGE, PRESENT)
+
+
+class Clip(NamedTuple):
+    frames: Any
+    title: Any
+
+
+def test_containers_keep_their_types_and_what_is_shared_stays() -> None:
+    nest = {
+        "user": UserDict(x=IMAGE),
+        "clips": [Clip(IMAGE, Clip((4, 4), None))],
+        "labels": ["cat", "dog"],
+        "empty": [],
+    }
+    filled = Zeros()("image", nest, PRESENT)
+
+    assert isinstance(filled["user"], UserDict)
+    assert isinstance(filled["clips"][0].title, Clip)
+    for tensor in (filled["user"]["x"], filled["clips"][0].frames):
+        assert tensor[1].eq(0).all()
+        assert torch.equal(tensor[PRESENT], IMAGE[PRESENT])
+    assert filled["clips"][0].title == ((4, 4), None)
+    assert (filled["labels"], filled["empty"]) == (["cat", "dog"], [])
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (["a", "b", "c"], "holds texts, which no fill can replace; tokenise them before they are batched"),
+        (("a", "b", "c"), "holds texts"),
+        (["a", None, "c"], "holds texts"),
+        ([1, 2, 3], "holds values that are no tensors, which no fill can replace; make tensors of them before"),
+        (np.ones((3, 2)), "holds values that are no tensors"),
+    ],
+)
+def test_rows_that_no_fill_can_replace_are_refused_if_some_are_absent(leaf: Any, message: str) -> None:
+    nest = {"x": IMAGE, "other": [leaf]}
+    assert Zeros()("image", nest, torch.ones(3, dtype=torch.bool))["other"] == [leaf]
+    with pytest.raises(LightningMMError, match=f"modality 'image' {message}"):
+        Zeros()("image", nest, PRESENT)

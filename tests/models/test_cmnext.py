@@ -19,6 +19,7 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models import CMNeXt
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise, trained_statistics
+from tests.support.mit_weights import mit
 from tests.support.model_checks import check_travels, rows
 
 NAMES = {2: Modalities(["rgb", "thermal"]), 3: Modalities(["rgb", "aolp", "nir"])}
@@ -231,14 +232,6 @@ def test_weights_of_another_number_of_modalities_and_none_at_all() -> None:
         build().load_reference(build(3).to_reference())
     with pytest.raises(LightningMMError, match=r"expected a state_dict of tensors, bare or as .* got a dict of epoch"):
         build().load_reference({"epoch": 3})
-
-
-def mit(other: CMNeXt) -> dict[str, Tensor]:
-    """Weights as released for ImageNet."""
-    backbone = {key.removeprefix("backbone."): value for key, value in other.to_reference().items()}
-    kept = ("patch_embed", "block", "norm")
-    state = {key: value for key, value in backbone.items() if key.startswith(kept)}
-    return {**state, "head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
 
 
 def test_mit_weights_go_into_the_main_branch_alone(other: CMNeXt) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models import ViLT
 from lightning_mm.models.vilt.weights import TEXT_POSITIONS, from_reference, lengthened
-from tests.models.test_vilt import SIZES, inputs, tiny
+from tests.support.tiny_vilt import SIZES, inputs, tiny
 
 
 @pytest.fixture(scope="module")

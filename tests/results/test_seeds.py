@@ -16,7 +16,6 @@ from rich.console import Console
 
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import replace_file
 from lightning_mm.results import (
     SweepResult,
     SweepRow,
@@ -331,16 +330,3 @@ def test_archives_hold_no_date(tmp_path: Path) -> None:
     path = write_samples(part("adapted", OWN), tmp_path / "sweep_samples.npz")
     with zipfile.ZipFile(path) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".sweep.csv-abc123.part").write_bytes(b"half")
-    (tmp_path / ".other.csv-abc123.part").write_bytes(b"of another file")
-
-    def write_while_another_one_does(file: object) -> None:
-        # A file that is being written is no leftover.
-        replace_file(tmp_path / "sweep.csv", lambda inner: inner.write(b"inner"))
-        file.write(b"outer")  # type: ignore[attr-defined]
-
-    replace_file(tmp_path / "sweep.csv", write_while_another_one_does)
-    assert read_all(tmp_path) == {"sweep.csv": b"outer", ".other.csv-abc123.part": b"of another file"}

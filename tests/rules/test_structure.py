@@ -176,13 +176,13 @@ def test_folders_are_narrow() -> None:
 
 
 def test_no_test_file_imports_another() -> None:
-    wrong = [
+    wrong = {
         f"{path.relative_to(REPOSITORY)}:{line} imports {name}"
         for path in TEST_FILES
         for line, name in imports(path)
         if name.startswith("tests.") and not name.startswith("tests.support")
-    ]
-    assert not wrong, "what tests share lies in tests/support:\n" + "\n".join(wrong)
+    }
+    assert not wrong, "what tests share lies in tests/support:\n" + "\n".join(sorted(wrong))
 
 
 def test_importing_the_package_does_not_import_lightning() -> None:

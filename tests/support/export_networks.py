@@ -1,15 +1,10 @@
-"""Small adapted networks for the tests of exports, always the same weights and data.
-
-``python tests/support/export_networks.py FOLDER`` writes the exports that the tests of the runtime run: tracing and the
-type checks of the tests do not go together, and a process of its own has none.
-"""
+"""Small adapted networks for the tests of exports, always the same weights and data."""
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -131,10 +126,5 @@ def write_exports(folder: Path) -> None:
     export_network(network, ["image", "motion"], call, folder / "plain", formats=["torch"], combinations=["image"])
     assert network.training, "the network is not changed"
     assert all(parameter.requires_grad for parameter in network.parameters())
-    formats.LARGEST_FILE = 0
-    export_adapted(pair(), pair_call(), folder / "beside", formats=["onnx"], combinations=["rgb"], mixed=False)
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    write_exports(Path(sys.argv[1]))
+    with patch.object(formats, "LARGEST_FILE", 0):
+        export_adapted(pair(), pair_call(), folder / "beside", formats=["onnx"], combinations=["rgb"], mixed=False)

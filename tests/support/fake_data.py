@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from lightning_mm.data import CmuMosei, CmuMosi, Food101, MCubeS, MFNet, NtuRgbd, NYUDv2
-from tests.data import test_av_digits as test_data_av_digits
-from tests.data import test_cmu_mosi as test_data_cmu_mosi
-from tests.data import test_food101 as test_data_food101
-from tests.data import test_mcubes as test_data_mcubes
-from tests.data import test_mfnet as test_data_mfnet
-from tests.data import test_mosi_features as test_data_mosi_features
-from tests.data import test_ms_lesions as test_data_ms_lesions
-from tests.data import test_ntu_rgbd as test_data_ntu_rgbd
-from tests.data import test_nyudv2 as test_data_nyudv2
-from tests.data import test_ombria as test_data_ombria
-from tests.data import test_utd_mhad as test_data_utd_mhad
+from tests.support.fake import (
+    av_digits,
+    cmu_mosi,
+    food101,
+    mcubes,
+    mfnet,
+    mosi_features,
+    ms_lesions,
+    ntu_rgbd,
+    nyudv2,
+    ombria,
+    utd_mhad,
+)
 
 FOLDERS = {
     "ombria": "ombria",
@@ -35,20 +37,18 @@ FOLDERS = {
 """Family of experiments to the folder of its data under ``LIGHTNING_MM_DATA``."""
 
 _WRITERS: dict[str, Callable[[Path], object]] = {
-    "ombria": lambda root: test_data_ombria._write(
-        root, {"train": test_data_ombria.TRAIN, "test": test_data_ombria.TEST}
-    ),
-    "utd_mhad": lambda root: test_data_utd_mhad._write(root, test_data_utd_mhad._arrays()),
-    "av_digits": lambda root: test_data_av_digits._write(root),
-    "ms_lesions": lambda root: test_data_ms_lesions._write(root),
-    "mfnet": lambda root: test_data_mfnet._write(root),
-    "nyudv2": lambda root: test_data_nyudv2._write(root),
-    "mcubes": lambda root: test_data_mcubes._write(root),
-    "ntu_rgbd": lambda root: test_data_ntu_rgbd._write(root),
-    "mosi": lambda root: test_data_mosi_features._write(root, test_data_mosi_features._arrays()),
-    "cmu_mosi": lambda root: test_data_cmu_mosi._write(root),
-    "cmu_mosei": lambda root: test_data_cmu_mosi._write(root, kind=CmuMosei),
-    "food101": lambda root: test_data_food101._write(root),
+    "ombria": ombria.write,
+    "utd_mhad": utd_mhad.write,
+    "av_digits": av_digits.write,
+    "ms_lesions": ms_lesions.write,
+    "mfnet": mfnet.write,
+    "nyudv2": nyudv2.write,
+    "mcubes": mcubes.write,
+    "ntu_rgbd": ntu_rgbd.write,
+    "mosi": mosi_features.write,
+    "cmu_mosi": cmu_mosi.write,
+    "cmu_mosei": lambda root: cmu_mosi.write(root, kind=CmuMosei),
+    "food101": food101.write,
 }
 
 FETCHED: dict[str, Any] = {
@@ -60,7 +60,7 @@ FETCHED: dict[str, Any] = {
     "food101": Food101,
     "ntu_rgbd": NtuRgbd,
 }
-"""Family to its data set, for the seven that nobody could run here on their true files."""
+"""Family to its data set, for the seven whose true files were never at hand."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "food101": {"size": 64, "max_text_length": 6},
@@ -78,7 +78,7 @@ _ONLY = {
 
 
 def lose_modality(family: str, folder: Path) -> str:
-    """Take one modality away from all samples of the folder that :func:`write_data` gave, one of the seven.
+    """Take one modality away from all samples of the folder that :func:`write_data` returned, one of the seven.
 
     Returns:
         The modality.
@@ -96,7 +96,7 @@ def lose_modality(family: str, folder: Path) -> str:
 
 
 def write_data(family: str, root: Path) -> Path:
-    """Write the data set of a family under ``root``, the value of ``LIGHTNING_MM_DATA``; generated sets need nothing.
+    """Write the data set of a family under ``root``, the value of ``LIGHTNING_MM_DATA``; nothing for generated sets.
 
     Returns:
         The folder of the data set.

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.adapters import SSF
 from lightning_mm.callbacks import FrozenBackboneAdapter
-from tests.callbacks.test_adapter import MODALITIES
-from tests.callbacks.test_adapter import Fusion as Branches
+from tests.support.their_module import MODALITIES
+from tests.support.their_module import Fusion as Branches
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

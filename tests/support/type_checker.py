@@ -1,7 +1,80 @@
-"""The type checker of tests/conftest.py: beartype, with an int where a float is asked for, as PEP 484 has it."""
+"""Checks arguments and results of a call against the annotations of the function, shapes included.
+
+jaxtyping compares the named sizes of one call (``Float[Tensor, "batch channel"]``), beartype checks the rest and allows
+an int for a float, as PEP 484 does. A function is prepared at its first call.
+"""
 
 from __future__ import annotations
 
-from beartype import BeartypeConf, beartype
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+from beartype import BeartypeConf, beartype
+from jaxtyping import jaxtyped
+
+_prepare = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_switch = {"on": True}
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Check no call inside of it: for what traces calls, and for mistakes on purpose."""
+    _switch["on"] = False
+    try:
+        yield
+    finally:
+        _switch["on"] = True
+
+
+def checked(thing: Any) -> Any:
+    """Decorate a function, or a dataclass, whose ``__init__`` is checked."""
+    if isinstance(thing, type):
+        own = vars(thing).get("__init__")
+        if dataclasses.is_dataclass(thing) and own is not None and not hasattr(own, "__wrapped__"):
+            thing.__init__ = checked(own)  # type: ignore[misc]
+        return thing
+    if not thing.__annotations__:
+        return thing
+    checking: Callable[..., Any] | None = None
+
+    @functools.wraps(thing)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        nonlocal checking
+        if not _switch["on"]:
+            return thing(*args, **kwargs)
+        if checking is None:
+            checking = _prepare(_with_objects(thing))
+            if "{" in str(thing.__annotations__):  # a size such as "{self.width}" is looked up among the arguments
+                checking = jaxtyped(checking, typechecker=None)
+        with jaxtyped("context"):
+            return checking(*args, **kwargs)
+
+    return call
+
+
+def _with_objects(function: FunctionType) -> FunctionType:
+    """A copy whose annotations are objects, not text; what only a type checker can look up is not checked."""
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__, copy.__qualname__, copy.__module__ = (
+        function.__kwdefaults__,
+        function.__qualname__,
+        function.__module__,
+    )
+    copy.__annotations__ = {
+        name: _resolved(annotation, function.__globals__) for name, annotation in function.__annotations__.items()
+    }
+    return copy
+
+
+def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
+    try:
+        return eval(annotation, names) if isinstance(annotation, str) else annotation
+    except NameError:
+        return Any

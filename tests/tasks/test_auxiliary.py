@@ -268,11 +268,11 @@ def test_networks_without_such_encoders_are_named() -> None:
 
 
 def test_outputs_of_another_form_are_named() -> None:
-    with pytest.raises(LightningMMError, match=r"encoder of 'audio' should put out \[7, 5\], .* got a list"):
+    with pytest.raises(LightningMMError, match=r"encoder of 'audio' should return \[7, 5\], .* got a list"):
         step(build(Lists()), mixed())
     model = Late()
     model.encoders["video"].out_channels = 6  # type: ignore[union-attr,assignment]
-    with pytest.raises(LightningMMError, match=r"encoder of 'video' should put out \[7, 6\], .* got \(7, 5\)"):
+    with pytest.raises(LightningMMError, match=r"encoder of 'video' should return \[7, 6\], .* got \(7, 5\)"):
         step(build(model), mixed())
     task = build()
     with task.auxiliary.listening(), pytest.raises(LightningMMError, match="did not run in the training forward"):  # type: ignore[union-attr]

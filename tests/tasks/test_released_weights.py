@@ -15,9 +15,8 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.models import CMNeXt, MulT, ViLT
 from lightning_mm.tasks import BaseTask, ClassificationTask, SemanticSegmentationTask, SentimentTask
 from lightning_mm.tasks.checkpoints import load_network
-from tests.models.test_mult import WIDTHS
-from tests.models.test_vilt import SIZES
 from tests.support.adapter_networks import randomise
+from tests.support.tiny_vilt import SIZES
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Released:
         return state
 
 
+WIDTHS = {"text": 6, "audio": 3, "vision": 4}
 PAIR, TRIPLE, IMAGE_TEXT = ["rgb", "thermal"], list(WIDTHS), ["image", "text"]
 NETWORKS = {
     "CMNeXt": Released(

@@ -22,12 +22,12 @@ from lightning_mm.sweep import sweep
 from lightning_mm.tasks import SentimentTask
 from lightning_mm.tasks.metrics.sentiment import (
     Pearson,
-    binary_figures,
+    binary_metrics,
     pearson,
     polarity,
-    polarity_figures,
+    polarity_metrics,
     rounded,
-    sentiment_figures,
+    sentiment_metrics,
 )
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.operations import Operations
@@ -88,7 +88,7 @@ def drawn(count: int = 60) -> tuple[Tensor, Tensor]:
     return prediction, target
 
 
-# figures
+# metrics
 
 
 @pytest.fixture(scope="module")
@@ -100,48 +100,48 @@ def golden(golden_root: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["pred", "pred_const"])
 def test_the_reference_numbers(golden: dict[str, Tensor], kind: str) -> None:
     prediction, truth = golden[kind], golden["truth"]
-    figures = sentiment_figures(prediction, truth)
+    metrics = sentiment_metrics(prediction, truth)
     # The reference calls "not positive" what MMSA calls "negative", and weights F1 by what is predicted.
     for zeros, convention in {"False": "positive", "True": "non0"}.items():
         expected = golden[f"result{kind.removeprefix('pred')}__exclude_zero_{zeros}"].tolist()
         mae, correlation, acc7, acc5, f1, acc2 = expected
-        assert figures["mae"] == pytest.approx(mae, rel=1e-5)
-        assert figures["pearson"] == pytest.approx(correlation, rel=1e-5, nan_ok=True)
-        assert (figures["acc7"], figures["acc5"]) == pytest.approx((acc7, acc5), rel=1e-9)
-        accuracy, swapped = polarity_figures(prediction, truth, convention, swapped=True)  # type: ignore[arg-type]
+        assert metrics["mae"] == pytest.approx(mae, rel=1e-5)
+        assert metrics["pearson"] == pytest.approx(correlation, rel=1e-5, nan_ok=True)
+        assert (metrics["acc7"], metrics["acc5"]) == pytest.approx((acc7, acc5), rel=1e-9)
+        accuracy, swapped = polarity_metrics(prediction, truth, convention, swapped=True)  # type: ignore[arg-type]
         assert (accuracy, swapped) == pytest.approx((acc2, f1), rel=1e-9)
-    assert (figures["acc2_non0"], figures["f1_non0_swapped"]) == pytest.approx((acc2, f1), rel=1e-9)
+    assert (metrics["acc2_non0"], metrics["f1_non0_swapped"]) == pytest.approx((acc2, f1), rel=1e-9)
 
 
 def test_the_reference_numbers_of_multibench_and_of_classes(golden: dict[str, Tensor]) -> None:
-    accuracies = [polarity_figures(golden["pred"], golden["truth"], one)[0] for one in ("non0", "positive")]  # type: ignore[arg-type]
+    accuracies = [polarity_metrics(golden["pred"], golden["truth"], one)[0] for one in ("non0", "positive")]  # type: ignore[arg-type]
     assert accuracies == pytest.approx(golden["multibench_eval_affect"].tolist(), rel=1e-9)
     emotions = golden["iemocap_pred"].view(-1, 4, 2).argmax(-1)
     for column in range(4):
-        accuracy, f1 = binary_figures(emotions[:, column], golden["iemocap_truth"][:, column])
+        accuracy, f1 = binary_metrics(emotions[:, column], golden["iemocap_truth"][:, column])
         assert [f1, accuracy] == pytest.approx(golden["iemocap_f1_acc"][column].tolist(), rel=1e-9)
 
 
-def test_figures_against_slow_loops() -> None:
+def test_metrics_against_slow_loops() -> None:
     prediction, target = drawn()
     pairs = list(zip(prediction.tolist(), target.tolist()))
-    figures = sentiment_figures(prediction, target)
-    assert figures["mae"] == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs))
+    metrics = sentiment_metrics(prediction, target)
+    assert metrics["mae"] == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs))
     for metric, limit in {"acc7": 3, "acc5": 2}.items():  # Python's round is to even too
         same = [round(min(max(p, -limit), limit)) == round(min(max(t, -limit), limit)) for p, t in pairs]
-        assert figures[metric] == pytest.approx(sum(same) / len(same))
+        assert metrics[metric] == pytest.approx(sum(same) / len(same))
     has0 = [(p >= 0, t >= 0) for p, t in pairs]
     non0 = [(p > 0, t > 0) for p, t in pairs if t != 0]
     assert 0 < len(non0) < len(has0)
     for name, signs in {"has0": has0, "non0": non0}.items():
-        assert figures[f"acc2_{name}"] == pytest.approx(sum(p == t for p, t in signs) / len(signs))
+        assert metrics[f"acc2_{name}"] == pytest.approx(sum(p == t for p, t in signs) / len(signs))
         p, t = (torch.tensor(column).long() for column in zip(*signs))
-        assert figures[f"f1_{name}"] == pytest.approx(multiclass_f1_score(p, t, 2, average="weighted").item(), rel=1e-6)
-        swapped = polarity_figures(prediction, target, name, swapped=True)[1]  # type: ignore[arg-type]
+        assert metrics[f"f1_{name}"] == pytest.approx(multiclass_f1_score(p, t, 2, average="weighted").item(), rel=1e-6)
+        swapped = polarity_metrics(prediction, target, name, swapped=True)[1]  # type: ignore[arg-type]
         assert swapped == pytest.approx(multiclass_f1_score(t, p, 2, average="weighted").item(), rel=1e-6)
-        assert swapped != figures[f"f1_{name}"]
-    assert figures["f1_non0_swapped"] == swapped
-    assert figures["pearson"] == pytest.approx(pearson_corrcoef(prediction, target).item(), rel=1e-5)
+        assert swapped != metrics[f"f1_{name}"]
+    assert metrics["f1_non0_swapped"] == swapped
+    assert metrics["pearson"] == pytest.approx(pearson_corrcoef(prediction, target).item(), rel=1e-5)
 
 
 def test_halves_round_to_even_and_labels_outside_are_clipped() -> None:
@@ -155,7 +155,7 @@ def test_a_zero_is_of_the_class_that_the_convention_says() -> None:
     assert polarity(zero, zero, "has0") == (torch.tensor([1]), torch.tensor([1]))
     assert polarity(zero, zero, "positive") == (torch.tensor([0]), torch.tensor([0]))
     assert polarity(zero, zero, "non0")[0].numel() == 0
-    assert all(math.isnan(value) for value in polarity_figures(zero, zero, "non0"))
+    assert all(math.isnan(value) for value in polarity_metrics(zero, zero, "non0"))
 
 
 def test_constant_predictions_have_no_correlation_in_one_batch_or_in_many() -> None:
@@ -174,7 +174,7 @@ def test_the_bootstrap_loops_over_no_samples() -> None:
     def operations(count: int) -> int:
         prediction, target = drawn(count)
         with Operations() as seen:
-            sentiment_figures(prediction, target)
+            sentiment_metrics(prediction, target)
         return seen.count
 
     assert operations(40) == operations(4000)
@@ -187,21 +187,21 @@ KINDS = [("regression", 1), ("regression", 0), ("binary", 0), ("binary", 1), ("b
 
 
 @pytest.mark.parametrize(("labels", "outputs"), KINDS)
-def test_logged_figures_are_those_of_the_sample_statistics(labels: str, outputs: int) -> None:
+def test_logged_metrics_are_those_of_the_sample_statistics(labels: str, outputs: int) -> None:
     task, data = build(labels, outputs), loader(labels)
     (logged,) = trainer().test(task, data, verbose=False)
     parts = [task.sample_statistics(task(b["inputs"], b["available"]), b["target"]) for b in data]
-    figures = task.metrics_from({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    assert set(figures) == set(task.metric_directions)
-    assert {f"test/{name}" for name in figures} | {"test/loss"} == set(logged)
-    for name, value in figures.items():
+    metrics = task.metrics_from({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    assert set(metrics) == set(task.metric_directions)
+    assert {f"test/{name}" for name in metrics} | {"test/loss"} == set(logged)
+    for name, value in metrics.items():
         assert logged[f"test/{name}"] == pytest.approx(value, rel=1e-5), name
     assert task.primary_metric == ("mae" if labels == "regression" else "acc2")
     assert task.metric_directions[task.primary_metric] == ("min" if labels == "regression" else "max")
 
 
 @pytest.mark.parametrize("labels", ["regression", "binary"])
-def test_the_sweep_gives_the_figures_of_test_runs_with_intervals(labels: str) -> None:
+def test_the_sweep_gives_the_metrics_of_test_runs_with_intervals(labels: str) -> None:
     task = build(labels)
     result = sweep(task, loader(labels), trainer=trainer(), bootstrap=50)
     for combination in NAMES.combinations():
@@ -222,8 +222,8 @@ def test_fit_learns_the_signal_and_nothing_in_absent_places_matters(labels: str,
         (before,) = trainer().validate(task, loader(labels), verbose=False)
         runner = trainer(max_epochs=2)
         runner.fit(task, loader(labels, poison), loader(labels, poison))
-        figures = {name: value.item() for name, value in runner.logged_metrics.items()}
-        found.append((figures, {name: value.clone() for name, value in task.state_dict().items()}))
+        metrics = {name: value.item() for name, value in runner.logged_metrics.items()}
+        found.append((metrics, {name: value.clone() for name, value in task.state_dict().items()}))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(found[1][1][name], value) for name, value in found[0][1].items())
     assert found[0][0]["val/loss"] < before["val/loss"]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_mm import Modalities
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
-from lightning_mm.tasks import BaseTask, ClassificationTask, SemanticSegmentationTask, SentimentTask
+from lightning_mm.tasks import BaseTask, ClassificationTask, Distillation, SemanticSegmentationTask, SentimentTask
 from lightning_mm.tasks.teacher.teacher import distillation_loss
 
 WIDTHS = {"audio": 4, "video": 3}
@@ -43,9 +43,10 @@ class Told(Late):
         return super().forward(inputs)
 
 
-def build(model: nn.Module | None = None, teacher_weight: float = 0.5, **settings: Any) -> ClassificationTask:
+def build(model: nn.Module | None = None, weight: float = 0.5, **settings: Any) -> ClassificationTask:
+    """A task with a teacher; ``settings`` are those of the distillation."""
     torch.manual_seed(0)
-    return ClassificationTask(model or Late(), list(WIDTHS), 3, teacher_weight=teacher_weight, **settings)
+    return ClassificationTask(model or Late(), list(WIDTHS), 3, distillation=Distillation(weight, **settings))
 
 
 def mixed() -> dict[str, Any]:
@@ -108,8 +109,8 @@ def test_the_teacher_gets_no_gradient_and_shapes_are_checked() -> None:
 @pytest.mark.parametrize("network", [Late, Told])
 def test_the_loss_of_a_step_is_that_of_a_hand_computation(network: type[Late]) -> None:
     batch = mixed()
-    base = build(network(), teacher_weight=0.0)
-    task = adapted(build(network(), teacher_temperature=3.0))
+    base = build(network(), weight=0.0)
+    task = adapted(build(network(), temperature=3.0))
     base.model.load_state_dict(task.model.state_dict())
     with torch.no_grad():
         teacher = base(batch["inputs"], batch["observed"])
@@ -164,9 +165,7 @@ def test_under_autocast_too() -> None:
 
 
 def test_without_an_adapter_the_first_step_says_so() -> None:
-    with pytest.raises(
-        LightningMMError, match="teacher_weight needs an adapter: the base is the teacher; add a Frozen"
-    ):
+    with pytest.raises(LightningMMError, match="distillation needs an adapter: the base is the teacher; add a Frozen"):
         trainer(max_epochs=1).fit(build(), loader(), loader())
 
 
@@ -174,7 +173,8 @@ def test_sentiment_and_segmentation() -> None:
     batch = mixed()
     for labels, outputs in (("regression", 1), ("binary", 1), ("binary", 2)):
         target = torch.arange(7) % 2 if labels == "binary" else torch.linspace(-3, 3, 7)
-        task = SentimentTask(Late(outputs), list(WIDTHS), labels, teacher_weight=1.0)  # type: ignore[arg-type]
+        taught = {"distillation": Distillation(weight=1.0)}
+        task = SentimentTask(Late(outputs), list(WIDTHS), labels, **taught)  # type: ignore[arg-type]
         own = {**batch, "target": target}
         adapted(task, batch=own)
         with torch.no_grad(), task.adapter.disabled():  # type: ignore[union-attr,operator]

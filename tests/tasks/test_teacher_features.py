@@ -14,7 +14,7 @@ from lightning_mm.adapters import SSF
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models import MultiEncoderSegmenter
-from lightning_mm.tasks import BaseTask, ClassificationTask, SemanticSegmentationTask
+from lightning_mm.tasks import BaseTask, ClassificationTask, Distillation, SemanticSegmentationTask
 from lightning_mm.tasks.teacher.features import choose_layers, feature_distance, features_of, normalised_error, tapped
 from tests.support.adapter_networks import randomise, trained_statistics
 
@@ -49,7 +49,7 @@ class Shared(nn.Module):
 
 
 class Several(nn.Module):
-    """Puts out a dict."""
+    """Returns a dict."""
 
     def forward(self, value: Tensor) -> dict[str, Tensor]:
         return {"first": value}
@@ -69,8 +69,8 @@ def mixed(poison: float = float("nan")) -> dict[str, Any]:
 
 def task(layers: list[str], moved: bool = True, targets: list[str] | None = None, **settings: Any) -> BaseTask:
     torch.manual_seed(0)
-    settings = {"teacher_feature_weight": 0.5, **settings}
-    made = ClassificationTask(Shared(), list(WIDTHS), 3, teacher_layers=layers, **settings)
+    distillation = Distillation(**{"layers": layers, "feature_weight": 0.5, **settings})
+    made = ClassificationTask(Shared(), list(WIDTHS), 3, distillation=distillation)
     adapter = FrozenBackboneAdapter(SSF(), targets=targets).attach(made, mixed(), "fit")
     if moved:
         randomise(adapter)
@@ -123,25 +123,29 @@ def test_names_and_patterns() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher_layers": ["haed"]}, r"no layer of Shared that runs is called 'haed'; close names: \[.*'head'\]"),
-        ({"teacher_layers": ["head", "xyz.*"]}, r"called 'xyz\.\*'; its layers are named like \['parts.audio'"),
-        ({"teacher_layers": ["parts"]}, "no layer of Shared that runs is called 'parts'"),
-        ({"teacher_layers": None}, r"teacher_feature_weight needs teacher_layers, a list .* got None"),
-        ({"teacher_layers": []}, r"needs teacher_layers, .* got \[\]"),
-        ({"teacher_layers": "head"}, "needs teacher_layers, .* got 'head'"),
-        ({"teacher_layers": ["head"], "teacher_feature_weight": -1.0}, "teacher_feature_weight >= 0 .* got -1.0"),
-        ({"teacher_cache_mb": -1.0, "teacher_layers": ["head"]}, "teacher_cache_mb >= 0, got 1.0 and -1.0"),
-        ({"teacher_schedule": "steps", "teacher_layers": ["head"]}, r"one of \['constant', .* got 'steps'"),
+        ({"layers": ["haed"]}, r"no layer of Shared that runs is called 'haed'; close names: \[.*'head'\]"),
+        ({"layers": ["head", "xyz.*"]}, r"called 'xyz\.\*'; its layers are named like \['parts.audio'"),
+        ({"layers": ["parts"]}, "no layer of Shared that runs is called 'parts'"),
+        ({"layers": None}, r"distillation.layers: expected a list .* which feature_weight needs, got None"),
+        ({"layers": []}, r"distillation.layers: expected a list .* which feature_weight needs, got \[\]"),
+        ({"layers": "head"}, "distillation.layers: expected a list of names or patterns .* got 'head'"),
+        ({"feature_weight": -1.0}, "distillation.feature_weight: expected 0 or more, got -1.0"),
+        ({"weight": -1.0}, "distillation.weight: expected 0 or more, got -1.0"),
+        ({"weight": float("nan")}, "distillation.weight: expected 0 or more, got nan"),
+        ({"cache_mb": -1.0}, "distillation.cache_mb: expected 0 or more, got -1.0"),
+        ({"temperature": 0.0}, "distillation.temperature: expected more than 0, got 0.0"),
+        ({"schedule": "steps"}, r"distillation.schedule must be one of \['constant', .* got 'steps'"),
     ],
 )
 @pytest.mark.wrong_types
 def test_wrong_settings_are_named_when_the_task_is_made(settings: dict[str, Any], message: str) -> None:
+    settings = {"feature_weight": 1.0, "layers": ["head"], **settings}
     with pytest.raises(LightningMMError, match=message):
-        ClassificationTask(Shared(), list(WIDTHS), 3, **{"teacher_feature_weight": 1.0, **settings})
+        ClassificationTask(Shared(), list(WIDTHS), 3, distillation=settings)
 
 
 def test_layers_without_a_weight_are_idle() -> None:
-    made = task(["nothing"], teacher_feature_weight=0.0)
+    made = task(["nothing"], feature_weight=0.0)
     before = made.model.calls
     _, logged = step(made, mixed())
     assert set(logged) == {"train/loss"}
@@ -150,7 +154,7 @@ def test_layers_without_a_weight_are_idle() -> None:
 
 def test_the_loss_of_a_step_is_that_of_a_hand_computation() -> None:
     layers = ["parts.audio.1", "shared", "reader", "head"]
-    made, batch = task(layers, teacher_weight=0.25), mixed()
+    made, batch = task(layers, weight=0.25), mixed()
     seen: dict[str, list[Tensor]] = {}
     handles = [
         # After those of the adapter, as they are registered later.
@@ -223,7 +227,7 @@ def test_what_works_in_place_behind_a_layer_does_not_change_its_features() -> No
 def test_nothing_in_places_that_were_not_observed_matters() -> None:
     found = []
     for poison in (0.0, float("nan"), 1e9):
-        made = task(["parts.*", "shared", "reader", "head"], teacher_weight=1.0)
+        made = task(["parts.*", "shared", "reader", "head"], weight=1.0)
         loss, logged = step(made, mixed(poison))
         loss.backward()
         found.append([loss, *logged.values(), *(parameter.grad for parameter in made.adapter.parameters())])  # type: ignore[union-attr]
@@ -235,7 +239,7 @@ def test_nothing_in_places_that_were_not_observed_matters() -> None:
     ("layers", "message"),
     [
         (["attention.out_proj", "head"], "'attention.out_proj' did not run as modules in the forward"),
-        (["several"], r"layer 'several' \(Several\) puts out dict; expected a tensor of floats"),
+        (["several"], r"layer 'several' \(Several\) returns dict; expected a tensor of floats"),
     ],
 )
 def test_layers_without_features_are_named(layers: list[str], message: str) -> None:
@@ -245,14 +249,14 @@ def test_layers_without_features_are_named(layers: list[str], message: str) -> N
 
 def test_layers_that_no_training_can_reach_are_named() -> None:
     made = task(["parts.*.1", "shared", "head"], targets=["shared"])
-    with pytest.raises(LightningMMError, match=r"'parts.audio.1', 'parts.video.1' lie before everything"):
+    with pytest.raises(LightningMMError, match=r"'parts.audio.1', 'parts.video.1' come before everything"):
         step(made, mixed())
     step(task(["shared", "head"], targets=["shared"]), mixed())
 
 
 def test_features_of_another_shape_are_named() -> None:
     student = {"a": [torch.zeros(2, 3, requires_grad=True)]}
-    with pytest.raises(LightningMMError, match=r"layer 'a' puts out \[\(2, 3\)\] with .* and \[\(3, 3\)\] with all"):
+    with pytest.raises(LightningMMError, match=r"layer 'a' returns \[\(2, 3\)\] for .* and \[\(3, 3\)\] for all"):
         feature_distance(student, {"a": [torch.zeros(3, 3)]})
     with pytest.raises(LightningMMError, match="runs alike whatever is available"):
         feature_distance(student, {"a": [torch.zeros(2, 3)] * 2})
@@ -271,8 +275,8 @@ def test_the_segmenter_of_the_package() -> None:
     torch.manual_seed(0)
     network = MultiEncoderSegmenter(dict(WIDTHS), 3, "resnet18", encoder_depth=3, decoder_channels=[8, 8, 8])
     trained_statistics(network)
-    settings: dict[str, Any] = {"teacher_feature_weight": 1.0, "teacher_weight": 1.0}
-    made = SemanticSegmentationTask(network, list(WIDTHS), 3, teacher_layers=["encoders.*.bn1", "decoder"], **settings)
+    distillation = Distillation(weight=1.0, layers=["encoders.*.bn1", "decoder"], feature_weight=1.0)
+    made = SemanticSegmentationTask(network, list(WIDTHS), 3, distillation=distillation)
     inputs = {name: torch.randn(3, width, 32, 32) for name, width in WIDTHS.items()}
     available = torch.tensor([[True, False], [False, True], [True, True]])
     batch = {"inputs": inputs, "available": available, "observed": torch.ones_like(available)}
@@ -282,7 +286,7 @@ def test_the_segmenter_of_the_package() -> None:
     loss.backward()
     assert logged["train/teacher_feature_loss"] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.adapter.parameters())  # type: ignore[union-attr]
-    # An encoder puts out a list that begins with the image itself.
+    # An encoder returns a list that begins with the image itself.
     made.teacher.layers = choose_layers(network, ["encoders.audio"])
-    with pytest.raises(LightningMMError, match=r"'encoders.audio' .* puts out list; expected a tensor of floats"):
+    with pytest.raises(LightningMMError, match=r"'encoders.audio' .* returns list; expected a tensor of floats"):
         step(made, batch)

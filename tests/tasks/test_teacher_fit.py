@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from lightning_mm.data import Dihedral, ModalityDropoutDataModule, Scenes
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Learned, RotatingCombinations, UniformCombinations
 from lightning_mm.models import MultiEncoderSegmenter
-from lightning_mm.tasks import BaseTask, SemanticSegmentationTask
+from lightning_mm.tasks import BaseTask, Distillation, SemanticSegmentationTask
 from lightning_mm.tasks.checkpoints import read_checkpoint
-from lightning_mm.tasks.teacher.teacher import Schedule, fit_progress, teacher_factor
+from lightning_mm.tasks.teacher.distillation import Schedule, teacher_factor
+from lightning_mm.tasks.teacher.teacher import fit_progress
 from tests.support import new_tasks
 from tests.support.adapter_networks import trained_statistics
 from tests.support.fake_data import write_data
@@ -55,17 +57,16 @@ def data(kind: str, augment: Any = None) -> ModalityDropoutDataModule:
     )  # fmt: skip
 
 
-def task(kind: str, teacher_feature_weight: float = 1.0, **settings: Any) -> BaseTask:
-    settings = {"teacher_weight": 0.5, "teacher_layers": LAYERS[kind], **settings}
-    settings["teacher_feature_weight"] = teacher_feature_weight
+def task(kind: str, **settings: Any) -> BaseTask:
+    """A task with a teacher; ``settings`` are those of the distillation."""
+    distillation = Distillation(**{"weight": 0.5, "layers": LAYERS[kind], "feature_weight": 1.0, **settings})
     if kind != "segmentation":
-        return new_tasks.task(kind, **{"lr": 0.05, **settings})
+        return new_tasks.task(kind, lr=0.05, distillation=distillation)
     torch.manual_seed(0)
     network = MultiEncoderSegmenter(CHANNELS, 6, "resnet18", encoder_depth=3, decoder_channels=[8, 8, 8])
     trained_statistics(network)
-    lr = settings.pop("lr", 0.05)
     return SemanticSegmentationTask(
-        network, list(CHANNELS), 6, optimizer=lambda p: torch.optim.AdamW(p, lr), **settings
+        network, list(CHANNELS), 6, optimizer=lambda p: torch.optim.AdamW(p, 0.05), distillation=distillation
     )
 
 
@@ -138,7 +139,7 @@ def test_factors() -> None:
 
 @pytest.mark.parametrize("kind", list(LAYERS))
 def test_fit_brings_features_nearer_and_leaves_the_base_alone(kind: str, tmp_path: Path) -> None:
-    made = task(kind, teacher_feature_weight=30.0)
+    made = task(kind, feature_weight=30.0)
     before = copy.deepcopy(made.model.state_dict())
     watch, _ = fit(tmp_path, made, data(kind), epochs=6)
     assert watch.feature_loss[-1] < 0.9 * watch.feature_loss[0]
@@ -147,7 +148,7 @@ def test_fit_brings_features_nearer_and_leaves_the_base_alone(kind: str, tmp_pat
 
 
 def test_the_schedule_follows_the_steps_of_the_fit(tmp_path: Path) -> None:
-    made = task("classification", teacher_schedule="linear")
+    made = task("classification", schedule="linear")
     watch, runner = fit(tmp_path, made, data("classification"), epochs=2)
     assert watch.progress == [step / 6 for step in range(6)]
     assert runner.logged_metrics["train/teacher_factor"].item() == pytest.approx((3 + 2 + 1) / 6 / 3)
@@ -158,20 +159,20 @@ def test_the_schedule_follows_the_steps_of_the_fit(tmp_path: Path) -> None:
     batch["available"][:3, 0] = False
     assert torch.equal(made.training_step(batch, 0), logged["train/loss"])
     assert logged["train/teacher_loss"] > 0
-    made.teacher.schedule = "constant"
+    made.teacher.settings = replace(made.teacher.settings, schedule="constant")
     total = logged["train/loss"] + 0.5 * logged["train/teacher_loss"] + logged["train/teacher_feature_loss"]
     torch.testing.assert_close(made.training_step(batch, 0), total)
 
 
 def test_a_schedule_needs_an_end(tmp_path: Path) -> None:
     runner = new_tasks.trainer(tmp_path, [FrozenBackboneAdapter()], epochs=-1, max_time={"seconds": 20})
-    with pytest.raises(LightningMMError, match="needs a fit whose length is known"):
-        runner.fit(task("classification", teacher_schedule="cosine"), data("classification"))
+    with pytest.raises(LightningMMError, match="needs a fit of known length"):
+        runner.fit(task("classification", schedule="cosine"), data("classification"))
 
 
 @pytest.mark.parametrize("kind", list(LAYERS))
 def test_the_cache_spares_forwards_and_changes_nothing(kind: str, tmp_path: Path) -> None:
-    plain, cached = task(kind, teacher_cache_mb=0.0), task(kind)
+    plain, cached = task(kind, cache_mb=0.0), task(kind)
     expected, _ = fit(tmp_path / "plain", plain, data(kind))
     found, _ = fit(tmp_path / "cached", cached, data(kind))
     assert expected.forwards == [BATCHES] * 4
@@ -188,8 +189,8 @@ def test_the_cache_spares_forwards_and_changes_nothing(kind: str, tmp_path: Path
 
 
 def test_features_of_padded_sequences_are_used_again_only_at_the_same_length(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"teacher_layers": ["blocks.*.0", "fusion.0"]}
-    expected, _ = fit(tmp_path / "plain", task("sentiment", teacher_cache_mb=0.0, **settings), data("sentiment"))
+    settings: dict[str, Any] = {"layers": ["blocks.*.0", "fusion.0"]}
+    expected, _ = fit(tmp_path / "plain", task("sentiment", cache_mb=0.0, **settings), data("sentiment"))
     found, _ = fit(tmp_path / "cached", task("sentiment", **settings), data("sentiment"))
     assert found.losses == pytest.approx(expected.losses, rel=1e-6, abs=1e-6)
 
@@ -198,8 +199,8 @@ def test_features_of_padded_sequences_are_used_again_only_at_the_same_length(tmp
     ("settings", "augment", "fill", "reason"),
     [
         ({}, Dihedral(), None, "the training data are augmented"),
-        ({"teacher_cache_mb": 0.0}, None, None, "teacher_cache_mb is 0"),
-        ({"teacher_cache_mb": 0.01}, None, None, "an epoch takes .* MB, more than teacher_cache_mb 0.01"),
+        ({"cache_mb": 0.0}, None, None, "distillation.cache_mb is 0"),
+        ({"cache_mb": 0.01}, None, None, "an epoch takes .* MB, more than distillation.cache_mb 0.01"),
         ({}, None, Learned({"rgb": 3}), "the fill is trained"),
     ],
 )
@@ -210,7 +211,7 @@ def test_why_it_is_not_cached_is_told(
         watch, _ = fit(tmp_path, task("segmentation", **settings), data("segmentation", augment), 2, fill=fill)
     assert watch.forwards == [BATCHES] * 2
     (line,) = [record.message for record in caplog.records if record.message.startswith("teacher:")]
-    assert re.fullmatch(f"teacher: one more forward in every step, as {reason}.*", line)
+    assert re.fullmatch(f"teacher: one more forward in every step, because {reason}.*", line)
 
 
 def test_other_loaders_and_single_epochs_are_not_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +224,7 @@ def test_other_loaders_and_single_epochs_are_not_cached(tmp_path: Path, caplog: 
         assert "only a data module with `augment` tells" in caplog.text
         assert watch.forwards == [BATCHES] * 2
         fit(tmp_path / "one", task("classification"), data("classification"), 1)
-    assert "no epoch follows in which its answers could be used" in caplog.text
+    assert "no epoch follows that could use its outputs" in caplog.text
 
 
 def test_samples_that_are_drawn_anew_are_not_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +242,7 @@ def test_samples_that_are_drawn_anew_are_not_cached(tmp_path: Path, caplog: pyte
 
 @pytest.mark.parametrize("cache_mb", [0.0, 512.0])
 def test_resumed_run_equals_the_uninterrupted_one(cache_mb: float, tmp_path: Path) -> None:
-    made = [task("classification", teacher_schedule="cosine", teacher_cache_mb=cache_mb) for _ in range(2)]
+    made = [task("classification", schedule="cosine", cache_mb=cache_mb) for _ in range(2)]
     whole, runner = fit(tmp_path, made[0], data("classification"))
     torch.manual_seed(77)  # another process has another random state
     resumed, again = fit(tmp_path / "resumed", made[1], data("classification"), ckpt_path=tmp_path / "epoch=0.ckpt")
@@ -267,8 +268,8 @@ def test_checkpoints_and_copies_hold_nothing_of_the_cache(tmp_path: Path) -> Non
     new_tasks.trainer(tmp_path, [FrozenBackboneAdapter(), Copies(), saved]).fit(made, data("classification"))
     checkpoint = read_checkpoint(tmp_path / "epoch=1.ckpt")
     assert set(checkpoint["state_dict"]) == {key for key in made.state_dict() if key.startswith("adapter.")}
-    assert checkpoint["hyper_parameters"]["teacher_layers"] == LAYERS["classification"]
-    assert checkpoint["hyper_parameters"]["teacher_schedule"] == "constant"
+    assert checkpoint["hyper_parameters"]["distillation"]["layers"] == LAYERS["classification"]
+    assert checkpoint["hyper_parameters"]["distillation"]["schedule"] == "constant"
 
 
 @pytest.mark.slow
@@ -276,10 +277,15 @@ def test_settings_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_data("mosi", tmp_path / "data")
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    teacher: dict[str, Any] = {"teacher_weight": 1.0, "teacher_layers": ["norm", "fusion.*"], "teacher_cache_mb": 64}
-    teacher |= {"teacher_feature_weight": 0.1, "teacher_schedule": "warmup", "base_ckpt": None}
+    teacher = {
+        "weight": 1.0,
+        "layers": ["norm", "fusion.*"],
+        "cache_mb": 64,
+        "feature_weight": 0.1,
+        "schedule": "warmup",
+    }
     overlay = tmp_path / "teacher.yaml"
-    overlay.write_text(yaml.safe_dump({"model": {"init_args": teacher}}))
+    overlay.write_text(yaml.safe_dump({"model": {"init_args": {"distillation": teacher, "base_ckpt": None}}}))
     files = [REPOSITORY / "experiments" / "mosi" / name for name in ("base.yaml", "ssf.yaml")]
     command = ["fit", *(part for path in [*files, overlay] for part in ("-c", str(path)))]
     few = {"fast_dev_run": 2, "accelerator": "cpu", "enable_progress_bar": "false", "enable_model_summary": "false"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,23 @@ def test_nests_ids_flags_and_other_outputs() -> None:
         assert_missing_invariant(lambda *a, **k: network(*a, **k, leak="mask"), NAMES, values)
     with pytest.raises(AssertionError, match=r"combination 'a', nan .*: output.parts\['b'\]\[1\] changed .* 7 -> 6"):
         assert_missing_invariant(lambda *a, **k: network(*a, **k, leak="id"), NAMES, values)
+
+
+def test_texts_and_arrays_are_poisoned_too() -> None:
+    values = {"a": {"caption": ["one", "three", "seventeen"]}, "b": np.arange(6.0).reshape(3, 2)}
+
+    def network(values: dict[str, Any], available: Tensor, leak: str = "") -> Tensor:
+        words = torch.tensor([float(len(word)) for word in values["a"]["caption"]])
+        numbers = torch.as_tensor(values["b"]).sum(1)
+        words = words if leak == "text" else torch.where(available[:, 0], words, 0.0)
+        return words + (numbers if leak == "array" else torch.where(available[:, 1], numbers, 0.0))
+
+    assert_missing_invariant(network, NAMES, values)
+    for leak, combination in {"text": "b", "array": "a"}.items():
+        with pytest.raises(AssertionError, match=f"combination '{combination}', nan .*: output changed"):
+            assert_missing_invariant(lambda *a, leak=leak, **k: network(*a, leak=leak, **k), NAMES, values)
+    with pytest.raises(LightningMMError, match="hold nothing with one row per sample; expected tensors, got"):
+        assert_missing_invariant(network, NAMES, {"a": "one", "b": 2})
 
 
 def test_shapes_that_depend_on_what_is_absent_are_named() -> None:

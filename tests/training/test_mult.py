@@ -1,4 +1,4 @@
-"""MulT learns a signal that all modalities show, adapting pays, and its experiments run through the command line."""
+"""MulT learns a signal that all modalities show, and adapting pays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import torch
 
 from lightning_mm.adapters import SSF, OneHot
 from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
-from lightning_mm.cli import main
 from lightning_mm.missing import UniformCombinations
 from lightning_mm.models import MulT
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import SentimentTask
-from tests.support.fake_data import write_data
 from tests.support.new_tasks import CHANNELS, NAMES, data, trainer
-from tests.support.repository import REPOSITORY
 
 KIND = "sentiment"
 CHANCE = 4 / 3
@@ -46,25 +43,3 @@ def test_mult_learns_and_adapting_pays(tmp_path: Path) -> None:
     before, after = result.mean("zero_fill"), result.mean("adapted")
     assert after < before - 0.05, (before, after)
     assert after < CHANCE - 0.2, (before, after)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["cmu_mosi", "cmu_mosei"])
-def test_the_experiments_are_fitted_and_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    """Base, then its adapter, each with the sweep that its header gives."""
-    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    write_data(family, tmp_path / "data")
-    folder = REPOSITORY / "experiments" / family
-    quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
-    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.log_every_n_steps", "1"]
-    small = ["--data.batch_size", "4", "--trainer.enable_model_summary", "false"]
-    for files, run in ((["base"], "base"), (["base", "ssf"], "ssf")):
-        stack = [part for file in files for part in ("-c", str(folder / f"{file}.yaml"))]
-        assert main(["fit", *stack, *quiet, *few, *small]) == 0
-        checkpoint = f"outputs/{family}/{run}/best.ckpt"
-        assert main(["sweep", *stack, *quiet, *small, "--ckpt_path", checkpoint, "--out", run]) == 0
-        rows = {tuple(line.split(",")[:2]) for line in (tmp_path / run / "sweep.csv").read_text().splitlines()[1:]}
-        methods = {"base": {"zero_fill"}, "ssf": {"zero_fill", "adapted"}}[run]
-        assert {method for method, _ in rows} == methods
-        assert len({combination for _, combination in rows}) == 7

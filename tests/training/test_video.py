@@ -1,29 +1,23 @@
-"""Videos from the data to the sweep: streams learn how blobs move, adapting pays, and the experiment runs whole."""
+"""Videos from the data to the sweep: streams learn how blobs move, and adapting does not hurt."""
 
 from __future__ import annotations
 
-import csv
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.utils.data import Dataset
 
 from lightning_mm.adapters import SSF, OneHot
 from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
-from lightning_mm.cli import main
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.missing import Complete, MissingnessPolicy, UniformCombinations
 from lightning_mm.models import MultiStreamVideoNetwork
-from lightning_mm.results import read
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import ClassificationTask
-from tests.experiments.test_files import EXPERIMENTS, QUIET, SMALL
-from tests.support.fake_data import write_data
 from tests.support.new_tasks import trainer
 
 CLASSES = 4
@@ -95,30 +89,3 @@ def test_streams_learn_and_adapting_does_not_hurt(tmp_path: Path, vote_absent: b
         assert found["adapted", name] > found["zero_fill", name] - 0.03, name
     assert result.mean("adapted") > 0.6
     assert result.mean("adapted") > result.mean("zero_fill") + (0.1 if vote_absent else 0.05)
-
-
-@pytest.mark.slow
-def test_the_experiment_is_fitted_adapted_and_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings of training, validation and test lack depth; a sample counts for what it has observed."""
-    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
-    folder = write_data("ntu_rgbd", tmp_path / "data") / "nturgb+d_depth_masked"
-    for person in (1, 2, 3, 4):
-        next(folder.glob(f"*P{person:03d}*")).rename(tmp_path / f"lost {person}")
-    monkeypatch.chdir(tmp_path)
-    base, ssf = (["-c", str(EXPERIMENTS / "ntu_rgbd" / f"{name}.yaml")] for name in ("base", "ssf"))
-    settings = {**SMALL["ntu_rgbd"], "data.batch_size": 4, "data.dataset.init_args.allow_missing": "true"}
-    small = [*QUIET, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
-    few = ["--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
-    assert main(["fit", *base, *small, *few]) == 0
-    assert main(["sweep", *base, *small, "--ckpt_path", "outputs/ntu_rgbd/base/best.ckpt"]) == 0
-    assert main(["fit", *base, *ssf, *small, *few]) == 0
-    assert main(["sweep", *base, *ssf, *small, "--ckpt_path", "outputs/ntu_rgbd/ssf/best.ckpt"]) == 0
-    result = read("outputs/ntu_rgbd/ssf/sweep/sweep.csv")
-    assert result.methods == ["zero_fill", "adapted"]
-    with open("outputs/ntu_rgbd/ssf/sweep/sweep.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]
-    counts = {(row["method"], row["combination"]): int(row["n"]) for row in rows}
-    expected = {"rgb": 6, "depth": 5, "rgb+depth": 5}
-    assert counts == {(method, name): n for method in ("zero_fill", "adapted") for name, n in expected.items()}
-    saved = yaml.safe_load(next(Path("outputs/ntu_rgbd/ssf").glob("*.yaml")).read_text())
-    assert saved["data"]["dataset"]["init_args"]["allow_missing"] is True

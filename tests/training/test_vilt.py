@@ -12,19 +12,17 @@ from torch.utils.data import Dataset
 
 from lightning_mm.adapters import SSF, LoRA, OneHot, PromptTokens, Together, adapt, load
 from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
-from lightning_mm.cli import main
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.missing import Complete, PerModality, UniformCombinations
 from lightning_mm.models import ViLT
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import ClassificationTask
 from lightning_mm.testing import assert_missing_invariant
-from tests.models.test_vilt import FILL, NAMES, inputs, tiny
 from tests.support.adapter_networks import randomise
-from tests.support.fake_data import write_data
 from tests.support.model_checks import rows
 from tests.support.new_tasks import trainer
 from tests.support.repository import REPOSITORY
+from tests.support.tiny_vilt import FILL, NAMES, inputs, tiny
 
 FOOD = REPOSITORY / "experiments" / "food101"
 CLASSES = 4
@@ -152,43 +150,3 @@ def test_it_learns_and_adapting_pays(tmp_path: Path) -> None:
     assert figures["zero_fill", "image+text"] > 0.85, figures
     assert figures["adapted", "image+text"] == figures["zero_fill", "image+text"]
     assert result.mean("adapted") > result.mean("zero_fill") + 0.1, figures
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["ssf", "prompts"])
-def test_fit_test_and_sweep_of_the_experiments(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    method: str,
-) -> None:
-    """The commands of experiments/food101 on generated files, a table of missing modalities behind a method."""
-    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
-    write_data("food101", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    sizes = {"image_size": 64, "hidden_size": 24, "num_hidden_layers": 6}
-    small = [part for key, size in sizes.items() for part in (f"--model.init_args.model.init_args.{key}", str(size))]
-    small += ["--data.dataset.init_args.size", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu"]
-    small += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    run = ["--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1", "--trainer.logger", "false"]
-
-    def files(*names: str) -> list[str]:
-        return [part for name in names for part in ("-c", str(FOOD / f"{name}.yaml"))]
-
-    assert main(["fit", *files("base"), *small, *run]) == 0
-    stack = files("base", method, "eta_90", "lose_text")
-    caplog.clear()
-    assert main(["fit", *stack, *small, *run]) == 0
-    assert "drawn in epoch 0 by ExactShare(p_missing=0.9, lose=['text'], split='train', block=20)" in caplog.text
-    assert "\n  text: " not in caplog.text, "every image is there"
-    best = "outputs/food101/eta_0.9_text/best.ckpt"
-    assert main(["test", *stack, *small, "--trainer.logger", "false", "--ckpt_path", best]) == 0
-    assert "test/accuracy" in capsys.readouterr().out
-    command = ["sweep", *files("base", method), *small, "--trainer.logger", "false", "--ckpt_path", best]
-    assert main([*command, "--method", method]) == 0
-    (path,) = tmp_path.rglob("sweep.csv")
-    lines = [line.split(",")[:2] for line in path.read_text().splitlines()[1:]]
-    for combination in NAMES.combinations():
-        assert [method, combination] in lines
-        assert ["zero_fill", combination] in lines

@@ -11,19 +11,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.fold import fold_affine_change
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Normalisation, known_type
+from lightning_mm.adapters.tracing import full_precision
 
 
 class NormTuningBank(Bank):
-    """``K`` rows of a change of the weight ``[K, C]`` and, where there is one, of the bias."""
+    """``K`` rows of a change of the weight ``[K, C]`` and, if the layer has one, of the bias."""
 
     needs_input = True
 
@@ -32,38 +33,28 @@ class NormTuningBank(Bank):
         self.weight = nn.Parameter(torch.zeros(rows, channels))
         self.bias = nn.Parameter(torch.zeros(rows, channels)) if bias else None
 
-    def forward(
-        self,
-        output: Float[Tensor, " *output"],
-        route: Shaped[Tensor, " batch *route"],
-        basis: Basis,
-        site: Site,
-        layer: nn.Module | None = None,
-        given: Float[Tensor, " *output"] | None = None,
-    ) -> Float[Tensor, " *output"]:
-        """Add what the change of the weight makes of the normalised input of ``layer``, and the change of the bias.
+    def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
+        """Add the normalised input times the change of the weight, and the change of the bias.
 
-        The input is normalised once more, since it cannot be had back from an output whose weight is zero.
+        The input is normalised a second time: it cannot be recovered from the output where the weight is zero.
         """
-        assert layer is not None
-        assert given is not None
-        layout = site.layout(output)
-        with torch.autocast(output.device.type, enabled=False):
-            weight, bias = (None if p is None else basis.mix(route, p.float()) for p in (self.weight, self.bias))
-            assert weight is not None
-            change = normalised(layer, given.to(output.dtype)) * layout.place(weight.to(output.dtype), output)
-            output = output + change
-            return output if bias is None else output + layout.place(bias.to(output.dtype), output)
+        layout = call.site.layout(output)
+        with full_precision(output.device.type):
+            weight = layout.place(call.mix(self.weight).to(output.dtype), output)
+            output = output + normalised(call.module, call.input.to(output.dtype)) * weight
+            if self.bias is None:
+                return output
+            return output + layout.place(call.mix(self.bias).to(output.dtype), output)
 
-    def fold(self, module: nn.Module, route: Shaped[Tensor, " 1 *route"], basis: Basis) -> None:
-        bias = None if self.bias is None else basis.mix(route, self.bias.float())[0]
-        fold_affine_change(module, basis.mix(route, self.weight.float())[0], bias)
+    def fold(self, call: LayerCall) -> None:
+        bias = None if self.bias is None else call.mix(self.bias)[0]
+        fold_affine_change(call.module, call.mix(self.weight)[0], bias)
 
 
 class NormTuning(Kind):
-    """A change of the weights and biases of normalisation layers that have some; identity at the start.
+    """A change of the weights and biases of normalisation layers that have them; identity at the start.
 
-    Layers of a subclass with a ``forward`` of its own are left out.
+    Layers of a subclass that overrides ``forward`` are left out.
     """
 
     targets = Normalisation
@@ -75,9 +66,9 @@ class NormTuning(Kind):
             if not isinstance(module, self.targets) or module.weight is None:
                 continue
             if known_type(module) is None:
-                reasons[name] = f"{type(module).__name__} has a forward of its own, so how it normalises is not known"
+                reasons[name] = f"{type(module).__name__} overrides forward, so its normalisation is unknown"
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
-                reasons[name] = f"it normalises over {len(module.normalized_shape)} axes, and has no channels"
+                reasons[name] = f"it normalises over {len(module.normalized_shape)} axes and has no channel axis"
             else:
                 details[name] = {"bias": getattr(module, "bias", None) is not None}
         return details, reasons
@@ -87,7 +78,7 @@ class NormTuning(Kind):
 
 
 def normalised(layer: nn.Module, x: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
-    """What a norm layer in eval mode makes of its input, without its weight and bias."""
+    """Apply a norm layer in eval mode to an input, without its weight and bias."""
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     if isinstance(layer, nn.RMSNorm):

@@ -1,30 +1,32 @@
-"""Where each modality lies in a call of a network: a parameter, or a path into a dict, list or tuple argument."""
+"""The path to the input of each modality in a call: a parameter, or keys into a dict, list or tuple argument."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tree import batch_size, rebuild
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class InputPath:
-    """One argument of ``forward`` (by position and name) and the keys that lead into it."""
+    """One argument of ``forward`` (by position and name) and the keys of a value inside it."""
 
     position: int | None
     name: str
     keys: tuple[str | int, ...] = ()
 
     def get(self, call: Call) -> Any:
-        """The value in a call, None when it was not given."""
+        """Return the value in a call; None if it was not passed."""
         args, kwargs = call
         if self.name in kwargs:
             value = kwargs[self.name]
@@ -39,7 +41,7 @@ class InputPath:
         return value
 
     def put(self, call: Call, value: Any) -> Call:
-        """The same call with another value here; containers on the way are copied, not changed."""
+        """Return the call with another value at this path; containers are copied, not modified."""
         args, kwargs = call
         if self.name in kwargs or self.position is None or self.position >= len(args):
             return args, {**kwargs, self.name: _put(kwargs.get(self.name), self.keys, value)}
@@ -59,46 +61,17 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
         return value
     inner = _put(container[keys[0]], keys[1:], value)
     if isinstance(container, Mapping):
-        return {**container, keys[0]: inner}
-    items = [inner if i == keys[0] else item for i, item in enumerate(container)]
-    return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
-
-
-def map_tensors(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of dicts, lists and tuples with every tensor changed; other values pass through."""
-    return map_named_tensors(nest, lambda name, tensor: change(tensor))
-
-
-def map_named_tensors(nest: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
-    """As :func:`map_tensors`; ``change`` is also told where the tensor lies, such as ``batch.image.0``."""
-    if isinstance(nest, Tensor):
-        return change(name, nest)
-    prefix = f"{name}." if name else ""
-    if isinstance(nest, Mapping):
-        return mapping_like(nest, {k: map_named_tensors(v, change, f"{prefix}{k}") for k, v in nest.items()})
-    if isinstance(nest, (list, tuple)):
-        values = [map_named_tensors(v, change, f"{prefix}{i}") for i, v in enumerate(nest)]
-        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
-    return nest
-
-
-def mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
-    """Other values in a mapping of the same keys; one of a subclass of dict (``ModelOutput``) stays one."""
-    if type(mapping) is dict or not isinstance(mapping, dict):
-        return items
-    made = copy.copy(mapping)
-    for key, value in items.items():
-        made[key] = value
-    return made
+        return rebuild(container, {**container, keys[0]: inner})
+    return rebuild(container, [inner if i == keys[0] else item for i, item in enumerate(container)])
 
 
 def forward_of(network: nn.Module) -> inspect.Signature:
-    """Signature of a network's forward, that of the original for a compiled one."""
+    """Return the signature of a network's ``forward``; for a compiled network, of the original."""
     return inspect.signature(getattr(network, "_orig_mod", network).forward)
 
 
 def parameter_path(network: nn.Module, name: str) -> InputPath | None:
-    """The parameter of ``forward`` with this name, or None."""
+    """Return the path to the parameter of ``forward`` with this name, or None."""
     parameters = list(forward_of(network).parameters.values())
     for position, parameter in enumerate(parameters):
         if parameter.name == name and parameter.kind is not parameter.VAR_KEYWORD:
@@ -115,17 +88,19 @@ def locate_inputs(
         network: Its ``forward`` signature names the parameters.
         modalities: Modality names.
         where: Modality to a parameter name (``"image"``), a dotted path into an argument (``"batch.image"``) or a key
-            of a dict argument; default: the modality's own name.
+            of a dict argument; default: the name of the modality.
         example: A typical call, which shows the keys of dict arguments.
 
     Raises:
-        LightningMMError: If an input is not found, or two modalities share one; the message lists what there is.
+        LightningMMError: If an input is not found, or two modalities share one; the message lists the known inputs.
     """
     where = dict(where or {})
     names = list(modalities)
-    strangers = sorted(set(where) - set(names))
-    if strangers:
-        raise LightningMMError(f"`inputs` names {strangers}, which are not among the modalities {names}")
+    unknown = sorted(set(where) - set(names))
+    if unknown:
+        raise LightningMMError(
+            f"`inputs` names {unknown}, which are not among the modalities {names}; remove them from `inputs`"
+        )
     parameters = list(forward_of(network).parameters)
     found: dict[str, InputPath] = {}
     for modality in names:
@@ -134,12 +109,13 @@ def locate_inputs(
             raise LightningMMError(
                 f"modality {modality!r}: no argument {where.get(modality, modality)!r} in "
                 f"forward({', '.join(parameters)}) of {type(network).__name__}, nor a key of a dict argument "
-                f"({_dict_keys(network, example)}); say where it is with "
+                f"({_dict_keys(network, example)}); name it with "
                 f"inputs={{{modality!r}: 'parameter' or 'parameter.key'}}"
             )
         if path in found.values():
             raise LightningMMError(
-                f"modality {modality!r} and another one are both read from {path.name!r}; see `inputs`"
+                f"modality {modality!r} and another one are both read from {path.name!r}; name an input for each "
+                "modality in `inputs`"
             )
         found[modality] = path
     return found
@@ -172,13 +148,24 @@ def _dict_keys(network: nn.Module, example: Call) -> str:
     return ", ".join(keys) or "none in the example"
 
 
-def batch_size(value: Any) -> int | None:
-    """Number of samples of an input: the first axis of its first tensor leaf."""
-    if isinstance(value, Tensor):
-        return value.shape[0] if value.ndim else None
-    leaves = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for leaf in leaves:
-        size = batch_size(leaf)
-        if size is not None:
-            return size
-    return None
+def check_available(
+    available: Any, modalities: Sequence[str], call: Call, paths: Mapping[str, InputPath]
+) -> Bool[Tensor, "batch modality"]:
+    """Raise a LightningMMError unless ``available`` is ``Bool[B, M]`` with the B of the inputs, and return it."""
+    if not isinstance(available, Tensor):
+        raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
+    size = None
+    for path in paths.values():
+        # a loop: torch.compile takes neither next() with a default (2.6) nor := in a list (2.15)
+        if size is None:
+            size = batch_size(path.get(call))
+    if available.ndim != 2 or available.shape[1] != len(modalities) or available.dtype != torch.bool:
+        raise LightningMMError(
+            f"`available` must be Bool[B, {len(modalities)}], one column for each of {list(modalities)}, "
+            f"got {available.dtype} {tuple(available.shape)}"
+        )
+    if size is not None and available.shape[0] != size:
+        raise LightningMMError(
+            f"`available` has {available.shape[0]} rows, the inputs have {size} samples; pass one row per sample"
+        )
+    return available

@@ -43,25 +43,31 @@ def check_checkpoint(name: str, path: str) -> None:
 
 
 def with_nested_nulls(args: list[str]) -> list[str]:
-    """Arguments in which ``null`` means null for settings of a class inside another class too.
+    """Arguments in which ``null`` means null for settings of a class or group inside another class too.
 
     jsonargparse 4.53 reads ``--model.init_args.model.init_args.name null`` as the text "None" if the setting may be a
-    text; given as a part of its class it is read right.
+    text, and refuses ``--model.init_args.distillation.layers null``; given as a part of its class or group it is read
+    right.
 
     Example:
         >>> with_nested_nulls(["--a.init_args.b.init_args.c", "null", "--a.init_args.d=null"])
         ['--a.init_args.b', '{init_args: {c: null}}', '--a.init_args.d=null']
+        >>> with_nested_nulls(["--a.init_args.b.c=null"])
+        ['--a.init_args.b', '{c: null}']
     """
     split = [part for one in args for part in (one.rsplit("=", 1) if _is_nested(one.removesuffix("=null")) else [one])]
     found: list[str] = []
     for word in split:
         if word == "null" and found and _is_nested(found[-1]):
-            owner, _, name = found.pop().rpartition(".init_args.")
-            found += [owner, f"{{init_args: {{{name}: null}}}}"]
+            owner, _, name = found.pop().rpartition(".")
+            inner = f"{{{name}: null}}"
+            if owner.endswith(".init_args"):
+                owner, inner = owner.removesuffix(".init_args"), f"{{init_args: {inner}}}"
+            found += [owner, inner]
         else:
             found.append(word)
     return found
 
 
 def _is_nested(flag: str) -> bool:
-    return re.fullmatch(r"--[\w.]+\.init_args\.[\w.]+\.init_args\.\w+", flag) is not None
+    return re.fullmatch(r"--[\w.]+\.init_args\.[\w.]+\.\w+", flag) is not None

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lightning_mm.tasks import BaseTask
+from lightning_mm.tree import take_rows
 
 
 @torch.no_grad()
@@ -18,20 +19,13 @@ def preflight(task: BaseTask, batch: dict[str, Any]) -> None:
         LightningMMError: If inputs, targets and network do not fit each other.
     """
     training = task.training
+    size = len(batch["available"])
+    few = take_rows({key: batch[key] for key in ("inputs", "available", "target")}, torch.arange(min(size, 2)), size)
     with torch.random.fork_rng():
-        outputs = task.eval()({name: few(value) for name, value in batch["inputs"].items()}, few(batch["available"]))
+        outputs = task.eval()(few["inputs"], few["available"])
     task.check_target(batch["target"])
-    task.loss(outputs, few(batch["target"]))
+    task.loss(outputs, few["target"])
     task.train(training)
-
-
-def few(value: Any) -> Any:
-    """The first two samples of an input."""
-    if isinstance(value, dict):
-        return {key: few(leaf) for key, leaf in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(few(leaf) for leaf in value)
-    return value[:2]
 
 
 def first_batch(datamodule: LightningDataModule, split: str) -> Any:

@@ -6,8 +6,6 @@ Shapes: N recordings, S samples of sound, F = 32 mel bands, T = 48 frames.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import zlib
 from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
@@ -20,13 +18,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
 from lightning_mm.data.pages.av_digits import AV_DIGITS
-from lightning_mm.data.readers.folders import INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.data.readers.arrays import INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
+from lightning_mm.data.readers.damage import damaged, reading
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 RECORDINGS = "fsdd_8khz_int16.npz"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -111,17 +111,12 @@ class AVDigits(Dataset[dict[str, Any]]):
         eval_pairs: int = 1,
         seed: int = 0,
     ) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"AVDigits: split must be one of {list(SPLITS)}, got {split!r}")
-        if speakers not in ("all", "unseen"):
-            raise LightningMMError(f"AVDigits: speakers must be 'all' or 'unseen', got {speakers!r}")
+        check_choice("AVDigits: split", split, SPLITS)
+        check_choice("AVDigits: speakers", speakers, _AUDIO)
         if not (isfinite(noise) and noise >= 0):
             raise LightningMMError(f"AVDigits: noise must be 0 or more, got {noise}")
-        for name, count in {"pairs": pairs, "eval_pairs": eval_pairs}.items():
-            if count < 1:
-                raise LightningMMError(f"AVDigits: {name} must be at least 1, got {count}")
-        if seed < 0:
-            raise LightningMMError(f"AVDigits: seed must be 0 or more, got {seed}")
+        for name, value, minimum in (("pairs", pairs, 1), ("eval_pairs", eval_pairs, 1), ("seed", seed, 0)):
+            check_whole(f"AVDigits: {name}", value, minimum)
         self.split, self.speakers, self.noise, self.seed = split, speakers, float(noise), seed
         self.root = find_folder("AVDigits", "fsdd_mnist", root, [IMAGES, LABELS, RECORDINGS])
         images, labels = _read_mnist(self.root)
@@ -151,8 +146,7 @@ class AVDigits(Dataset[dict[str, Any]]):
         return self._count * self._repeats
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"AVDigits: index {index} is outside of the {len(self)} samples of split {self.split!r}")
+        check_index("AVDigits", index, len(self), self.split)
         pair, recording = divmod(index, self._count)
         image = _normalise(torch.from_numpy(self._images[index].astype(np.float32)), _IMAGE)[None]
         audio = self._audio[recording][None].clone()
@@ -219,7 +213,7 @@ def _belongs(sounds: dict[str, Any], split: str, speakers: str) -> NDArray[np.bo
 
 def _order(sounds: dict[str, Any], members: Array) -> Array:
     """Positions of the members, sorted so that every first part is balanced over the digits and speakers are mixed."""
-    keys = {int(i): _fraction(f"recording/{sounds['name'][i]}") for i in members}
+    keys = {int(i): fraction("av_digits", f"recording/{sounds['name'][i]}") for i in members}
     rounds: dict[int, int] = {}
     for digit in range(10):
         own = sorted((i for i in keys if sounds["digit"][i] == digit), key=keys.__getitem__)
@@ -229,7 +223,7 @@ def _order(sounds: dict[str, Any], members: Array) -> Array:
 
 def _pair(digits: Array, labels: Array, split: str, repeats: int, seed: int) -> Array:
     """An image of the right digit for every recording, from the pool of the split. ``Int64[repeats, N]``."""
-    fractions = np.array([_fraction(f"image/{i}") for i in range(len(labels))])
+    fractions = np.array([fraction("av_digits", f"image/{i}") for i in range(len(labels))])
     pool = np.flatnonzero(np.searchsorted([0.6, 0.8], fractions, side="right") == SPLITS.index(split))
     rng = np.random.default_rng([_PAIRS, seed, SPLITS.index(split)])
     pool = pool[np.argsort(rng.random(len(pool)), kind="stable")]
@@ -243,11 +237,6 @@ def _pair(digits: Array, labels: Array, split: str, repeats: int, seed: int) -> 
     return chosen
 
 
-def _fraction(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(f"av_digits/{name}".encode()).digest()[:8], "big") / 2**64
-
-
 def _read_mnist(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """``UInt8[N, 28, 28]`` and ``UInt8[N]``."""
     images, labels = _read_idx(root / IMAGES, 3), _read_idx(root / LABELS, 1)
@@ -256,24 +245,20 @@ def _read_mnist(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             f"AVDigits: expected as many images of 28 x 28 pixels as labels in {root}, got images {images.shape} and "
             f"labels {labels.shape}"
         )
-    _check_digits(labels, root / LABELS)
+    check_labels(root / LABELS, labels, range(10), "a digit, 0 to 9")
     return images, labels
 
 
 def _read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
     """An array of bytes in MNIST's own format: magic number 0x0000080<rank>, then the sizes, each in four bytes."""
-    try:
+    with reading(path):
         data = gzip.decompress(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"AVDigits: {path} is not there; copy it from the source") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise LightningMMError(f"AVDigits: {path} is damaged ({error}); copy it again from the source") from error
     head = 4 * (1 + rank)
     shape = tuple(int(size) for size in np.frombuffer(data[4:head], dtype=">u4")) if len(data) >= head else ()
     if data[:4] != bytes([0, 0, 8, rank]) or len(data) - head != int(np.prod(shape, dtype=np.int64)):
-        raise LightningMMError(
-            f"AVDigits: {path} is damaged (header {data[:head].hex()}, {len(data)} bytes; expected an idx file of "
-            f"bytes with {rank} axes); copy it again from the source"
+        raise damaged(
+            path,
+            f"header {data[:head].hex()}, {len(data)} bytes; expected an idx file of bytes with {rank} axes",
         )
     return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)
 
@@ -292,22 +277,14 @@ def _read_recordings(path: Path) -> dict[str, Any]:
         )
     sizes = {name: len(arrays[name]) for name in names}
     if set(sizes.values()) != {len(length)} or length.sum() != len(arrays["samples"]) or length.min(initial=1) < 1:
-        raise LightningMMError(
-            f"AVDigits: {path} is damaged: {len(length)} lengths of {length.sum()} samples in all, but {sizes} and "
-            f"{len(arrays['samples'])} samples; copy it again from the source"
+        raise damaged(
+            path,
+            f"{len(length)} lengths of {length.sum()} samples in all, but {sizes} and {len(arrays['samples'])} samples",
         )
-    _check_digits(arrays["digit"], path)
+    check_labels(path, arrays["digit"], range(10), "a digit, 0 to 9")
     keys = zip(*(arrays[name].tolist() for name in names))
     return {
         "samples": np.split(arrays["samples"], np.cumsum(length)[:-1]),
         "name": ["_".join(map(str, key)) for key in keys],
         **{name: arrays[name] for name in names},
     }
-
-
-def _check_digits(labels: Array, path: Path) -> None:
-    wrong = np.unique(labels[(labels < 0) | (labels > 9)])
-    if len(wrong):
-        raise LightningMMError(
-            f"AVDigits: label out of range in {path}: a digit is 0 to 9, got {wrong[:8].tolist()}; copy it again"
-        )

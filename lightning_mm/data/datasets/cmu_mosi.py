@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import check_index
 from lightning_mm.data.pages.cmu_mosi import CMU_MOSEI, CMU_MOSI
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.unpickle import read_pickle
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, check_choice
 
 Array = NDArray[Any]
 Layout = Literal["mult", "mmsa"]
@@ -85,10 +86,8 @@ class CmuMosi(Dataset[dict[str, Any]]):
         allow_missing: bool = False,
     ) -> None:
         name = type(self).__name__
-        if split not in SPLITS:
-            raise LightningMMError(f"{name}: split must be one of {list(SPLITS)}, got {split!r}")
-        if layout not in self.files:
-            raise LightningMMError(f"{name}: layout must be one of {list(self.files)}, got {layout!r}")
+        check_choice(f"{name}: split", split, SPLITS)
+        check_choice(f"{name}: layout", layout, self.files)
         self.split, self.layout, self.aligned, self.allow_missing = split, layout, aligned, allow_missing
         self.channels = dict(self.widths[layout])
         file = self.files[layout][0 if aligned else 1]
@@ -115,10 +114,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(
-                f"{type(self).__name__}: index {index} is outside of the {len(self)} utterances of split {self.split!r}"
-            )
+        check_index(type(self).__name__, index, len(self), self.split)
         inputs: dict[str, Any] = dict.fromkeys(MODALITIES)
         for name, values in self._values.items():
             if name in self._lengths:

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index
 from lightning_mm.data.pages.food101 import FOOD101
+from lightning_mm.data.readers.damage import reading
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.photos import read_photo, resized, size_within
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, check_choice, check_whole
 
-SPLITS = ("train", "val", "test")
 _FILES = ("class_idx.json", "text.json", "split.json")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -76,14 +77,12 @@ class Food101(Dataset[dict[str, Any]]):
         multiple: int = 32,
         allow_missing: bool = False,
     ) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"Food101: split must be one of {list(SPLITS)}, got {split!r}")
+        check_choice("Food101: split", split, SPLITS)
         if multiple < 1 or size < multiple or size % multiple or (longer is not None and longer < size):
             raise LightningMMError(
                 f"Food101: size must be a multiple of {multiple}, and longer at least as large, got {size} and {longer}"
             )
-        if max_text_length < 2:
-            raise LightningMMError(f"Food101: max_text_length must be at least 2 ([CLS], [SEP]), got {max_text_length}")
+        check_whole("Food101: max_text_length", max_text_length, 2)  # [CLS] and [SEP]
         self.split, self.size, self.longer, self.multiple = split, size, longer, multiple
         self.max_text_length, self.allow_missing = max_text_length, allow_missing
         self.root = find_folder("Food101", "food101", root, _FILES)
@@ -108,8 +107,7 @@ class Food101(Dataset[dict[str, Any]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"Food101: index {index} is outside of the {len(self)} samples of split {self.split!r}")
+        check_index("Food101", index, len(self), self.split)
         path = self._paths[index]
         inputs = {"image": None if path is None else self._image(path), "text": self._text(self.texts[index])}
         return {"inputs": inputs, "target": self.targets[index]}
@@ -122,12 +120,12 @@ class Food101(Dataset[dict[str, Any]]):
         """Which file was not there, and the way out."""
         name = self.files[index]
         return (
-            f"Food101: {name} has no {modality}, sought at {self._folder / _class_of(name) / name}; complete the "
+            f"Food101: {name} has no {modality}, expected at {self._folder / _class_of(name) / name}; complete the "
             "data, or set allow_missing=true"
         )
 
     def _image(self, path: Path) -> Float[Tensor, "3 height width"] | dict[str, Tensor]:
-        photo = read_photo("Food101", path)
+        photo = read_photo(path)
         width, height = self.size, self.size
         if self.longer is not None:
             width, height = size_within(photo.size, self.size, self.longer, self.multiple)
@@ -167,7 +165,7 @@ class Food101(Dataset[dict[str, Any]]):
             where = folder / _class_of(missing[0]) / missing[0]
             raise DataNotFoundError(
                 f"Food101: {len(missing)} of {len(found)} samples of split {self.split!r} have no image, the first is "
-                f"{missing[0]}, sought at {where}; complete the data, or set allow_missing=true"
+                f"{missing[0]}, expected at {where}; complete the data, or set allow_missing=true"
             )
         return found
 
@@ -212,10 +210,8 @@ def _first_text(name: str, texts: Any, path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LightningMMError(f"Food101: {path} is damaged ({error}); copy it again from the source") from error
     if not isinstance(content, dict):
         raise LightningMMError(f"Food101: expected {path} to hold a mapping, got a {type(content).__name__}")
     return content

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.data.about import About
-from lightning_mm.data.datasets.base.labelled_images import LabelledImages, check_size
+from lightning_mm.data.datasets.base.labelled_images import LabelledImages
 from lightning_mm.data.pages.mcubes import MCUBES
-from lightning_mm.data.readers.images import read_array, read_image, read_labels
+from lightning_mm.data.readers.arrays import read_array
+from lightning_mm.data.readers.images import check_size, read_image, read_labels
 from lightning_mm.errors import LightningMMError
 
 LEFT = 192
 """Columns at the left that are dropped, as in all public recipes."""
-
-_LISTS = {split: f"list_folder/{split}.txt" for split in ("train", "val", "test")}
 
 
 class MCubeS(LabelledImages):
@@ -63,6 +62,7 @@ class MCubeS(LabelledImages):
     about: ClassVar[About] = MCUBES
     class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"image": 3, "aolp": 3, "dolp": 3, "nir": 3}
+    lists: ClassVar[dict[str, str]] = {split: f"list_folder/{split}.txt" for split in ("train", "val", "test")}
     normalised = "image"
 
     def __init__(
@@ -75,8 +75,8 @@ class MCubeS(LabelledImages):
         allow_missing: bool = False,
         cache: bool = False,
     ) -> None:
-        self.eval_crop = check_size("MCubeS", "eval_crop", eval_crop)
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
+        self.eval_crop = None if eval_crop is None else check_size("MCubeS: eval_crop", eval_crop)
+        super().__init__(split, root, size, val_fraction, allow_missing, cache)
 
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         return {
@@ -86,8 +86,8 @@ class MCubeS(LabelledImages):
             "nir": (self.root / "NIR_warped" / f"{name}.png",),
         }
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "GT" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "GT" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         if modality == "image":

@@ -6,6 +6,7 @@ Shapes: H x W = 480 x 640 pixels as published, or ``size``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +17,6 @@ from lightning_mm.data.datasets.base.labelled_images import LabelledImages
 from lightning_mm.data.pages.mfnet import MFNET
 from lightning_mm.data.readers.images import read_image, read_labels
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-_LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 
 
 class MFNet(LabelledImages):
@@ -57,29 +56,16 @@ class MFNet(LabelledImages):
     about: ClassVar[About] = MFNET
     class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "thermal": 3}
+    lists: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
     normalised = "rgb"
 
-    def __init__(
-        self,
-        split: str,
-        root: str | None = None,
-        size: tuple[int, int] | None = None,
-        val_fraction: float = 0.1,
-        allow_missing: bool = False,
-        cache: bool = False,
-    ) -> None:
-        self._stacked: bool | None = None
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
-
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
-        if self._stacked is None:
-            self._stacked = self._find_layout()
         if self._stacked:
             return dict.fromkeys(self.channels, (self.root / "images" / f"{name}.png",))
         return {"rgb": (self.root / "rgb" / f"{name}.jpg",), "thermal": (self.root / "ther" / f"{name}.jpg",)}
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "labels" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "labels" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         if self._stacked:
@@ -99,7 +85,9 @@ class MFNet(LabelledImages):
     def read_label(self, path: Path) -> NDArray[Any]:
         return read_labels(path, len(self.class_names))
 
-    def _find_layout(self) -> bool:
+    @cached_property
+    def _stacked(self) -> bool:
+        """Whether ``images/`` holds all four channels."""
         if any((self.root / folder).is_dir() for folder in ("rgb", "ther")):
             return False
         if (self.root / "images").is_dir():

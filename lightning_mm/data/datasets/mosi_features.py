@@ -5,7 +5,6 @@ Shapes: N utterances, D features of a modality, T utterances of one video in a r
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
 from lightning_mm.data.pages.mosi_features import MOSI_FEATURES
-from lightning_mm.data.readers.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.errors import LightningMMError, check_choice, check_fraction, check_whole
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
 MODALITIES = ("text", "audio", "video")
 FEATURES = "mosi_utterance_features.npz"
 
@@ -73,16 +73,13 @@ class MosiFeatures(Dataset[dict[str, Any]]):
     channels: ClassVar[dict[str, int]] = {"text": 100, "audio": 73, "video": 100}
 
     def __init__(self, split: str, root: str | None = None, context: int = 0, val_fraction: float = 0.15) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"MosiFeatures: split must be one of {list(SPLITS)}, got {split!r}")
-        if context < 0:
-            raise LightningMMError(f"MosiFeatures: context must be 0 or more utterances, got {context}")
-        if not 0 <= val_fraction < 1:
-            raise LightningMMError(f"MosiFeatures: val_fraction must be at least 0 and below 1, got {val_fraction}")
+        check_choice("MosiFeatures: split", split, SPLITS)
+        check_whole("MosiFeatures: context", context, 0)
+        check_fraction("MosiFeatures: val_fraction", val_fraction, below_one=True)
         self.split, self.context, self.val_fraction = split, context, val_fraction
         self.root = find_folder("MosiFeatures", "mosi_bclstm", root, [FEATURES])
         learning = _read(self.root, "train")
-        held_out = np.array([_fraction(video) < val_fraction for video in learning["video_id"]], dtype=bool)
+        held_out = np.array([fraction("mosi", video) < val_fraction for video in learning["video_id"]], dtype=bool)
         training = _select(learning, ~held_out)
         if len(training["label"]) == 0:
             raise LightningMMError(
@@ -101,10 +98,7 @@ class MosiFeatures(Dataset[dict[str, Any]]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(
-                f"MosiFeatures: index {index} is outside of the {len(self)} utterances of split {self.split!r}"
-            )
+        check_index("MosiFeatures", index, len(self), self.split)
         begin = max(index - self.context, int(self._begins[index]))
         inputs: dict[str, Any] = {}
         for name, values in self._values.items():
@@ -136,12 +130,7 @@ def _read(root: Path, part: str) -> dict[str, Array]:
             raise LightningMMError(
                 f"MosiFeatures: {path}: expected {part}_{name} of shape {(count, *width)}, got {data[name].shape}"
             )
-    wrong = np.setdiff1d(data["label"], [0, 1])
-    if len(wrong):
-        raise LightningMMError(
-            f"MosiFeatures: label out of range in {path}: {part}_label holds 0 (negative) and 1 (positive), got "
-            f"{wrong[:8].tolist()}"
-        )
+    check_labels(f"{path}, {part}_label", data["label"], (0, 1), "0 (negative) and 1 (positive)")
     for name in MODALITIES:
         if not np.isfinite(data[name]).all():
             row = int(np.flatnonzero(~np.isfinite(data[name]).all(1))[0])
@@ -173,8 +162,3 @@ def _standardise(values: Array, training: Array) -> Tensor:
     constant = std <= 1e-9 * np.abs(training).max(0)
     scaled = np.where(constant, 0.0, (values - mean) / np.where(constant, 1.0, std))
     return torch.from_numpy(scaled.astype(np.float32))
-
-
-def _fraction(video: str) -> float:
-    """A number in [0, 1) that depends on the name of the video alone."""
-    return int.from_bytes(hashlib.sha256(f"mosi/{video}".encode()).digest()[:8], "big") / 2**64

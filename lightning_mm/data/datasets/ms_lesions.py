@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index
 from lightning_mm.data.pages.ms_lesions import MS_LESIONS
-from lightning_mm.data.readers.folders import BOOLEANS, INTEGERS, NUMBERS, STRINGS, find_folder, read_npz
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
 
 _ARRAYS = {"image": (NUMBERS, 4), "mask": (BOOLEANS + NUMBERS, 3), "z": (INTEGERS, 1), "modalities": (STRINGS, 1)}
 _STORED = {"flair": "FLAIR", "t1": "T1", "t1_post": "T1POST", "t2": "T2"}
@@ -92,19 +93,15 @@ class MsLesions(Dataset[dict[str, Any]]):
         size: int = 128,
         gap: int = 3,
     ) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"MsLesions: split must be one of {list(SPLITS)}, got {split!r}")
-        for name, patient in (("test_patient", test_patient), ("val_patient", val_patient)):
-            if patient not in self.patients and (name, patient) != ("val_patient", None):
-                raise LightningMMError(f"MsLesions: {name} must be one of {list(self.patients)}, got {patient!r}")
+        check_choice("MsLesions: split", split, SPLITS)
+        check_choice("MsLesions: test_patient", test_patient, self.patients)
+        check_choice("MsLesions: val_patient", val_patient, [*self.patients, None])
         if test_patient == val_patient:
             raise LightningMMError(
                 f"MsLesions: test_patient and val_patient are both {test_patient!r}; a patient belongs to one split"
             )
-        if size < 1:
-            raise LightningMMError(f"MsLesions: size must be positive, got {size}")
-        if gap < 0:
-            raise LightningMMError(f"MsLesions: gap must be 0 or more, got {gap}")
+        check_whole("MsLesions: size", size, 1)
+        check_whole("MsLesions: gap", gap, 0)
         self.split, self.size, self.gap = split, size, gap
         self.test_patient, self.val_patient = test_patient, val_patient
         self.root = find_folder("MsLesions", "ms_lesions", root, [_file(patient) for patient in self.patients])
@@ -123,8 +120,7 @@ class MsLesions(Dataset[dict[str, Any]]):
         return len(self.slices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"MsLesions: index {index} is outside of the {len(self)} slices of split {self.split!r}")
+        check_index("MsLesions", index, len(self), self.split)
         image = torch.tensor(self._images[index])
         inputs = {name: image[k : k + 1].clone() for k, name in enumerate(self.channels)}
         return {"inputs": inputs, "target": torch.tensor(self._masks[index], dtype=torch.int64)}
@@ -163,11 +159,7 @@ def _read(path: Path) -> dict[str, Array]:
         )
     if not np.isfinite(image).all():
         raise LightningMMError(f"MsLesions: {path}: image holds values that are not finite; copy it again")
-    if not np.isin(mask, (0, 1)).all():
-        raise LightningMMError(
-            f"MsLesions: label out of range in {path}: a mask holds 0 (background) and 1 (lesion), got "
-            f"{np.unique(mask)[:8].tolist()}"
-        )
+    check_labels(path, mask, (0, 1), "0 (background) and 1 (lesion)")
     return {"image": image[:, [names.index(name) for name in _STORED.values()]], "mask": mask, "z": z}
 
 

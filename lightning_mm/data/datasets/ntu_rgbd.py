@@ -5,7 +5,6 @@ Shapes: T = ``frames``, H = W = ``size``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
 from lightning_mm.data.pages.ntu_rgbd import NTU_RGBD
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.jet import JET, linear_levels, wrapped_levels
@@ -28,11 +28,10 @@ from lightning_mm.data.readers.ntu_rgbd_files import (
     read_recordings,
     refuse,
 )
-from lightning_mm.errors import IncompleteDataError, LightningMMError
+from lightning_mm.errors import IncompleteDataError, LightningMMError, check_choice, check_whole
 
 Pixels = NDArray[np.uint8]
 
-SPLITS = ("train", "val", "test")
 PROTOCOLS = ("CS", "CV")
 DEPTH_LEVELS = ("linear", "wrapped")
 
@@ -99,12 +98,9 @@ class NtuRgbd(Dataset[dict[str, Any]]):
             ("protocol", protocol, PROTOCOLS),
             ("depth_levels", depth_levels, DEPTH_LEVELS),
         ):
-            if value not in choices:
-                raise LightningMMError(f"NtuRgbd: {name} must be one of {list(choices)}, got {value!r}")
-        if min(frames, size, depth_range) < 1:
-            raise LightningMMError(
-                f"NtuRgbd: frames, size and depth_range must be positive, got {frames}, {size} and {depth_range}"
-            )
+            check_choice(f"NtuRgbd: {name}", value, choices)
+        for name, count in (("frames", frames), ("size", size), ("depth_range", depth_range)):
+            check_whole(f"NtuRgbd: {name}", count, 1)
         if min(resize) < size:
             raise LightningMMError(
                 f"NtuRgbd: a square of size={size} does not fit into resize={tuple(resize)}; make resize larger"
@@ -146,8 +142,7 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         return self._lacks(self.recordings[index], modality)
 
     def _sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"NtuRgbd: index {index} is outside of the {len(self)} clips of split {self.split!r}")
+        check_index("NtuRgbd", index, len(self), self.split)
         recording = self.recordings[index]
         chosen = spread(recording.length, self.frames, rng)
         free = [side - self.size for side in self.resize]
@@ -182,20 +177,20 @@ class NtuRgbd(Dataset[dict[str, Any]]):
 
     def _problem(self, recording: Recording) -> str | None:
         """Folders are looked for at once, frames when they are read: there are millions."""
-        sought = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
-        lacking = [modality for modality, folder in sought.items() if not folder.is_dir()]
+        expected = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
+        lacking = [modality for modality, folder in expected.items() if not folder.is_dir()]
         if lacking and not self.allow_missing:
             return self._lacks(recording, lacking[0])
-        if len(lacking) == len(sought):
+        if len(lacking) == len(expected):
             return (
-                f"NtuRgbd: recording {recording.name} has neither modality, sought at "
-                f"{' and '.join(map(str, sought.values()))}; take it off the lists"
+                f"NtuRgbd: recording {recording.name} has neither modality, expected at "
+                f"{' and '.join(map(str, expected.values()))}; take it off the lists"
             )
         return None
 
     def _lacks(self, recording: Recording, modality: str) -> str:
         return (
-            f"NtuRgbd: recording {recording.name} has no {modality}, sought at "
+            f"NtuRgbd: recording {recording.name} has no {modality}, expected at "
             f"{recording.folder(self.root, modality)}; complete the data, take it off the lists, or set "
             "allow_missing=true"
         )
@@ -213,6 +208,6 @@ def spread(length: int, frames: int, rng: np.random.Generator | None = None) -> 
     return (first + behind - 1) // 2 if rng is None else rng.integers(first, behind)
 
 
-def _val_subjects(subjects: set[int], fraction: float) -> set[int]:
-    ordered = sorted(subjects, key=lambda subject: hashlib.sha256(f"ntu_rgbd/P{subject:03d}".encode()).digest())
-    return set(ordered[: max(1, round(fraction * len(ordered)))])
+def _val_subjects(subjects: set[int], part: float) -> set[int]:
+    ordered = sorted(subjects, key=lambda subject: fraction("ntu_rgbd", f"P{subject:03d}"))
+    return set(ordered[: max(1, round(part * len(ordered)))])

@@ -16,8 +16,6 @@ from lightning_mm.data.datasets.base.labelled_images import LabelledImages
 from lightning_mm.data.pages.nyudv2 import NYUDV2
 from lightning_mm.data.readers.images import VOID, read_image, read_labels
 
-_LISTS = {"train": "train.txt", "test": "test.txt"}
-
 
 class NYUDv2(LabelledImages):
     """Semantic segmentation with two modalities: ``rgb`` and ``hha``, a picture made of depth.
@@ -56,24 +54,14 @@ class NYUDv2(LabelledImages):
     about: ClassVar[About] = NYUDV2
     class_names = about.class_names
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "hha": 3}
+    lists: ClassVar[dict[str, str]] = {"train": "train.txt", "test": "test.txt"}
     normalised = "rgb"
-
-    def __init__(
-        self,
-        split: str,
-        root: str | None = None,
-        size: tuple[int, int] | None = None,
-        val_fraction: float = 0.1,
-        allow_missing: bool = False,
-        cache: bool = False,
-    ) -> None:
-        super().__init__(split, root, _LISTS, size, val_fraction, allow_missing, cache)
 
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         return {"rgb": (self.root / "RGB" / f"{name}.jpg",), "hha": (self.root / "HHA" / f"{name}.jpg",)}
 
-    def label_file(self, name: str) -> Path:
-        return self.root / "Label" / f"{name}.png"
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        return (self.root / "Label" / f"{name}.png",)
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> NDArray[Any]:
         return read_image(files[0], (3,))

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index
+from lightning_mm.errors import LightningMMError, check_choice, check_fraction, check_whole
 from lightning_mm.missing import IndependentMissing
 from lightning_mm.modalities import Modalities
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
 CLASS_NAMES = ("ground", "person", "sign", "rock", "vent", "puddle")
 SHAPES = ("disk", "ellipse", "box", "triangle")
 
@@ -97,18 +97,15 @@ class Scenes(Dataset[dict[str, Any]]):
         seed: int = 0,
         p_missing: float = 0.0,
     ) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"Scenes: split must be one of {list(SPLITS)}, got {split!r}")
-        if size < 16:
-            raise LightningMMError(f"Scenes: size must be at least 16 pixels, got {size}")
+        check_choice("Scenes: split", split, SPLITS)
+        check_whole("Scenes: size", size, 16)
         lengths = {"train": train_length, "val": val_length, "test": test_length}
         for name, length in lengths.items():
-            if length < 0:
-                raise LightningMMError(f"Scenes: {name}_length must be 0 or more, got {length}")
-        if noise < 0 or seed < 0:
-            raise LightningMMError(f"Scenes: noise and seed must be 0 or more, got noise={noise}, seed={seed}")
-        if not 0 <= p_missing < 1:
-            raise LightningMMError(f"Scenes: p_missing must be at least 0 and below 1, got {p_missing}")
+            check_whole(f"Scenes: {name}_length", length, 0)
+        check_whole("Scenes: seed", seed, 0)
+        if noise < 0:
+            raise LightningMMError(f"Scenes: noise must be 0 or more, got {noise}")
+        check_fraction("Scenes: p_missing", p_missing, below_one=True)
         self.split, self.size, self.noise, self.seed, self.p_missing = split, size, noise, seed, p_missing
         self.length = lengths[split]
         # a key of its own, so that simulated droppings of a run do not follow the sensors
@@ -120,8 +117,7 @@ class Scenes(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"Scenes: index {index} is outside of the {self.length} scenes of split {self.split!r}")
+        check_index("Scenes", index, self.length, self.split)
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         instance, classes = _layout(rng, self.size)
         appearance = _SIGNATURES[classes] + _SPREAD * rng.standard_normal((len(classes), 5), dtype=np.float32)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index
 from lightning_mm.data.pages.utd_mhad import UTD_MHAD
-from lightning_mm.data.readers.folders import INTEGERS, NUMBERS, find_folder, read_npz
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.readers.arrays import INTEGERS, NUMBERS, check_labels, read_npz
+from lightning_mm.data.readers.folders import find_folder
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
 VALIDATIONS = ("subject", "trial")
 FILE = "utd_mhad_inertial_skeleton.npz"
 
@@ -78,14 +79,11 @@ class UtdMhad(Dataset[dict[str, Any]]):
     def __init__(
         self, split: str, root: str | None = None, val: str = "subject", frames: int | None = None, stride: int = 1
     ) -> None:
-        if split not in SPLITS:
-            raise LightningMMError(f"UtdMhad: split must be one of {list(SPLITS)}, got {split!r}")
-        if val not in VALIDATIONS:
-            raise LightningMMError(f"UtdMhad: val must be one of {list(VALIDATIONS)}, got {val!r}")
-        if frames is not None and frames < 1:
-            raise LightningMMError(f"UtdMhad: frames must be positive or null (native length), got {frames}")
-        if stride < 1:
-            raise LightningMMError(f"UtdMhad: stride must be positive, got {stride}")
+        check_choice("UtdMhad: split", split, SPLITS)
+        check_choice("UtdMhad: val", val, VALIDATIONS)
+        if frames is not None:
+            check_whole("UtdMhad: frames", frames, 1)
+        check_whole("UtdMhad: stride", stride, 1)
         self.split, self.val, self.frames, self.stride = split, val, frames, stride
         self.root = find_folder("UtdMhad", "utd_mhad", root, [FILE])
         arrays = _read(self.root / FILE)
@@ -112,8 +110,7 @@ class UtdMhad(Dataset[dict[str, Any]]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"UtdMhad: index {index} is outside of the {len(self)} sequences of split {self.split!r}")
+        check_index("UtdMhad", index, len(self), self.split)
         inputs: dict[str, Any] = {}
         for name, sequences in self._sequences.items():
             values = sequences[index] if name == "skeleton" else _average(sequences[index], self.stride)
@@ -144,12 +141,9 @@ def _read(path: Path) -> dict[str, Array]:
             raise LightningMMError(f"UtdMhad: {path}: {name} holds values that are not finite; copy it again")
     for name, most in (("action", len(UtdMhad.class_names)), ("subject", 8), ("trial", 4)):
         values = arrays[name]
-        if values.shape != (count,) or not np.isin(values, range(1, most + 1)).all():
-            wrong = sorted(set(values.ravel().tolist()) - set(range(1, most + 1)))
-            raise LightningMMError(
-                f"UtdMhad: label out of range in {path}: {name} must be 1 to {most} for each of the {count} sequences, "
-                f"got {wrong[:8]} in an array of shape {values.shape}"
-            )
+        if values.shape != (count,):
+            raise LightningMMError(f"UtdMhad: {path} should hold {count} entries of {name}, got {values.shape}")
+        check_labels(f"{path}, {name}", values, range(1, most + 1), f"1 to {most}")
     return arrays
 
 

@@ -1,13 +1,11 @@
-"""Reading the files of image data sets: pictures of 8 and 16 bits, label images and arrays; errors name the file.
+"""Reading the files of image data sets: images of 8 and 16 bits and label images; errors name the file.
 
 Shapes: H x W pixels, C channels.
 """
 
 from __future__ import annotations
 
-import tokenize
-import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.data.readers.arrays import check_labels
+from lightning_mm.data.readers.damage import reading
+from lightning_mm.errors import LightningMMError
 
 Array = NDArray[Any]
 
@@ -30,8 +30,26 @@ _CHANNELS = {"L": 1, "I;16": 1, "I;16B": 1, "I": 1, "RGB": 3, "RGBA": 4}
 _FORMS = {1: "gray", 3: "RGB", 4: "four channels (RGBA)"}
 _LABEL_MODES = ("L", "P", "I;16", "I;16B", "I")  # numbers, or numbers with a palette of colours for the eye
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
-"""Pillow tells of damage in all of these ways, depending on where it begins; the last is a size that cannot be."""
+
+def decode(path: Path, modes: Collection[str] | None = None, expected: str = "") -> Image.Image:
+    """Decode an image file as Pillow does.
+
+    Args:
+        path: The file.
+        modes: The allowed modes of Pillow; any when not given.
+        expected: What has these modes, for the error: ``"8-bit gray"``.
+
+    Raises:
+        DataNotFoundError: If the file is not there.
+        PermissionError: If it may not be read.
+        LightningMMError: If it is damaged (truncated files are) or has another mode.
+    """
+    with reading(path), Image.open(path) as image:
+        image.load()
+        decoded = image.copy()
+    if modes is not None and decoded.mode not in modes:
+        raise LightningMMError(f"{path} should be {expected}, got mode {decoded.mode}")
+    return decoded
 
 
 def read_image(path: Path, channels: Sequence[int]) -> Array:
@@ -48,17 +66,16 @@ def read_image(path: Path, channels: Sequence[int]) -> Array:
         DataNotFoundError: If the file is not there.
         LightningMMError: If it is damaged, or has another number of channels.
     """
-    image, low = _open(path)
-    found = _CHANNELS.get(image.mode, 0)
-    if found not in channels:
-        wanted = " or ".join(_FORMS[number] for number in channels)
-        raise LightningMMError(f"{path} should be {wanted}, 8 or 16 bits, got mode {image.mode}")
+    modes = [mode for mode, number in _CHANNELS.items() if number in channels]
+    forms = " or ".join(_FORMS[number] for number in channels)
+    image = decode(path, modes, f"{forms}, 8 or 16 bits")
     values = np.asarray(image)
+    low = _low_bytes(path) if values.ndim == 3 else None
     if low is not None:
         values = values.astype(np.uint16) << 8 | np.asarray(low)
     elif values.dtype != np.uint8:
         values = values.astype(np.uint16)
-    return values.reshape(*values.shape[:2], found)
+    return values.reshape(*values.shape[:2], _CHANNELS[image.mode])
 
 
 def read_labels(path: Path, num_classes: int, first: int = 0, void: Sequence[int] = (VOID,)) -> NDArray[np.uint8]:
@@ -74,45 +91,11 @@ def read_labels(path: Path, num_classes: int, first: int = 0, void: Sequence[int
         DataNotFoundError: If the file is not there.
         LightningMMError: If it is damaged, has several channels, or holds other numbers.
     """
-    image, _ = _open(path)
-    if image.mode not in _LABEL_MODES:
-        raise LightningMMError(f"{path} should be a label image of one channel, got mode {image.mode}")
-    stored = np.asarray(image).astype(np.int64)
-    empty = np.isin(stored, void)
-    wrong = ~empty & ((stored < first) | (stored >= first + num_classes))
-    if wrong.any():
-        raise LightningMMError(
-            f"label out of range in {path}: expected {first} to {first + num_classes - 1}, and "
-            f"{' or '.join(map(str, void))} for no class; got {np.unique(stored[wrong])[:8].tolist()}"
-        )
-    return np.where(empty, VOID, stored - first).astype(np.uint8)
-
-
-def read_array(path: Path) -> NDArray[np.float32]:
-    """Read an ``.npy`` file of ``[H, W]`` finite numbers; pickled objects are refused, since they can run code.
-
-    Raises:
-        DataNotFoundError: If the file is not there.
-        LightningMMError: If it is damaged or holds something else.
-    """
-    try:
-        with path.open("rb") as file:
-            values = np.load(file, allow_pickle=False)
-            if not isinstance(values, np.ndarray):
-                raise ValueError("an archive, not one array")
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
-    except PermissionError:  # an OSError, but no damage
-        raise
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise LightningMMError(f"{path} is damaged ({error}); copy it again from the source") from error
-    if values.dtype.kind not in "iuf" or values.ndim != 2:
-        raise LightningMMError(f"{path}: expected numbers [H, W], got {values.dtype} of shape {values.shape}")
-    numbers: NDArray[np.float32] = values.astype(np.float32)
-    bad = int((~np.isfinite(numbers)).sum())
-    if bad:
-        raise LightningMMError(f"{path} holds {bad} values that are not finite; copy it again from the source")
-    return numbers
+    stored = np.asarray(decode(path, _LABEL_MODES, "a label image of one channel")).astype(np.int64)
+    last = first + num_classes - 1
+    expected = f"{first} to {last}, and {' or '.join(map(str, void))} for no class"
+    check_labels(path, stored, [*void, *range(first, last + 1)], expected)
+    return np.where(np.isin(stored, void), VOID, stored - first).astype(np.uint8)
 
 
 def scale(values: Array) -> NDArray[np.float32]:
@@ -128,12 +111,23 @@ def scale(values: Array) -> NDArray[np.float32]:
     return scaled
 
 
-def resize_image(values: Array, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Scale and resize ``[H, W, C]``: mean over the area when smaller, bilinear when larger."""
+def check_size(name: str, size: Sequence[int]) -> tuple[int, int]:
+    """Return the height and width of an argument.
+
+    Raises:
+        LightningMMError: If one of them is not positive.
+    """
+    if len(size) != 2 or min(size) < 1:
+        raise LightningMMError(f"{name} must be a positive height and width, got {tuple(size)}")
+    return size[0], size[1]
+
+
+def resize_image(values: Array, size: tuple[int, int]) -> Array:
+    """Resize ``UInt8[H, W, C]`` or ``Float32[H, W, C]``: mean over the area when smaller, bilinear when larger."""
     height, width = size
     smaller = height <= values.shape[0] and width <= values.shape[1]
     how = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    layers = [Image.fromarray(np.ascontiguousarray(layer)) for layer in np.moveaxis(scale(values), -1, 0)]
+    layers = [Image.fromarray(np.ascontiguousarray(layer)) for layer in np.moveaxis(values, -1, 0)]
     return np.stack([np.asarray(layer.resize((width, height), how)) for layer in layers], axis=-1)
 
 
@@ -156,27 +150,17 @@ def to_tensor(values: Array, normalise: bool = False) -> torch.Tensor:
     return torch.from_numpy(scaled.transpose(2, 0, 1).copy())
 
 
-def _open(path: Path) -> tuple[Image.Image, Image.Image | None]:
-    """The decoded image, and the low bytes of one with three channels of 16 bits, of which Pillow gives the high ones.
+def _low_bytes(path: Path) -> Image.Image | None:
+    """The low bytes of an image with three or four channels of 16 bits, of which Pillow gives the high ones.
 
-    Such a PNG is decoded twice: once as Pillow does it, and once as if the low byte came last to be the high one.
+    Such a PNG is decoded once more, as if the low byte came last and were the high one.
     """
-    try:
-        with Image.open(path) as image:
-            # (decoder, extents, offset, raw mode): the last says how a pixel lies in the file.
-            raw = [tile[3] for tile in getattr(image, "tile", [])]
-            image.load()
-            loaded = image.copy()
-        if raw not in (["RGB;16B"], ["RGBA;16B"]):
-            return loaded, None
-        with Image.open(path) as image:
-            opened: Any = image
-            opened.tile = [(*opened.tile[0][:3], raw[0].replace("16B", "16L"))]
-            image.load()
-            return loaded, image.copy()
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
-    except PermissionError:  # an OSError, but no damage
-        raise
-    except DAMAGE as error:
-        raise LightningMMError(f"{path} is damaged ({error}); copy it again from the source") from error
+    with reading(path), Image.open(path) as image:
+        opened: Any = image
+        # (decoder, extents, offset, raw mode): the last says how a pixel lies in the file.
+        tiles = getattr(opened, "tile", [])
+        if [tile[3] for tile in tiles] not in (["RGB;16B"], ["RGBA;16B"]):
+            return None
+        opened.tile = [(*tiles[0][:3], tiles[0][3].replace("16B", "16L"))]
+        image.load()
+        return image.copy()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lightning_mm.data.readers.images import DAMAGE
+from lightning_mm.data.readers.images import decode
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 NUM_CLASSES = 60
@@ -81,7 +81,7 @@ def refuse(folder: Path, modality: str, recording: Recording, missing: list[int]
     if missing[0] + len(missing) == recording.length + 1:  # all of them at the end
         raise DataNotFoundError(
             f"NtuRgbd: the list says that {recording.name} has {recording.length} frames, but {folder} holds the first "
-            f"{recording.length - len(missing)}; copy it again, or mend the list"
+            f"{recording.length - len(missing)}; copy it again, or correct the list"
         )
     raise DataNotFoundError(
         f"NtuRgbd: {folder / FILES[modality].format(missing[0])} is not there; {len(missing)} of the "
@@ -90,24 +90,11 @@ def refuse(folder: Path, modality: str, recording: Recording, missing: list[int]
 
 
 def decode_frame(folder: Path, modality: str, place: int) -> Image.Image:
-    """A frame, counted from 0.
+    """Decode a frame, counted from 0.
 
     Raises:
         DataNotFoundError: If it is not there.
         PermissionError: If it may not be read.
         LightningMMError: If it is damaged or no image of its kind.
     """
-    path = folder / FILES[modality].format(place + 1)
-    try:
-        with Image.open(path) as image:
-            image.load()
-            loaded = image.copy()
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"NtuRgbd: {path} is gone since it was looked for") from error
-    except PermissionError:  # an OSError, but no damage
-        raise
-    except DAMAGE as error:
-        raise LightningMMError(f"NtuRgbd: {path} is damaged ({error}); copy it again from the source") from error
-    if loaded.mode not in _MODES[modality]:
-        raise LightningMMError(f"NtuRgbd: {path} should be {_WORDS[modality]}, got mode {loaded.mode}")
-    return loaded
+    return decode(folder / FILES[modality].format(place + 1), _MODES[modality], _WORDS[modality])

@@ -13,30 +13,21 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lightning_mm.data.readers.images import DAMAGE
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.data.readers.images import decode
 
 
-def read_photo(data_set: str, path: Path) -> Image.Image:
-    """An image of any mode (gray, palette, CMYK, with transparency) as RGB.
+def read_photo(path: Path) -> Image.Image:
+    """Read an image of any mode (gray, palette, CMYK, with transparency) as RGB.
 
     Raises:
-        DataNotFoundError: If the file is gone.
+        DataNotFoundError: If the file is not there.
         PermissionError: If it may not be read.
-        LightningMMError: If it is damaged, truncated among that.
+        LightningMMError: If it is damaged.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            # A palette may hold transparency, which only RGBA can take over.
-            whole = image.convert("RGBA") if image.mode == "P" else image
-            return whole.convert("RGB")
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{data_set}: {path} is gone since the data set was opened") from error
-    except PermissionError:  # an OSError, but no damage
-        raise
-    except DAMAGE as error:
-        raise LightningMMError(f"{data_set}: {path} is damaged ({error}); copy it again from the source") from error
+    photo = decode(path)
+    # A palette may hold transparency, which only RGBA can take over.
+    whole = photo.convert("RGBA") if photo.mode == "P" else photo
+    return whole.convert("RGB")
 
 
 def size_within(size: tuple[int, int], shorter: int, longer: int, multiple: int) -> tuple[int, int]:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.data.readers.damage import damaged, reading
+from lightning_mm.errors import LightningMMError
 
 _PLAIN = ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a pickle of NumPy arrays, numbers, texts and plain containers; nothing else is ever called.
+    """Read a pickle of NumPy arrays, numbers, texts and plain containers; nothing else is ever called.
 
     Files of Python 2 are read too, their strings as Latin-1, which keeps every byte.
 
@@ -26,28 +27,22 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataNotFoundError: If the file is not there.
         PermissionError: If it may not be read.
-        LightningMMError: If it is damaged, or names a class or function beyond those, which the message tells.
+        LightningMMError: If it is damaged, or needs another class or function, which the message names.
     """
-    try:
-        with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
+        try:
             return _PlainUnpickler(file, encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{path} is not there; copy it from the source") from error
-    except PermissionError:
-        raise
-    except _Refused as error:
-        raise LightningMMError(
-            f"{path} is no plain data: it asks for {error}, and unpickling that could run any code. Only NumPy arrays, "
-            "numbers, texts and plain containers are read; copy the file again from the source, or save its content "
-            "as such"
-        ) from error
-    except MemoryError as error:
-        raise LightningMMError(f"{path} needs more memory than there is, or is damaged") from error
-    # Any byte may be wrong, and with it any call that the file asks for.
-    except Exception as error:
-        raise LightningMMError(
-            f"{path} is damaged ({type(error).__name__}: {error}); copy it again from the source"
-        ) from error
+        except _Refused as error:
+            raise LightningMMError(
+                f"{path} is no plain data: it asks for {error}, and unpickling that could run any code. Only NumPy "
+                "arrays, numbers, texts and plain containers are read; copy the file again from the source, or save "
+                "its content as such"
+            ) from error
+        except MemoryError as error:
+            raise LightningMMError(f"{path} needs more memory than there is, or is damaged") from error
+        # Any byte may be wrong, and with it any call that the file asks for.
+        except Exception as error:
+            raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 class _Refused(Exception):
@@ -94,4 +89,4 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _encode,
 }
-"""Module and name in a file, in the words of NumPy 1 and 2 and of Python 2 and 3, to what stands for it."""
+"""Module and name in a file, as NumPy 1 and 2 and Python 2 and 3 write them, to the object that is meant."""

@@ -1,4 +1,4 @@
-"""The figures of classification, made of predictions and labels: pure functions, and the AUROC as a metric.
+"""Metrics of classification from predictions and labels: pure functions, and the AUROC as a torchmetrics metric.
 
 Shapes: N samples, C classes; a confusion matrix has the truth in rows, the prediction in columns.
 """
@@ -54,7 +54,7 @@ def weighted_f1(confusion: Real[Tensor, "class class"]) -> float:
 def auroc(score: Float[Tensor, " sample"], target: Int[Tensor, " sample"]) -> float:
     """Probability that a sample of class 1 has a higher score than one of class 0; ties count half.
 
-    NaN where one of the classes is not there, or a score is NaN; otherwise that of torchmetrics.
+    NaN if one of the classes is absent or a score is NaN; otherwise as in torchmetrics.
 
     Shape:
         ``Float[N]`` and ``Int[N]`` (0 or 1).
@@ -88,7 +88,7 @@ def class_one_probability(logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " b
     return logits.float().softmax(dim=1)[:, 1]
 
 
-def classification_figures(
+def classification_metrics(
     prediction: Int[Tensor, " sample"],
     target: Int[Tensor, " sample"],
     num_classes: int,
@@ -104,14 +104,14 @@ def classification_figures(
     """
     confusion = confusion_matrix(prediction, target, num_classes)
     correct = confusion.diagonal().sum().item()
-    figures = {"accuracy": correct / len(target) if len(target) else math.nan, "macro_f1": macro_f1(confusion)}
+    metrics = {"accuracy": correct / len(target) if len(target) else math.nan, "macro_f1": macro_f1(confusion)}
     if score is not None:
-        figures["auroc"] = auroc(score, target)
-    return figures
+        metrics["auroc"] = auroc(score, target)
+    return metrics
 
 
 class ClassOneAUROC(BinaryAUROC):
-    """AUROC of the probability of class 1; given logits ``[B, 2]``. NaN where only one class came, and no warning."""
+    """AUROC of the probability of class 1; given logits ``[B, 2]``. NaN and no warning if there is only one class."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         super().update(class_one_probability(preds), target)

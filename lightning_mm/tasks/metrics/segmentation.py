@@ -1,4 +1,4 @@
-"""Confusion matrices of samples and the figures made of them: pure functions, and one shell over an epoch.
+"""Metrics of segmentation from the confusion matrices of samples: pure functions, and one torchmetrics metric.
 
 Shapes: B samples, C classes, H x W pixels; a confusion matrix has the truth in rows, the prediction in columns.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 AbsentClasses = Literal["skip", "zero"]
-"""What a figure of a class counts where it is 0/0, the class being nowhere: ``skip``, there is none; ``zero``, 0."""
+"""What the metric of a class is if it is 0/0, since the class is nowhere: ``skip``, NaN; ``zero``, 0."""
 
-ClassFigure = Literal["iou", "acc", "f1"]
-"""What a class has of its own: intersection over union, recall (the accuracy of its pixels), F1."""
+ClassMetric = Literal["iou", "acc", "f1"]
+"""Metrics of one class: intersection over union, recall (the accuracy of its pixels), F1."""
 
 
 def confusion_per_sample(
@@ -44,9 +44,9 @@ def confusion_per_sample(
     return counts.view(len(target), num_classes, num_classes)
 
 
-def class_figures(
+def class_metrics(
     confusion: Real[Tensor, "class class"], absent_classes: AbsentClasses = "skip"
-) -> dict[ClassFigure, Float64[Tensor, " class"]]:
+) -> dict[ClassMetric, Float64[Tensor, " class"]]:
     """IoU, recall and F1 of every class; what is 0/0 is NaN, or 0 if ``absent_classes`` is ``zero``.
 
     IoU and F1 are 0/0 for a class that is in neither truth nor prediction. Recall is so for every class without a
@@ -56,17 +56,17 @@ def class_figures(
         ``Int[C, C]`` -> three times ``Float64[C]``, on the CPU.
 
     Example:
-        >>> class_figures(torch.tensor([[3, 1], [0, 0]]))["acc"]
+        >>> class_metrics(torch.tensor([[3, 1], [0, 0]]))["acc"]
         tensor([0.7500,    nan], dtype=torch.float64)
     """
     counts = confusion.double().cpu()
     hit, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    figures: dict[ClassFigure, Tensor] = {
+    metrics: dict[ClassMetric, Tensor] = {
         "iou": hit / (truth + predicted - hit),
         "acc": hit / truth,
         "f1": 2 * hit / (truth + predicted),
     }
-    return {name: value.nan_to_num(0.0) for name, value in figures.items()} if absent_classes == "zero" else figures
+    return {name: value.nan_to_num(0.0) for name, value in metrics.items()} if absent_classes == "zero" else metrics
 
 
 def mean_over_classes(values: Float64[Tensor, " class"], ignore_index: int) -> Float64[Tensor, ""]:
@@ -77,52 +77,52 @@ def mean_over_classes(values: Float64[Tensor, " class"], ignore_index: int) -> F
     return values[counted].mean()
 
 
-def segmentation_figures(
+def segmentation_metrics(
     confusion: Real[Tensor, "class class"],
     class_names: Sequence[str],
     ignore_index: int,
     absent_classes: AbsentClasses = "skip",
 ) -> dict[str, float]:
-    """The figures of a confusion matrix.
+    """Metrics of a confusion matrix.
 
-    ``miou``, ``macc`` and ``mf1`` are means over the classes of IoU, recall and F1, see :func:`class_figures` for
-    classes that have none. ``macc`` is the mean class accuracy (mAcc) of papers on RGB and thermal images, and not
-    ``pixel_accuracy``, the share of pixels that are right. ``iou_<class>`` stands for every class; of two classes there
-    is also ``iou``, that of class 1.
+    ``miou``, ``macc`` and ``mf1`` are means over the classes of IoU, recall and F1, see :func:`class_metrics` for
+    classes without a value. ``macc`` is the mean class accuracy (mAcc) of papers on RGB and thermal images, and not
+    ``pixel_accuracy``, the share of pixels that are right. There is an ``iou_<class>`` for every class; with two
+    classes also ``iou``, that of class 1.
 
     Args:
         confusion: ``Int[C, C]``.
         class_names: One name per class.
         ignore_index: The label that was left out of the counts; if it is one of the classes, so it is of the means.
-        absent_classes: Whether a figure of a class that is 0/0 is none (NaN) and left out of the mean, or 0 and counts,
-            as the code of CMNeXt has it.
+        absent_classes: Whether a metric of a class that is 0/0 is NaN and left out of the mean, or 0 and counts, as in
+            the code of CMNeXt.
     """
-    of_classes = class_figures(confusion, absent_classes)
-    figures = {f"m{name}": mean_over_classes(values, ignore_index).item() for name, values in of_classes.items()}
+    of_classes = class_metrics(confusion, absent_classes)
+    metrics = {f"m{name}": mean_over_classes(values, ignore_index).item() for name, values in of_classes.items()}
     counts = confusion.double().cpu()
-    figures["pixel_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()
+    metrics["pixel_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()
     iou = of_classes["iou"].tolist()
-    figures |= {f"iou_{name}": value for name, value in zip(class_names, iou)}
+    metrics |= {f"iou_{name}": value for name, value in zip(class_names, iou)}
     if len(class_names) == 2:
-        figures["iou"] = iou[1]
-    return figures
+        metrics["iou"] = iou[1]
+    return metrics
 
 
 class MeanOverClasses(MulticlassConfusionMatrix):
-    """The mean of a figure over the classes of an epoch, in the conventions of :func:`segmentation_figures`.
+    """The mean of a metric over the classes of an epoch, in the conventions of :func:`segmentation_metrics`.
 
-    The macro averages of torchmetrics have others: recall counts 0 for a class that is predicted but not in the truth,
-    recall and F1 do so for the ignored class if it is predicted, and a class that is nowhere never counts.
+    The macro averages of torchmetrics have other conventions: recall counts 0 for a class that is predicted but not in
+    the truth, recall and F1 do so for the ignored class if it is predicted, and a class that is nowhere never counts.
     """
 
     def __init__(
-        self, figure: ClassFigure, num_classes: int, ignore_index: int, absent_classes: AbsentClasses, **settings: Any
+        self, metric: ClassMetric, num_classes: int, ignore_index: int, absent_classes: AbsentClasses, **settings: Any
     ) -> None:
         super().__init__(num_classes, ignore_index=ignore_index, **settings)
-        self.figure: ClassFigure = figure
+        self.metric: ClassMetric = metric
         self.left_out, self.absent_classes = ignore_index, absent_classes
 
     def compute(self) -> Tensor:
         confusion = super().compute()
-        values = class_figures(confusion, self.absent_classes)[self.figure]
+        values = class_metrics(confusion, self.absent_classes)[self.metric]
         return mean_over_classes(values, self.left_out).to(confusion.device, torch.float32)

@@ -1,4 +1,4 @@
-"""The figures of sentiment analysis: pure functions, and the shells that run them over an epoch.
+"""Metrics of sentiment analysis: pure functions, and torchmetrics metrics that apply them to an epoch.
 
 Shapes: N samples; prediction and target are ``Float[N]``, the target in [-3, 3].
 """
@@ -40,13 +40,13 @@ def polarity(
     return (prediction > 0).long(), (target > 0).long()
 
 
-def polarity_figures(
+def polarity_metrics(
     prediction: Float[Tensor, " sample"],
     target: Float[Tensor, " sample"],
     convention: Convention,
     swapped: bool = False,
 ) -> tuple[float, float]:
-    """Accuracy and weighted F1 of the sign; NaN where no sample counts.
+    """Accuracy and weighted F1 of the sign; NaN if no sample counts.
 
     Args:
         prediction: ``Float[N]``.
@@ -54,23 +54,23 @@ def polarity_figures(
         convention: What the two classes are.
         swapped: Weight the F1 of a class by how often it is predicted and not by how often it is true. The reference
             code of MulT does, since it gives scikit-learn's ``f1_score`` the prediction as the truth; many published
-            F1 are of this kind. Of our figures ``f1_non0_swapped`` is, the other ``f1_*`` are not.
+            F1 are of this kind. Of our metrics ``f1_non0_swapped`` is, the other ``f1_*`` are not.
 
     Reference:
         MulT, arXiv 1906.00295.
     """
-    return binary_figures(*polarity(prediction, target, convention), swapped)
+    return binary_metrics(*polarity(prediction, target, convention), swapped)
 
 
-def binary_figures(
+def binary_metrics(
     prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"], swapped: bool = False
 ) -> tuple[float, float]:
-    """Accuracy and weighted F1 of classes 0 and 1, ``Int[N]`` twice; see :func:`polarity_figures` for ``swapped``."""
-    accuracy, f1, f1_swapped = _three_figures(prediction, target)
+    """Accuracy and weighted F1 of classes 0 and 1, ``Int[N]`` twice; see :func:`polarity_metrics` for ``swapped``."""
+    accuracy, f1, f1_swapped = _accuracy_and_f1(prediction, target)
     return accuracy, f1_swapped if swapped else f1
 
 
-def _three_figures(prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"]) -> tuple[float, float, float]:
+def _accuracy_and_f1(prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"]) -> tuple[float, float, float]:
     """Accuracy, and F1 weighted by how often a class is true and by how often it is predicted."""
     samples, predicted, true = len(target), int(prediction.sum()), int(target.sum())
     if not samples:
@@ -95,7 +95,7 @@ def rounded(values: Float[Tensor, " sample"], limit: int) -> Float[Tensor, " sam
 
 
 def pearson(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample"]) -> float:
-    """Pearson's r; NaN where predictions or targets are all the same, or there are fewer than two."""
+    """Pearson's r; NaN if predictions or targets are all the same, or there are fewer than two."""
     if len(target) < 2 or bool((prediction == prediction[0]).all()) or bool((target == target[0]).all()):
         return math.nan
     x, y = prediction.double(), target.double()
@@ -103,22 +103,22 @@ def pearson(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample
     return (x @ y / (x @ x).sqrt() / (y @ y).sqrt()).item()
 
 
-def sentiment_figures(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample"]) -> dict[str, float]:
+def sentiment_metrics(prediction: Float[Tensor, " sample"], target: Float[Tensor, " sample"]) -> dict[str, float]:
     """``mae``, ``pearson``, ``acc7``, ``acc5``, and accuracy and F1 of the sign in several conventions.
 
     ``acc2_has0`` and ``f1_has0``: non-negative against negative; ``acc2_non0`` and ``f1_non0``: positive against
     negative, samples with label zero left out. F1 is weighted by how often a class is true, but ``f1_non0_swapped``,
-    which is to stand beside figures of the code of MulT, by how often it is predicted.
+    which is comparable with the code of MulT, by how often it is predicted.
     """
-    figures = {
+    metrics = {
         "mae": (prediction.double() - target.double()).abs().mean().item(),
         "pearson": pearson(prediction, target),
         "acc7": (rounded(prediction, 3) == rounded(target, 3)).double().mean().item(),
         "acc5": (rounded(prediction, 2) == rounded(target, 2)).double().mean().item(),
     }
-    figures["acc2_has0"], figures["f1_has0"] = polarity_figures(prediction, target, "has0")
-    accuracy, f1, swapped = _three_figures(*polarity(prediction, target, "non0"))
-    return figures | {"acc2_non0": accuracy, "f1_non0": f1, "f1_non0_swapped": swapped}
+    metrics["acc2_has0"], metrics["f1_has0"] = polarity_metrics(prediction, target, "has0")
+    accuracy, f1, swapped = _accuracy_and_f1(*polarity(prediction, target, "non0"))
+    return metrics | {"acc2_non0": accuracy, "f1_non0": f1, "f1_non0_swapped": swapped}
 
 
 class Pearson(Metric):
@@ -169,7 +169,7 @@ class PolarityAccuracy(BinaryAccuracy):
 
 
 class PolarityF1(MulticlassF1Score):
-    """Weighted F1 of the sign, see :func:`polarity`, and :func:`polarity_figures` for ``swapped``."""
+    """Weighted F1 of the sign, see :func:`polarity`, and :func:`polarity_metrics` for ``swapped``."""
 
     def __init__(self, convention: Convention, swapped: bool = False) -> None:
         super().__init__(num_classes=2, average="weighted", validate_args=False)

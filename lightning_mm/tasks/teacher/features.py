@@ -1,4 +1,4 @@
-"""Features of chosen layers: picked by name, kept by hooks for the length of one forward, and compared.
+"""Features of layers: the layers are chosen by name, hooks keep their outputs for one forward, and they are compared.
 
 Shapes: B samples.
 """
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from lightning_mm.errors import LightningMMError
 
 Features = dict[str, list[Tensor]]
-"""A layer's name to what it put out, once for every time that it ran."""
+"""Layer name to its outputs, one for each time that it ran."""
 
 
 class FeatureTap:
-    """A forward hook that keeps what a layer puts out, of a tuple the first entry; an object, so that it pickles."""
+    """Forward hook that keeps the output of a layer, of a tuple the first entry; an object, so that it pickles."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -34,8 +34,8 @@ class FeatureTap:
         if not isinstance(first, Tensor) or not first.is_floating_point():
             came = first.dtype if isinstance(first, Tensor) else type(first).__name__
             raise LightningMMError(
-                f"teacher_layers: layer {self.name!r} ({type(module).__name__}) puts out {came}; expected a tensor of "
-                "floats, or a tuple that starts with one; choose a layer inside or after it"
+                f"distillation.layers: layer {self.name!r} ({type(module).__name__}) returns {came}; expected a tensor "
+                "of floats, or a tuple that starts with one; choose a layer inside or after it"
             )
         # A copy: the next layer may work in place (a ReLU behind a norm).
         self.features.append(first.clone())
@@ -45,8 +45,8 @@ class FeatureTap:
 def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, FeatureTap]]:
     """Keep the features of some layers in forwards inside this context.
 
-    The hooks are put on at its start and taken off at its end: so they run after those of an adapter, whenever that was
-    attached, and see what it has made of a layer's output.
+    The hooks are registered at its start and removed at its end. So they run after the hooks of an adapter, whenever it
+    was attached, and see the modulated outputs.
     """
     taps = {name: FeatureTap(name) for name in names}
     handles = [network.get_submodule(name).register_forward_hook(tap) for name, tap in taps.items()]
@@ -58,7 +58,7 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, Fe
 
 
 def features_of(taps: Mapping[str, FeatureTap]) -> Features:
-    """What the taps have kept.
+    """The features that the taps have kept.
 
     Raises:
         LightningMMError: If a layer did not run; all such layers are named.
@@ -66,24 +66,23 @@ def features_of(taps: Mapping[str, FeatureTap]) -> Features:
     idle = [name for name, tap in taps.items() if not tap.features]
     if idle:
         raise LightningMMError(
-            f"teacher_layers: {', '.join(map(repr, idle))} did not run as modules in the forward; their owner may use "
-            "their weights without calling them, or the network is compiled; choose a layer around them"
+            f"distillation.layers: {', '.join(map(repr, idle))} did not run as modules in the forward; their owner may "
+            "use their weights without calling them, or the network is compiled; choose a layer around them"
         )
     return {name: tap.features for name, tap in taps.items()}
 
 
 def choose_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the layers of a network that names or patterns fit, in the order of the network.
+    """Names of the layers that fit any of the names or patterns, in the order of the network.
 
-    Containers that are never called themselves (``nn.ModuleDict``, ``nn.ModuleList``) are left out where a pattern fits
-    them.
+    Containers that are never called themselves (``nn.ModuleDict``, ``nn.ModuleList``) are left out.
 
     Args:
         network: Any network; of a compiled one the layers of the original.
-        patterns: Names such as ``encoders.rgb`` or patterns such as ``decoder.*``, which fits all that lies inside.
+        patterns: Names such as ``encoders.rgb`` or patterns such as ``decoder.*``, which fits all layers inside.
 
     Raises:
-        LightningMMError: If one fits no layer.
+        LightningMMError: If a name or pattern fits no layer.
     """
     modules = {name: module for name, module in network.named_modules() if name}
     callable_ones = [name for name, module in modules.items() if type(module).forward is not nn.Module.forward]
@@ -92,7 +91,7 @@ def choose_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
             close = get_close_matches(pattern.strip("*.?"), callable_ones, n=5, cutoff=0.5)
             hint = f"close names: {close}" if close else f"its layers are named like {callable_ones[:5]}"
             raise LightningMMError(
-                f"teacher_layers: no layer of {type(network).__name__} that runs is called {pattern!r}; {hint}"
+                f"distillation.layers: no layer of {type(network).__name__} that runs is called {pattern!r}; {hint}"
             )
     return [name for name in callable_ones if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
@@ -100,7 +99,7 @@ def choose_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 def normalised_error(student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
     """Mean squared error divided by the mean square of the teacher, so that layers of any scale count alike.
 
-    A teacher that is zero everywhere divides by one. It gets no gradient.
+    The divisor is one if the teacher is zero everywhere. The teacher gets no gradient.
     """
     known = teacher.detach().float()
     power = known.square().mean()
@@ -108,7 +107,7 @@ def normalised_error(student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
 
 
 def feature_distance(student: Features, teacher: Features) -> Float[Tensor, ""]:
-    """Mean over layers of the normalised error of the student's features; a layer that ran often counts once.
+    """Mean over layers of the normalised error of the student's features; a layer that ran several times counts once.
 
     Student and teacher are one network, so the features have one shape and need no regressor between them.
 
@@ -132,16 +131,16 @@ def feature_distance(student: Features, teacher: Features) -> Float[Tensor, ""]:
         fixed = [name for name in teacher if not any(feature.requires_grad for feature in student[name])]
         if fixed:
             raise LightningMMError(
-                f"teacher_layers: {', '.join(map(repr, fixed))} lie before everything that is trained, so nothing can "
-                "bring their features nearer; leave them out, or adapt layers before them"
+                f"distillation.layers: {', '.join(map(repr, fixed))} come before everything that is trained, so "
+                "nothing can bring their features nearer; leave them out, or adapt layers before them"
             )
     terms = []
     for name, known in teacher.items():
         shapes = [[tuple(feature.shape) for feature in features] for features in (student[name], known)]
         if shapes[0] != shapes[1]:
             raise LightningMMError(
-                f"teacher_layers: layer {name!r} puts out {shapes[0]} with what is available and {shapes[1]} with all "
-                "that was observed; choose a layer that runs alike whatever is available"
+                f"distillation.layers: layer {name!r} returns {shapes[0]} for the available modalities and {shapes[1]} "
+                "for all observed ones; choose a layer that runs alike whatever is available"
             )
         terms.append(torch.stack([normalised_error(*pair) for pair in zip(student[name], known)]).mean())
     return torch.stack(terms).mean()

@@ -1,11 +1,10 @@
-"""What sets of registered pictures with a label image have in common: lists of names, splits, checks, the cache.
+"""What data sets of registered images with a label image have in common: lists of names, splits, checks, the cache.
 
 Shapes: H x W pixels, C channels.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,28 +16,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
+from lightning_mm.data.datasets.base.splits import SPLITS, check_index, fraction
 from lightning_mm.data.readers.folders import find_folder
-from lightning_mm.data.readers.images import resize_image, resize_labels, to_tensor
-from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError
+from lightning_mm.data.readers.images import check_size, resize_image, resize_labels, scale, to_tensor
+from lightning_mm.data.readers.lists import read_list
+from lightning_mm.errors import DataNotFoundError, IncompleteDataError, LightningMMError, check_choice, check_fraction
 
 Array = NDArray[Any]
 
-SPLITS = ("train", "val", "test")
-_LONGEST_NAME = 240  # bytes; file systems end at 255, the ending of the file among them
-
 
 class LabelledImages(Dataset[dict[str, Any]]):
-    """Base of data sets that list names, with a file or more per modality and a label image for each.
+    """Base of data sets that list names, with one or more files per modality and a label image for each.
 
-    A data set says where the files of a name lie (:meth:`modality_files`, :meth:`label_file`) and how they are read
+    A data set says where the files of a name are (:meth:`modality_files`, :meth:`label_files`) and how they are read
     (:meth:`read_modality`, :meth:`read_label`).
 
     Args:
         split: ``train``, ``val`` or ``test``.
         root: The folder; ``$LIGHTNING_MM_DATA/<about.name>`` when not given.
-        lists: Split to its list under ``root``; without a file for ``val`` it is split from ``train``.
         size: Height and width after resizing, in pixels; as stored when not given.
-        val_fraction: Part of the training list that is kept for validation when there is no list for it.
+        val_fraction: Part of the training list that is kept for validation if the data set has no list for it.
         allow_missing: Whether a sample may lack the files of some modalities; they are then None.
         cache: Whether decoded samples are kept in memory.
     """
@@ -46,30 +43,29 @@ class LabelledImages(Dataset[dict[str, Any]]):
     about: ClassVar[About]
     class_names: ClassVar[tuple[str, ...]]
     channels: ClassVar[dict[str, int]]
+    lists: ClassVar[dict[str, str]]
+    """Split to its list under the root; without a file for ``val`` it is split from ``train``."""
     normalised: ClassVar[str]
     """The modality that is brought to zero mean and unit standard deviation, as ImageNet."""
 
     def __init__(
         self,
         split: str,
-        root: str | None,
-        lists: dict[str, str],
-        size: tuple[int, int] | None,
-        val_fraction: float,
-        allow_missing: bool,
-        cache: bool,
+        root: str | None = None,
+        size: tuple[int, int] | None = None,
+        val_fraction: float = 0.1,
+        allow_missing: bool = False,
+        cache: bool = False,
     ) -> None:
         self.name = type(self).__name__
-        if split not in SPLITS:
-            raise LightningMMError(f"{self.name}: split must be one of {list(SPLITS)}, got {split!r}")
-        self.size = check_size(self.name, "size", size)
-        if not 0 <= val_fraction < 1:
-            raise LightningMMError(f"{self.name}: val_fraction must be at least 0 and below 1, got {val_fraction}")
+        check_choice(f"{self.name}: split", split, SPLITS)
+        self.size = None if size is None else check_size(f"{self.name}: size", size)
+        check_fraction(f"{self.name}: val_fraction", val_fraction, below_one=True)
         self.split, self.val_fraction, self.allow_missing, self.cache = split, val_fraction, allow_missing, cache
-        self.root = find_folder(self.name, self.about.name, root, [lists["train"], lists["test"]])
+        self.root = self.find_root(root)
         self._cache: dict[int, dict[str, Array | None]] = {}
         found, problems = {}, []
-        for name in self._find_ids(lists):
+        for name in self._find_ids():
             try:
                 found[name] = self._find_files(name)
             except DataNotFoundError as error:
@@ -78,16 +74,24 @@ class LabelledImages(Dataset[dict[str, Any]]):
         if problems:
             raise IncompleteDataError.of(problems, self)
 
+    def find_root(self, root: str | None) -> Path:
+        """Find the folder that holds the lists for train and test."""
+        return find_folder(self.name, self.about.name, root, [self.lists["train"], self.lists["test"]])
+
+    def names_of(self, split: str) -> tuple[str, ...]:
+        """Read the list of a split."""
+        return read_list(self.root / self.lists[split])
+
     def modality_files(self, name: str) -> dict[str, tuple[Path, ...]]:
         """Modality to the files that it needs, for one name of the list."""
         raise NotImplementedError
 
-    def label_file(self, name: str) -> Path:
-        """The label image of one name of the list."""
+    def label_files(self, name: str) -> tuple[Path, ...]:
+        """Where the label image of one name of the list may be; the first that exists is read."""
         raise NotImplementedError
 
     def read_modality(self, modality: str, files: Sequence[Path]) -> Array:
-        """Decode the files of one modality to ``[H, W, C]``, C = 1 or 3, in 8 bits, 16 bits or float32."""
+        """Decode the files of one modality to ``[H, W, C]`` in 8 bits, 16 bits or float32."""
         raise NotImplementedError
 
     def read_label(self, path: Path) -> NDArray[Any]:
@@ -98,62 +102,70 @@ class LabelledImages(Dataset[dict[str, Any]]):
         """Take the part of a decoded ``[H, W, ...]`` that is used; all of it unless overridden."""
         return values
 
+    def resize(self, values: Array, size: tuple[int, int]) -> Array:
+        """Resize a decoded modality; as floats in [0, 1] unless overridden."""
+        return resize_image(scale(values), size)
+
+    def normalise(self, modality: str, values: Array) -> Tensor:
+        """Turn ``[H, W, C]`` into ``Float[C, H, W]``; unless overridden, C = 1 becomes three equal channels."""
+        return to_tensor(values, modality == self.normalised)
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name}: index {index} is outside of the {len(self)} samples of {self.split!r}")
+        check_index(self.name, index, len(self), self.split)
         read = self._cache.get(index) or self._read(index)
         if self.cache:
             self._cache[index] = read
         inputs: dict[str, Tensor | None] = {}
         for modality in self.channels:
             values = read[modality]
-            inputs[modality] = None if values is None else to_tensor(values, modality == self.normalised)
+            inputs[modality] = None if values is None else self.normalise(modality, values)
         target = read["target"]
-        assert target is not None  # _find_files sees to it
+        assert target is not None  # _find_files makes sure of it
         return {"inputs": inputs, "target": torch.from_numpy(target.astype(np.int64))}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Tensor:
-        """Of the shape of the pictures that the sample has: pictures are registered, and all have three channels."""
-        return torch.zeros_like(next(value for value in sample["inputs"].values() if value is not None))
+        """Zeros of the height and width of the target, to which all images are registered."""
+        return torch.zeros(self.channels[modality], *sample["target"].shape)
 
     def explain_missing(self, index: int, modality: str) -> str:
-        """Which file was not there, and the way out."""
+        """Name the file that was not found, and the way out."""
         name = self.ids[index]
         return self._lacks(name, modality, self.modality_files(name)[modality])
 
     def _lacks(self, name: str, modality: str, files: Sequence[Path]) -> str:
         place = next((path for path in files if not path.is_file()), files[0])
         return (
-            f"{self.name}: sample {name} has no {modality}, sought at {place}; complete the data, take the name off "
+            f"{self.name}: sample {name} has no {modality}, expected at {place}; complete the data, take the name off "
             "its list, or set allow_missing=true"
         )
 
-    def _find_ids(self, lists: dict[str, str]) -> tuple[str, ...]:
-        own = self.root / lists.get(self.split, "")
-        if self.split == "test" or ("val" in lists and (self.root / lists["val"]).is_file()):
-            return read_list(self.name, own)
-        names = read_list(self.name, self.root / lists["train"])
+    def _find_ids(self) -> tuple[str, ...]:
+        if self.split == "test" or ("val" in self.lists and (self.root / self.lists["val"]).is_file()):
+            return self.names_of(self.split)
         held_out = self.split == "val"
+        names = self.names_of("train")
         return tuple(one for one in names if (fraction(self.about.name, one) < self.val_fraction) == held_out)
 
     def _find_files(self, name: str) -> dict[str, tuple[Path, ...]]:
-        """The files of one sample; ``target`` beside the modalities that it has."""
-        label = self.label_file(name)
-        if not label.is_file():
-            raise DataNotFoundError(f"{self.name}: sample {name} has no label image, sought at {label}")
+        """The files of one sample: ``target`` and the modalities that it has."""
+        labels = self.label_files(name)
+        label = next((path for path in labels if path.is_file()), None)
+        if label is None:
+            places = " or ".join(map(str, labels))
+            raise DataNotFoundError(f"{self.name}: sample {name} has no label image, expected at {places}")
         found: dict[str, tuple[Path, ...]] = {}
-        sought = self.modality_files(name)
-        for modality, files in sought.items():
+        wanted = self.modality_files(name)
+        for modality, files in wanted.items():
             if all(path.is_file() for path in files):
                 found[modality] = files
             elif not self.allow_missing:
                 raise DataNotFoundError(self._lacks(name, modality, files))
         if not found:
-            places = ", ".join(str(path) for files in sought.values() for path in files)
-            raise DataNotFoundError(f"{self.name}: sample {name} has no modality at all, sought at {places}")
+            places = ", ".join(str(path) for files in wanted.values() for path in files)
+            raise DataNotFoundError(f"{self.name}: sample {name} has no modality at all, expected at {places}")
         return {**found, "target": (label,)}
 
     def _read(self, index: int) -> dict[str, Array | None]:
@@ -178,59 +190,6 @@ class LabelledImages(Dataset[dict[str, Any]]):
                     f"{values.shape[:2]}"
                 )
             if self.size is not None:
-                part = resize_labels(part, self.size) if name == "target" else resize_image(part, self.size)
+                part = resize_labels(part, self.size) if name == "target" else self.resize(part, self.size)
             read[name] = part
         return read
-
-
-def read_list(data_set: str, path: Path) -> tuple[str, ...]:
-    """The names in a list: what stands before the first blank of every line that is not empty.
-
-    Raises:
-        DataNotFoundError: If the list is not there.
-        LightningMMError: If it is no text, names nothing, a name twice, or one that no file can have.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DataNotFoundError(f"{data_set}: the list {path} is not there; copy it from the source") from error
-    except UnicodeDecodeError as error:
-        raise LightningMMError(
-            f"{data_set}: {path} is no text file ({error}); copy it again from the source"
-        ) from error
-    names = tuple(line.split()[0] for line in lines if line.strip())
-    if not names:
-        raise LightningMMError(f"{data_set}: {path} is empty; expected one name a line")
-    longest = max(names, key=len)
-    if len(longest.encode()) > _LONGEST_NAME:
-        raise LightningMMError(
-            f"{data_set}: {path} is no list of names: one of them has {len(longest)} letters and begins with "
-            f"{longest[:20]!r}; expected one name a line"
-        )
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LightningMMError(f"{data_set}: {path} names {twice!r} twice; expected distinct names, one a line")
-    return names
-
-
-def fraction(data_set: str, name: str) -> float:
-    """A number in [0, 1) that depends on the two names alone, so that a sample keeps its side when others are added.
-
-    Example:
-        >>> 0 <= fraction("mfnet", "00001D") < 1
-        True
-    """
-    return int.from_bytes(hashlib.sha256(f"{data_set}/{name}".encode()).digest()[:8], "big") / 2**64
-
-
-def check_size(data_set: str, name: str, size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of an argument, positive both.
-
-    Raises:
-        LightningMMError: If they are not.
-    """
-    if size is None:
-        return None
-    if len(size) != 2 or min(size) < 1:
-        raise LightningMMError(f"{data_set}: {name} must be a positive height and width, got {tuple(size)}")
-    return size[0], size[1]

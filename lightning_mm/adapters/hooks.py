@@ -1,0 +1,110 @@
+"""The hooks of an adapter on its base; objects, so that they survive deepcopy, pickle, compile and export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_mm.adapters.basis import Basis
+from lightning_mm.adapters.call import AdapterCall, Current, LayerCall
+from lightning_mm.adapters.kinds.base import Bank
+from lightning_mm.adapters.layers.in_place import may_overwrite
+from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.tracing import tracing
+from lightning_mm.errors import LightningMMError
+
+
+class OpenHook:
+    """The first hook in a call of the base; runs before the user's own hooks, which may raise."""
+
+    def __init__(self, current: Current, basis: Basis) -> None:
+        self.current, self.basis = current, basis
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...]) -> None:
+        self.current.begin(AdapterCall(self.basis))
+
+
+class NetworkHook:
+    """The hook that changes the arguments of the base: fills absent inputs and passes ``available`` on."""
+
+    def __init__(self, prepare: Callable[[nn.Module, Call], Call]) -> None:
+        self.prepare = prepare
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return self.prepare(network, (args, kwargs))
+
+
+class EndHook:
+    """The last hook in a call of the base, also after an exception, so that layers called alone are not modulated."""
+
+    def __init__(self, current: Current) -> None:
+        self.current = current
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.current.end()
+
+
+class EntryHook:
+    """The hook that changes the arguments of one layer."""
+
+    def __init__(self, current: Current, site: Site, bank: Bank) -> None:
+        self.current, self.site, self.bank = current, site, bank
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        call = modulating(self.current, self.site)
+        if call is None:
+            return None
+        layer = LayerCall(call, self.site, module, args, kwargs)
+        call.entered.append(layer)
+        return self.bank.enter(layer)
+
+
+class SiteHook:
+    """The hook that modulates the output of one layer."""
+
+    def __init__(self, current: Current, site: Site, bank: Bank) -> None:
+        self.current, self.site, self.bank = current, site, bank
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        call = modulating(self.current, self.site)
+        if call is None:
+            return None
+        layer = None
+        while self.bank.changes_input and layer is None:
+            entered = call.entered.pop()  # other layers left theirs by an exception that the network caught
+            layer = entered if entered.site is self.site else None
+        if layer is None:
+            layer = LayerCall(call, self.site, module, args, kwargs)
+        layer.args, layer.kwargs = args, kwargs  # after all hooks changed them
+        layer.in_place = not tracing() and may_overwrite(module, output, self.site, self.bank in call.invertible)
+        if isinstance(output, tuple):
+            return (self.bank.leave(layer, output[0]), *output[1:])
+        return self.bank.leave(layer, output)
+
+
+def modulating(current: Current, site: Site) -> AdapterCall | None:
+    """Return the call that modulates the running layer; None if nothing modulates it.
+
+    Raises:
+        LightningMMError: If its adapter would get no gradient here.
+    """
+    situation = current.situation
+    call = situation.call
+    if not tracing():
+        # gradient checkpointing recomputes the layer after the call ended
+        if situation.enabled and torch._C._current_graph_task_id() != -1:
+            raise LightningMMError(
+                f"layer {site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
+                "adapters; switch it off in the network, which needs little memory for activations when frozen"
+            )
+        if call is not None and call.route is not None and call.grad_enabled and not torch.is_grad_enabled():
+            raise LightningMMError(
+                f"layer {site.name!r} runs without gradients in a call that needs them: the network runs it inside "
+                "torch.no_grad() or a reentrant gradient checkpoint, where its adapter would never learn; leave it out "
+                "with `exclude`, or remove that context"
+            )
+    return None if call is None or call.route is None else call

@@ -1,0 +1,19 @@
+"""Checks for graph recording by torch.compile, torch.export and torch.jit.trace."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def tracing() -> bool:
+    """Return whether a graph is being recorded by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def full_precision(device: str) -> AbstractContextManager[Any]:
+    """Switch autocast off if it is on; not entered otherwise, since entering costs more than a small product."""
+    off: AbstractContextManager[Any] = torch.autocast(device, enabled=False)
+    return off if tracing() or torch.is_autocast_enabled(device) else nullcontext()
