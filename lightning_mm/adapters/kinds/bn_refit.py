@@ -27,7 +27,7 @@ from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.adapters.tracing import full_precision
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, NotApplicableError
 from lightning_mm.tree import batch_size, take_rows
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -37,7 +37,7 @@ MIN_SAMPLES = 2
 """The fewest samples in a batch that have a variance."""
 
 
-class NoBatchNormError(LightningMMError):
+class NoBatchNormError(NotApplicableError):
     """The network has no BatchNorm with running statistics, so there is nothing to re-estimate."""
 
 
