@@ -39,7 +39,7 @@ class AbsentRows:
     """The two hooks of one encoder: drop repeated rows before it runs, and restore them in its output.
 
     Args:
-        current: Finds the running call of the adapter.
+        current: Access to the running call of the adapter.
         column: Column of the encoder's modality.
     """
 

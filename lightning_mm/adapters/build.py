@@ -104,7 +104,7 @@ def build_adapter(
 def _choose(
     network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
-    """Return details of the layers to adapt, the reasons to leave out others, and the names given without pattern."""
+    """Return details of the layers to adapt, the reasons to leave out others, and the names given literally."""
     every, refused = kind.choose(network)
     all_names = dict(network.named_modules())
     for pattern in (*(targets or ()), *exclude):

@@ -151,7 +151,7 @@ _SITUATIONS: ContextVar[Mapping[Any, Situation]] = ContextVar("lightning_mm_adap
 
 
 class Current:
-    """Finds the situation of one adapter in the current thread; a copy or a pickle starts empty."""
+    """The access to the situation of one adapter in the current thread; a copy or a pickle starts empty."""
 
     def __init__(self) -> None:
         self._none = self._in_graphs = Situation()

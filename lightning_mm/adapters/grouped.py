@@ -42,7 +42,7 @@ class GroupedForward:
 
     Args:
         network: The base.
-        current: Finds the running call of the adapter.
+        current: Access to the running call of the adapter.
         begin: Sets the state that the hooks read in a call, for some samples.
         for_all: See ``Adapter``.
     """

@@ -14,6 +14,6 @@ def tracing() -> bool:
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
-    """Switch autocast off if it is on; not entered otherwise, since entering costs more than a small product."""
+    """Return a context without autocast; an empty one if autocast is already off, since entering has a cost."""
     off: AbstractContextManager[Any] = torch.autocast(device, enabled=False)
     return off if tracing() or torch.is_autocast_enabled(device) else nullcontext()

@@ -102,8 +102,8 @@ def test_headers_of_whole_vilts_start_from_the_same_weights(name: str) -> None:
     ("file", "said"),
     [
         ("cmu_mosi/ssf.yaml", "MoMKE 77.05 / 76.46, TMDC 77.64 / 77.35"),
-        ("cmu_mosi/base.yaml", "to stand beside our acc2_non0 and f1_non0_swapped"),
-        ("cmu_mosei/base.yaml", "to stand beside our acc2_non0 and f1_non0_swapped"),
+        ("cmu_mosi/base.yaml", "compare with our acc2_non0 and f1_non0_swapped"),
+        ("cmu_mosei/base.yaml", "compare with our acc2_non0 and f1_non0_swapped"),
         ("ntu_rgbd/base.yaml", "UMDR's prediction is the mean of four"),
         ("ntu_rgbd/ssf.yaml", "the recipe (AdamW 3e-3, cosine, 10 epochs) is ours"),
     ],

@@ -226,7 +226,7 @@ def test_mistakes_are_answered_before_anything_is_traced(nothing_left: Path, mon
     for options, text in (
         ({"formats": []}, "formats must be a non-empty list"),
         ({"formats": "onnx"}, "formats must be a non-empty list"),
-        ({"formats": ["onxx"]}, r"one of the formats \['torch', 'onnx'\], got 'onxx'"),
+        ({"formats": ["onxx"]}, r"format must be one of \['torch', 'onnx'\], got 'onxx'"),
         ({"combinations": ["depth"]}, "unknown modality 'depth'"),
         ({"tolerance": -1.0}, "tolerance must be 0 or more, got -1"),
     ):

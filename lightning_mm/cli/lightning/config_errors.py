@@ -13,6 +13,7 @@ LONGEST = 500
 """Characters of a message that is shown unchanged."""
 
 _NOT_ACCEPTED = re.compile(r"[Oo]ption '([^']+)' is not accepted")
+_NOT_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
@@ -45,6 +46,9 @@ def shorten(message: str, parser: ArgumentParser) -> str:
             names = arguments_of(owners[-1])
             return f"{_where(message[: inner.start()])}: {_unknown(inner[1], names, owner=owners[-1])}"
         return _unknown(inner[1], _options(parser))
+    group = _NOT_IN_GROUP.search(message)
+    if group:
+        return f"{_where(message)}.{group[1]}: {_unknown(group[2], ())}"
     attribute = _NO_ATTRIBUTE.search(message)
     if attribute:
         return f"{_where(message)}: {_unknown_class(f'{attribute[1]}.{attribute[2]}')}"
