@@ -222,7 +222,6 @@ def test_old_keys_work_in_configs_on_the_command_line_and_in_studies(
         # `settings` and `tune` of a study go through the command line, into the config of the step
         from lightning_mm.cli.lightning.run import run_lightning
 
-        assert RECIPES["adapted"].overlay
         config = resolve(configs, {"model.init_args.teacher_weight": 0.5}, run_lightning)
         (tmp_path / "cell.yaml").write_text(yaml.safe_dump(config))
         command = ["fit", "-c", str(tmp_path / "cell.yaml")]
