@@ -18,7 +18,6 @@ from lightning_mm.compare.cells import resolve
 from torch import Tensor, nn
 
 from lightning_mm.cli import main
-from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import (
     BaseTask,
