@@ -34,7 +34,7 @@ class Step:
         method: Its method.
         stack: Config files, later ones win.
         overrides: Dotted key to value, stronger than the files.
-        patch: What the recipe changes in the resolved config, see :func:`lightning_mm.compare.step_runner.patched`.
+        patch: What the recipe changes in the resolved config, see :func:`lightning_mm.compare.cell_config.patched`.
         command: What is run with the finished ``cell.yaml``; empty if there is nothing to train.
         needs: Steps that must be finished first.
         key: Hash of everything that determines the outcome.

@@ -1,4 +1,4 @@
-"""Trace the programs of an export, write them, and check them.
+"""Traces, writes and checks the programs of an export.
 
 Shapes: B samples, M modalities.
 """
@@ -23,22 +23,39 @@ from lightning_mm.export.leaves import AVAILABLE, BATCH
 from lightning_mm.export.programs import CombinationProgram, FixedRows, MixedProgram, Source
 
 TRACED = 3
-"""The batch size of the traced call: not one, which torch.export takes for a constant."""
+"""The batch size of the traced call; torch.export would take one for a constant."""
 
 
 class Exporting:
-    """Writes and checks the programs of one export, all of them beside their places."""
+    """Writes and checks the programs of one export.
+
+    Args:
+        source: The eager network.
+        inputs: The inputs.
+        formats: Names of the formats to write.
+        outputs: Names of the outputs.
+        tolerance: The largest difference allowed.
+        seed: Seed of the data of the checks.
+        folder: Where the files are written.
+    """
 
     def __init__(
-        self, source: Source, inputs: CallInputs, formats: list[str], outputs: list[str], tolerance: float, seed: int
+        self,
+        source: Source,
+        inputs: CallInputs,
+        formats: list[str],
+        outputs: list[str],
+        tolerance: float,
+        seed: int,
+        folder: Path,
     ) -> None:
         self.source, self.inputs, self.formats, self.outputs = source, inputs, formats, outputs
-        self.tolerance, self.seed = tolerance, seed
+        self.tolerance, self.seed, self.folder = tolerance, seed, folder
 
     def combinations(
-        self, chosen: Sequence[str], beside: Path, required: bool
+        self, chosen: Sequence[str], required: bool
     ) -> tuple[dict[str, dict[str, ProgramFile]], str | None]:
-        """The programs of single combinations, or none and the reason."""
+        """Write the programs of single combinations; return them, or none and the reason."""
         programs = {}
         for combination in chosen:
             try:
@@ -53,23 +70,23 @@ class Exporting:
             except LightningMMError:  # the network reads an encoder's weights itself: leave them there
                 module = CombinationProgram(self.source.fold(combination), self.inputs, present, constants=False)
             program = self._trace(combination, module, module.names)
-            programs[combination] = self._files(combination, program, module.names, beside)
+            programs[combination] = self._files(combination, program, module.names)
         return programs, None
 
-    def mixed(self, beside: Path) -> dict[str, ProgramFile]:
-        """The program for all combinations."""
+    def mixed(self) -> dict[str, ProgramFile]:
+        """Write the program for all combinations."""
         module = MixedProgram(self.source, self.inputs)
         fill = self.source.fill
         with self.source.filled_by(None if fill is None else FixedRows(fill, self.inputs)):
             program = self._trace(ANY, module, [*module.names, AVAILABLE])
-        return self._files(ANY, program, [*module.names, AVAILABLE], beside)
+        return self._files(ANY, program, [*module.names, AVAILABLE])
 
     def _trace(self, name: str, module: nn.Module, names: list[str]) -> torch.export.ExportedProgram:
         sizes = {called: max(size, 2) for called, size in self.inputs.sizes.items()} | {BATCH: TRACED}
         modalities = self.source.modalities
         tensors = self.inputs.draw(sizes, torch.Generator().manual_seed(self.seed + 1))
         tensors[AVAILABLE] = modalities.masks()[torch.arange(TRACED) % (2 ** len(modalities) - 1)]
-        # a named one may be any size; the others may have to be, say, multiples of eight, which the trace finds out
+        # The batch may have any size; other sizes may have to be, say, multiples of eight, which tracing finds out.
         dims: dict[str, Any] = dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) | {BATCH: torch.export.Dim(BATCH)}
         axes: dict[str, dict[int, Any]] = {
             leaf.name: {axis: dims[size] for axis, size in enumerate(leaf.shape) if isinstance(size, str)}
@@ -85,11 +102,9 @@ class Exporting:
         except Exception as error:
             raise self._failed("torch.export", name, error) from error
 
-    def _files(
-        self, name: str, program: torch.export.ExportedProgram, names: list[str], beside: Path
-    ) -> dict[str, ProgramFile]:
+    def _files(self, name: str, program: torch.export.ExportedProgram, names: list[str]) -> dict[str, ProgramFile]:
         expected = cases(name, self.source, self.inputs, TRACED, self.seed)
-        return {each: self._file(each, name, program, names, expected, beside) for each in self.formats}
+        return {each: self._file(each, name, program, names, expected) for each in self.formats}
 
     def _file(
         self,
@@ -98,10 +113,9 @@ class Exporting:
         program: torch.export.ExportedProgram,
         names: list[str],
         expected: list[Case],
-        beside: Path,
     ) -> ProgramFile:
         form = format_of(format_name)
-        path = beside / f"{name}{form.suffix}"
+        path = self.folder / f"{name}{form.suffix}"
         try:
             with quiet(), torch.no_grad():
                 files = form.write(program, path, names, self.outputs)
@@ -134,7 +148,7 @@ class Exporting:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the fused attention, which ONNX does not know, and without warnings of the tracer about our hooks."""
+    """Disable fused attention, which ONNX lacks, and the tracer's warnings about our hooks."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

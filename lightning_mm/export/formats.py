@@ -1,4 +1,4 @@
-"""Writing and opening the two forms of a program: ``torch.export`` (``.pt2``) and ONNX (``.onnx``)."""
+"""Writes and opens programs in two formats: ``torch.export`` (``.pt2``) and ONNX (``.onnx``)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import Tensor
 from lightning_mm.errors import LightningMMError, check_choice
 
 Opened = Callable[[Sequence[Tensor]], list[Tensor]]
-"""A program that can be run: tensors in the order of its inputs -> tensors in the order of its outputs."""
+"""A program ready to run: tensors in the order of its inputs -> tensors in the order of its outputs."""
 
 INSTALL = "pip install 'lightning-mm[export]'"
 LARGEST_FILE = 1_900_000_000
-"""Bytes of weights above which those of ONNX lie in a file beside: protobuf ends at two gigabytes."""
+"""Bytes of weights above which ONNX keeps them in a second file: protobuf ends at two gigabytes."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How programs of one form are written and opened.
+    """A format: how its programs are written and opened.
 
     Args:
-        suffix: Of its files.
-        to_write: Packages that writing and checking need beside torch.
-        to_run: Packages that running needs beside torch.
-        write: Called with program, path and the names of inputs and outputs; gives the files written.
-        open: Called with a path and the names of the inputs.
+        suffix: Suffix of its files.
+        to_write: Packages that writing and checking need besides torch.
+        to_run: Packages that running needs besides torch.
+        write: Takes program, path and the names of inputs and outputs; returns the files written.
+        open: Takes a path and the names of the inputs.
     """
 
     suffix: str
@@ -41,10 +41,10 @@ class Format:
 
 
 def require(packages: Iterable[str], what: str) -> dict[str, str]:
-    """Versions of packages.
+    """Return the versions of packages.
 
     Raises:
-        LightningMMError: If one is not installed; the message says how to.
+        LightningMMError: If one is not installed; the message says how to install it.
     """
     versions = {}
     for package in packages:
@@ -80,12 +80,12 @@ def _write_onnx(
     program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
 ) -> list[Path]:
     weights = [*program.state_dict.values(), *program.constants.values()]
-    beside = sum(one.nbytes for one in weights if isinstance(one, Tensor)) > LARGEST_FILE
+    two_files = sum(one.nbytes for one in weights if isinstance(one, Tensor)) > LARGEST_FILE
     made: Any = torch.onnx.export(
         program, (), dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
     )
-    made.save(str(path), external_data=beside)
-    return [path, path.with_name(f"{path.name}.data")] if beside else [path]
+    made.save(str(path), external_data=two_files)
+    return [path, path.with_name(f"{path.name}.data")] if two_files else [path]
 
 
 def _open_onnx(path: Path, inputs: Sequence[str]) -> Opened:
@@ -109,6 +109,10 @@ FORMATS = {
 
 
 def format_of(name: str) -> Format:
-    """Look a format up by its name; an unknown one is a LightningMMError."""
+    """Look up a format by its name.
+
+    Raises:
+        LightningMMError: If there is no such format.
+    """
     check_choice("format", name, FORMATS)
     return FORMATS[name]

@@ -1,4 +1,4 @@
-"""``export.json``: what an export holds, in which files, and what was measured when they were written."""
+"""``export.json``: the programs of an export, their files, and their measured differences from the network."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ProgramFile:
     """A program on disk.
 
     Args:
-        sha256: Of each file by its name; the program is the first, ONNX may have its weights in a second.
-        difference: The largest difference from the eager network that was measured before it was put in its place.
+        sha256: File name to hash; the first file is the program, ONNX may keep its weights in a second one.
+        difference: The largest measured difference from the eager network.
     """
 
     sha256: dict[str, str]
@@ -43,12 +43,12 @@ class Index:
     Args:
         modalities: Names in order, the columns of ``available``.
         leaves: The tensors of their inputs.
-        sizes: Sizes of the named axes in the example; placeholders have them.
+        sizes: Sizes of the named axes in the example, used for placeholders.
         form: The form of the outputs, see :func:`~lightning_mm.export.leaves.form_of`.
         dtypes: Name of an output to its dtype.
         programs: Combination, or ``"any"``, to format to file.
-        tolerance: What a difference may be.
-        not_folded: Why there are no programs of single combinations.
+        tolerance: The largest difference allowed.
+        not_folded: Why there are no programs of single combinations, if they are missing.
         about: Network, fingerprint, adapter, fill and versions.
     """
 
@@ -63,7 +63,7 @@ class Index:
     about: dict[str, Any] = field(default_factory=dict)
 
     def names(self, program: str) -> list[str]:
-        """Names of the inputs of a program, in order."""
+        """Return the names of the inputs of a program, in order."""
         if program == ANY:
             return [*(leaf.name for leaf in self.leaves), AVAILABLE]
         present = self.modalities.parse(program)
@@ -75,11 +75,11 @@ class Index:
         return names_in(self.form)
 
     def files(self) -> list[str]:
-        """Names of all files but the index."""
+        """Return the names of all files but the index."""
         return [file for formats in self.programs.values() for one in formats.values() for file in one.sha256]
 
     def largest_difference(self) -> float:
-        """Of all programs."""
+        """Return the largest difference of all programs."""
         return max(one.difference for formats in self.programs.values() for one in formats.values())
 
     def to_json(self) -> str:
@@ -133,13 +133,13 @@ def read_index(folder: str | Path) -> Index:
     """Read the index of an export.
 
     Raises:
-        DataNotFoundError: If there is none.
-        LightningMMError: If it is damaged, or of another version.
+        DataNotFoundError: If it is missing.
+        LightningMMError: If it is damaged or has another version.
     """
     path = Path(folder) / INDEX
     if not path.is_file():
         raise DataNotFoundError(
-            f"no export in {folder}: {INDEX} is not there; `export_adapted` and `lightning-mm export` write it"
+            f"no export in {folder}: {INDEX} is missing; `export_adapted` and `lightning-mm export` write it"
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -153,6 +153,6 @@ def read_index(folder: str | Path) -> Index:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file."""
+    """Hash a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

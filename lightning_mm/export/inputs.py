@@ -1,4 +1,4 @@
-"""The inputs of exported programs, as an example of a call shows them.
+"""The inputs of exported programs, derived from an example of a call.
 
 Shapes: B samples, M modalities.
 """
@@ -19,21 +19,21 @@ from lightning_mm.missing.fills import Nest
 from lightning_mm.tree import Path, dotted, leaves_of, map_leaves, tensors_of
 
 Dynamic = Mapping[str, Mapping[int, str]]
-"""Name of a tensor to its axes whose size may change, each with a name; axes of one name have one size."""
+"""Name of a tensor to its axes of variable size, each with a name; axes of the same name have the same size."""
 
 
 class CallInputs:
-    """The tensors of all modalities by name, and how a call of the network is made of them.
+    """The tensors of all modalities by name, from which it makes calls of the network.
 
     Args:
-        network: Whose call it is.
-        paths: Where each modality's input lies in a call.
+        network: The network.
+        paths: Where each modality's input is in a call.
         example: ``(args, kwargs)`` of a typical call with an input for every modality.
-        dynamic: Axes whose size may change beside the batch's, e.g. ``{"text.values": {1: "steps"}}``.
+        dynamic: Axes of variable size besides the batch axis, e.g. ``{"text.values": {1: "steps"}}``.
 
     Raises:
         LightningMMError: If a modality has no input, another argument is a tensor, a tensor is not batch first, or an
-            axis in ``dynamic`` is not there.
+            axis in ``dynamic`` does not exist.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CallInputs:
         self._refuse_strays(network)
 
     def _note(self, axes: dict[str, dict[int, str]], modality: str, keys: Path, value: Any) -> Any:
-        """A leaf in the place of a tensor; constants stay."""
+        """Replace a tensor by its leaf; constants stay."""
         if not isinstance(value, Tensor):
             return value
         name = Leaf(modality, keys, (), value.dtype).name
@@ -108,11 +108,11 @@ class CallInputs:
             )
 
     def of(self, modalities: Sequence[str]) -> list[Leaf]:
-        """The tensors of some modalities."""
+        """Return the leaves of some modalities."""
         return [leaf for leaf in self.leaves if leaf.modality in modalities]
 
     def call(self, tensors: Mapping[str, Tensor]) -> Call:
-        """A call of the network with these tensors; plain arguments are those of the example."""
+        """Make a call of the network with these tensors; plain arguments come from the example."""
 
         def pick(keys: Path, leaf: Any) -> Any:
             return tensors[leaf.name] if isinstance(leaf, Leaf) else leaf
@@ -123,11 +123,11 @@ class CallInputs:
         return call
 
     def complete(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Placeholders for the tensors that are not given; sizes are those of what is given, else the example's."""
+        """Add placeholders for missing tensors; sizes come from the given tensors, else from the example."""
         return completed(self.leaves, given, self.sizes)
 
     def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Random tensors whose entries occur in the example (ids and lengths stay valid), else normal ones."""
+        """Draw random tensors with entries of the example (ids and lengths stay valid), or normal if it is constant."""
         drawn = {}
         for leaf in self.leaves:
             entries = self.examples[leaf.name].flatten()

@@ -27,9 +27,9 @@ class Leaf:
     """One tensor of the input of a modality.
 
     Args:
-        modality: Whose input it is part of.
-        path: The keys that lead to it; empty where the input is a plain tensor.
-        shape: Sizes; a name stands for a size that may change from call to call, first of all ``"batch"``.
+        modality: The modality.
+        path: The keys that lead to it; empty if the input is a plain tensor.
+        shape: Sizes; a variable size is given by its name, the first one ``"batch"``.
         dtype: Its dtype.
     """
 
@@ -44,7 +44,7 @@ class Leaf:
 
     @property
     def inner(self) -> str:
-        """Where it lies inside its input, as fills are told."""
+        """Its path inside its input, as fills take it."""
         return ".".join(map(str, self.path))
 
     @property
@@ -53,11 +53,11 @@ class Leaf:
         return bool(self.path) and self.path[-1] == LENGTH and not self.dtype.is_floating_point
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Its shape where named axes have these sizes."""
+        """Return its shape with these sizes of named axes."""
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
     def blank(self, sizes: Mapping[str, int]) -> Tensor:
-        """A placeholder of that shape: zeros, and lengths of one step, since a sequence of none cannot be packed."""
+        """Make a placeholder: zeros, and lengths of one step, since an empty sequence cannot be packed."""
         make = torch.ones if self.is_length else torch.zeros
         return make(self.sized(sizes), dtype=self.dtype)
 
@@ -83,7 +83,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def completed(leaves: Sequence[Leaf], given: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """All tensors by name, placeholders for those not given; named axes as in what is given, else as in ``sizes``."""
+    """Add placeholders for missing tensors; named axes have the size in ``given``, else the one in ``sizes``."""
     sizes = dict(sizes)
     for leaf in leaves:
         if leaf.name in given:
@@ -96,7 +96,7 @@ def completed(leaves: Sequence[Leaf], given: Mapping[str, Tensor], sizes: Mappin
 
 
 def form_of(outputs: Nest) -> Any:
-    """The form of outputs in plain types: None, ``{"tensor": name}``, and dicts, lists and tuples of such.
+    """Describe the form of outputs in plain types: None, ``{"tensor": name}``, and dicts, lists and tuples of these.
 
     Raises:
         LightningMMError: If they hold anything but tensors and None.
@@ -113,7 +113,7 @@ def form_of(outputs: Nest) -> Any:
             kind = "list" if isinstance(value, list) else "tuple"
             return {kind: [form(item, f"{name}.{i}") for i, item in enumerate(value)]}
         raise LightningMMError(
-            f"the outputs of the network hold a {type(value).__name__} at {name!r}; an exported program puts out "
+            f"the outputs of the network hold a {type(value).__name__} at {name!r}; an exported program outputs "
             "tensors, and dicts, lists and tuples of them"
         )
 
@@ -121,7 +121,7 @@ def form_of(outputs: Nest) -> Any:
 
 
 def names_in(form: Any) -> list[str]:
-    """Names of the tensors of a form, in the order of :func:`lightning_mm.tree.tensors_of`."""
+    """List the names of the tensors of a form, in the order of :func:`lightning_mm.tree.tensors_of`."""
     if form is None:
         return []
     ((kind, inner),) = form.items()
@@ -131,7 +131,7 @@ def names_in(form: Any) -> list[str]:
 
 
 def formed(form: Any, tensors: Mapping[str, Tensor]) -> Nest:
-    """The outputs of a form, a named tuple as a plain one."""
+    """Arrange tensors in a form; named tuples become plain tuples."""
     if form is None:
         return None
     ((kind, inner),) = form.items()

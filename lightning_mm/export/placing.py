@@ -1,4 +1,4 @@
-"""Put the files of an export in their places all at once, or leave nothing behind."""
+"""Replaces the files of an export all at once, or leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def placed(folder: Path) -> Iterator[Path]:
 
 
 def files_of(folder: Path) -> set[str]:
-    """Files of the export that is there already; only plain names, whatever its index says."""
+    """List the files of an existing export; paths in its index that lead elsewhere are left out."""
     try:
         return {file for file in read_index(folder).files() if Path(file).name == file}
     except LightningMMError:

@@ -1,4 +1,4 @@
-"""What is exported: modules that take named tensors in a fixed order and put out tensors.
+"""The modules that are exported: they take named tensors in a fixed order and output tensors.
 
 Shapes: B samples, M modalities.
 """
@@ -25,13 +25,13 @@ from lightning_mm.tree import tensors_of
 
 
 class Source(nn.Module):
-    """A copy of the network on the CPU, with its adapter or without: eager outputs, and folds.
+    """A copy of the network on the CPU, with its adapter or without one; runs eagerly and folds.
 
     Args:
         network: The network; with an adapter, the base that it is attached to.
         modalities: Names in order.
-        paths: Where each modality's input lies in a call.
-        fill: What stands for absent inputs of a network without an adapter; an adapter has its own.
+        paths: Where each modality's input is in a call.
+        fill: The fill of a network without an adapter; an adapter has one itself.
         adapter: The adapter.
     """
 
@@ -46,7 +46,7 @@ class Source(nn.Module):
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
-        # together, so that the hooks of the one lead to the copy of the other
+        # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
         self.own_fill = own if self.adapter is None else None
         self.modalities, self.paths = modalities, dict(paths)
@@ -59,7 +59,7 @@ class Source(nn.Module):
 
     @contextmanager
     def filled_by(self, fill: Fill | None) -> Iterator[None]:
-        """Use another fill for a while."""
+        """Use another fill within the block."""
         before, owner, name = self.fill, self.adapter or self, "own_fill" if self.adapter is None else "fill"
         setattr(owner, name, fill)
         try:
@@ -68,7 +68,7 @@ class Source(nn.Module):
             setattr(owner, name, before)
 
     def forward(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Any:
-        """Outputs for any combinations in one batch."""
+        """Run the network; a batch may mix combinations."""
         if self.adapter is not None:
             with self.adapter.using(available):
                 return self.network(*call[0], **call[1])
@@ -80,7 +80,7 @@ class Source(nn.Module):
         return self.network(*call[0], **call[1])
 
     def fold(self, combination: str) -> Folded:
-        """The plain network of one combination.
+        """Make the plain network of one combination.
 
         Raises:
             LightningMMError: If the adapter cannot be folded.
@@ -91,10 +91,10 @@ class Source(nn.Module):
 
 
 class FixedRows(Fill):
-    """The rows of another fill for inputs of one shape, as tensors: a program can hold no generator and no file.
+    """A fill with the rows of another one stored as tensors: a program can hold no generator and no file.
 
     Raises:
-        LightningMMError: If a row has a size of its own on an axis whose size may change.
+        LightningMMError: If a row has a fixed size on an axis of variable size.
     """
 
     def __init__(self, fill: Fill, inputs: CallInputs) -> None:
@@ -102,7 +102,7 @@ class FixedRows(Fill):
         self._buffer_of: dict[tuple[str, str], str] = {}
         for number, leaf in enumerate(inputs.leaves):
             if leaf.is_length:
-                continue  # that of an absent sequence is one, whatever the fill
+                continue  # the length of an absent sequence is one for every fill
             row = fill.row(leaf.modality, inputs.examples[leaf.name], leaf.inner).detach().cpu().clone()
             for axis, size in enumerate(leaf.shape[1:], start=1):
                 own = axis - len(leaf.shape) + row.ndim
@@ -120,13 +120,13 @@ class FixedRows(Fill):
 
 
 class CombinationProgram(nn.Module):
-    """One combination: takes the tensors of its modalities, makes the absent ones inside.
+    """The program of one combination: takes the tensors of its modalities and makes placeholders for the others.
 
     Args:
-        folded: The network of the combination; its fill is replaced by rows.
+        folded: The network of the combination; its fill is replaced by fixed rows.
         inputs: The inputs.
-        modalities: Those of the combination.
-        constants: Whether the encoders of absent modalities become constants where no size of their inputs may change.
+        modalities: The modalities of the combination.
+        constants: Whether encoders of absent modalities become constants if the sizes of their inputs are fixed.
     """
 
     def __init__(self, folded: Folded, inputs: CallInputs, modalities: tuple[str, ...], constants: bool = True) -> None:
@@ -149,7 +149,7 @@ class CombinationProgram(nn.Module):
 
 
 class MixedProgram(nn.Module):
-    """All combinations: takes the tensors of all modalities and ``available``; rows may differ."""
+    """The program for all combinations: takes all tensors and ``available``; rows may differ."""
 
     def __init__(self, source: Source, inputs: CallInputs) -> None:
         super().__init__()
@@ -162,5 +162,5 @@ class MixedProgram(nn.Module):
 
 
 def flat(outputs: Any) -> Tensor | tuple[Tensor, ...]:
-    """A tensor as it is, the tensors of a nest in a tuple."""
+    """Return a tensor unchanged, the tensors of a nest as a tuple."""
     return outputs if isinstance(outputs, Tensor) else tuple(tensors_of(outputs))

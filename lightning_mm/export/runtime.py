@@ -1,4 +1,4 @@
-"""Run an export: picks the program by what is available.
+"""Runs an export: picks the program for the available modalities.
 
 Shapes: B samples, M modalities.
 """
@@ -26,11 +26,11 @@ class Runtime:
     """The programs of an export, opened when they are first needed; runs on the CPU.
 
     Args:
-        folder: What ``export_adapted`` or ``lightning-mm export`` wrote.
+        folder: A folder written by ``export_adapted`` or ``lightning-mm export``.
         backend: ``torch`` or ``onnx`` (which needs onnxruntime).
 
     Raises:
-        DataNotFoundError: If there is no export, or a file of it is gone when it is needed.
+        DataNotFoundError: If there is no export, or one of its files is missing when needed.
         LightningMMError: If it holds no programs of the backend, a file is damaged or a package is missing; when
             called, if the inputs do not fit.
 
@@ -54,12 +54,12 @@ class Runtime:
         self._opened: dict[str, Opened] = {}
 
     def __call__(self, inputs: Mapping[str, Nest | None], available: Tensor | NDArray[np.bool_] | None = None) -> Nest:
-        """Outputs for one batch, in the form of the network's.
+        """Run one batch; outputs have the form of the network's.
 
         Args:
             inputs: Modality to its input as the network takes it, tensors or arrays, batch first; a modality that is
                 absent from the whole batch may be left out or None.
-            available: ``Bool[B, M]``, rows may differ; None stands for all that is given.
+            available: ``Bool[B, M]``, rows may differ; by default all given inputs are available.
         """
         given = self._read(inputs)
         size = next((len(tensor) for tensor in given.values()), 0)
@@ -90,7 +90,7 @@ class Runtime:
     def _grouped(
         self, given: dict[str, Tensor], names: Sequence[str], of_row: Int[Tensor, " batch"]
     ) -> dict[str, Tensor]:
-        """Without a program for all combinations: the rows of each combination by themselves."""
+        """Run the rows of each combination separately, without a program for all combinations."""
         together: dict[str, Tensor] = {}
         for number, name in enumerate(names):
             mine = (of_row == number).nonzero().flatten()
@@ -158,7 +158,7 @@ class Runtime:
 
 
 def _tensor_at(leaf: Leaf, value: Nest) -> Tensor:
-    """The tensor of a leaf in the input of its modality."""
+    """Find the tensor of a leaf in the input of its modality."""
     for key in leaf.path:
         try:
             value = value[key]
@@ -177,7 +177,7 @@ def _tensor_at(leaf: Leaf, value: Nest) -> Tensor:
 
 
 def _check_leaf(leaf: Leaf, tensor: Tensor, sizes: dict[str, tuple[int, str]]) -> None:
-    """Refuse another dtype or shape; ``sizes`` remembers those of named axes, and whose they are."""
+    """Refuse another dtype or shape; ``sizes`` collects the sizes of named axes, with the input they come from."""
     if tensor.dtype != leaf.dtype:
         raise LightningMMError(f"input {leaf.name!r}: expected {name_of(leaf.dtype)}, got {name_of(tensor.dtype)}")
     expected = tuple(leaf.shape)
@@ -188,8 +188,8 @@ def _check_leaf(leaf: Leaf, tensor: Tensor, sizes: dict[str, tuple[int, str]]) -
         raise LightningMMError(f"input {leaf.name!r}: expected shape {list(expected)}, got {list(tensor.shape)}")
     for axis, called in enumerate(expected):
         if isinstance(called, str):
-            size, whose = sizes.setdefault(called, (tensor.shape[axis], leaf.name))
+            size, other = sizes.setdefault(called, (tensor.shape[axis], leaf.name))
             if size != tensor.shape[axis]:
                 raise LightningMMError(
-                    f"inputs {whose!r} and {leaf.name!r} must agree in {called!r}, got {size} and {tensor.shape[axis]}"
+                    f"inputs {other!r} and {leaf.name!r} must agree in {called!r}, got {size} and {tensor.shape[axis]}"
                 )

@@ -77,7 +77,7 @@ class Figures:
     @cached_property
     def covered(self) -> list[str]:
         """Incomplete combinations for which a dedicated network was swept."""
-        dedicated = {name for own in self.beside(DEDICATED).values.values() for name in own}
+        dedicated = {name for own in self._of_method(DEDICATED).values.values() for name in own}
         return [name for name in self.incomplete if name in dedicated]
 
     @cached_property
@@ -90,10 +90,6 @@ class Figures:
         same = len({row.value for row in own}) == 1 and len(self.values) == 1
         return same and len(own) == len(self.combinations) > 1 and all(row.low is None for row in own)
 
-    def beside(self, method: str) -> Figures:
-        """The figures of another method of the same sweep and metric."""
-        return replace(self, method=method)
-
     def of(self, combination: str) -> Figure:
         """The figure of one combination, over all seeds that have it."""
         rows = self._rows.get(self.modalities.canonical(combination), [])
@@ -103,16 +99,11 @@ class Figures:
         value = float(np.mean(values)) if values else math.nan
         return Figure(value, by_seed.spread(values), interval, tuple(sorted(row.seed for row in rows)))
 
-    def mean(self, combinations: Iterable[str] | None = None, among: Iterable[int] | None = None) -> Figure:
-        """The mean over combinations.
-
-        Args:
-            combinations: Which; all incomplete ones by default.
-            among: Seeds to choose from, if any of them has all of these combinations; all by default.
-        """
+    def mean(self, combinations: Iterable[str] | None = None) -> Figure:
+        """The mean over combinations, all incomplete ones by default."""
         names = self.incomplete if combinations is None else list(combinations)
         interval = self.bootstrap.mean_interval(self.method, self.metric, names) if self.bootstrap else None
-        return self._mean(names, by_seed.counting(self.values, names, among), interval)
+        return self._mean(names, by_seed.counting(self.values, names), interval)
 
     def mean_per_seed(self, combinations: Iterable[str] | None = None) -> dict[int, float]:
         """Seed to its mean over combinations (all incomplete ones by default); incomplete seeds are left out."""
@@ -150,9 +141,10 @@ class Figures:
         Positive is better, in either direction of the metric. If no seed is shared, the means of different seeds are
         compared and ``seeds`` is empty.
         """
-        them = self.beside(other)
+        them = self._of_method(other)
         seeds = shared_seeds([self, them], self.incomplete)
-        value = robustness.gain(self.mean(among=seeds).value, them.mean(among=seeds).value, self.direction)
+        own, theirs = (one._mean_among(self.incomplete, seeds) for one in (self, them))
+        value = robustness.gain(own, theirs, self.direction)
         std = _spread_of_differences(self.mean_per_seed(), them.mean_per_seed())
         pair = (self.method, other) if self.direction == "max" else (other, self.method)
         interval = self.bootstrap.difference_interval(*pair, self.metric, self.incomplete) if self.bootstrap else None
@@ -177,7 +169,7 @@ class Figures:
     def gap_means(self) -> tuple[float, float, float]:
         """The means of the method, zero_fill and dedicated that :meth:`recovered_gap` compares."""
         seeds = shared_seeds(self._ends, self.covered)
-        own, low, high = (one.mean(self.covered, seeds).value for one in self._ends)
+        own, low, high = (one._mean_among(self.covered, seeds) for one in self._ends)
         return own, low, high
 
     def recovered_gap_per_seed(self) -> dict[int, float]:
@@ -264,7 +256,14 @@ class Figures:
 
     @cached_property
     def _ends(self) -> tuple[Figures, Figures, Figures]:
-        return self, self.beside(ZERO_FILL), self.beside(DEDICATED)
+        return self, self._of_method(ZERO_FILL), self._of_method(DEDICATED)
+
+    def _of_method(self, method: str) -> Figures:
+        return replace(self, method=method)
+
+    def _mean_among(self, names: list[str], seeds: list[int]) -> float:
+        """The mean over combinations of those of the seeds that have all of them, if any has."""
+        return self._mean(names, by_seed.counting(self.values, names, seeds)).value
 
     def _mean(self, names: list[str], seeds: list[int], interval: tuple[float, float] | None = None) -> Figure:
         value = robustness.mean_over(by_seed.averages(self.values, names, seeds), names)

@@ -196,7 +196,7 @@ def test_files_that_are_gone_or_damaged(copy: Path, backend: str) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (None, "no export in .*: export.json is not there"),
+        (None, "no export in .*: export.json is missing"),
         ("{", "export.json is damaged"),
         ("[]", "export.json is damaged"),
         ('{"format": "lightning_mm export 9"}', "format 'lightning_mm export 9', this version reads"),

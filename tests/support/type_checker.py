@@ -32,31 +32,27 @@ def unchecked() -> Iterator[None]:
 
 
 def checked(thing: Any) -> Any:
-    """Decorate a function, or a dataclass, whose ``__init__`` is checked.
-
-    Not a generator: torch.compile takes a wrapped one for no context manager.
-    """
+    """Decorate a function, or a dataclass, whose ``__init__`` is checked."""
     if isinstance(thing, type):
         own = vars(thing).get("__init__")
         if dataclasses.is_dataclass(thing) and own is not None and not hasattr(own, "__wrapped__"):
             thing.__init__ = checked(own)  # type: ignore[misc]
         return thing
+    # a generator runs inside of other calls, whose names for sizes it would meet
     if not thing.__annotations__ or inspect.isgeneratorfunction(thing):
         return thing
     checking: Callable[..., Any] | None = None
 
-    @functools.wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         nonlocal checking
         if not _switch["on"]:
             return thing(*args, **kwargs)
-        if checking is None:
-            checking = _prepare(thing)
+        checking = checking or _prepare(thing)
         with jaxtyped("context"):
             return checking(*args, **kwargs)
 
-    return call
+    return functools.wraps(thing)(call)
 
 
 def _prepare(function: FunctionType) -> Callable[..., Any]:

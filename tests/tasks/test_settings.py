@@ -18,7 +18,6 @@ from lightning_mm.compare.cells import resolve
 from torch import Tensor, nn
 
 from lightning_mm.cli import main
-from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import (
     BaseTask,
@@ -222,7 +221,6 @@ def test_old_keys_work_in_configs_on_the_command_line_and_in_studies(
         # `settings` and `tune` of a study go through the command line, into the config of the step
         from lightning_mm.cli.lightning.run import run_lightning
 
-        assert RECIPES["adapted"].overlay
         config = resolve(configs, {"model.init_args.teacher_weight": 0.5}, run_lightning)
         (tmp_path / "cell.yaml").write_text(yaml.safe_dump(config))
         command = ["fit", "-c", str(tmp_path / "cell.yaml")]
