@@ -18,12 +18,8 @@ class UsageError(LightningMMError):
     """A mistake in the command or a config file, found before anything ran; exit code 2."""
 
 
-class StepFailed(LightningMMError):
-    """A command that another one ran failed and printed why; carries its exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+class NotApplicableError(LightningMMError):
+    """A method does not apply to a network, through nobody's mistake; a study skips it and says why."""
 
 
 class DataNotFoundError(LightningMMError, FileNotFoundError):

@@ -51,9 +51,6 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[IO[bytes
     return Path(path)
 
 
-replace_file = write_atomically  # compare/ calls it so, for now
-
-
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
     """Yield the place of a new file, and rename it to ``path`` at the end, unless there was an exception.

@@ -34,6 +34,12 @@ if TYPE_HOOK:
 
 
 @pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers alone and after others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def types_may_be_wrong(request: pytest.FixtureRequest) -> Iterator[None]:
     """Check no types in a test marked ``compiled`` or ``wrong_types``."""
     marks = {mark.name for mark in request.node.iter_markers()}

@@ -27,7 +27,7 @@ from lightning_mm.data import Scenes
 from lightning_mm.export import Runtime
 from lightning_mm.missing import Complete, IndependentMissing, MeanInput, SavedTable
 from lightning_mm.modalities import Modalities
-from lightning_mm.sweep import SweepResult
+from lightning_mm.results import read, save
 from lightning_mm.tasks import SemanticSegmentationTask
 
 FILES = Path(__file__).resolve().parent / "files"
@@ -236,13 +236,13 @@ def test_mean_inputs_are_read_and_are_what_they_were(runs: Path) -> None:
 
 def test_sweeps_are_read_with_their_samples_and_intervals(tmp_path: Path) -> None:
     folder = shutil.copytree(WRITTEN / "checkpoint" / "ssf" / "sweep", tmp_path / "sweep")
-    result = SweepResult.from_csv(folder)
+    result = read(folder)
     assert (result.modalities, result.primary_metric) == (["rgb", "depth"], "miou")
     assert result.methods == ["zero_fill", "adapted"]
     summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["summary"]["adapted"]["miou"]
     assert result.summary("adapted", "miou")["mean"] == pytest.approx(summary["mean"])
     assert result.summary("adapted", "miou")["mean_interval"] == pytest.approx(summary["mean_interval"])
-    written = result.save(tmp_path / "again")
+    written = save(result, tmp_path / "again")
     assert written["csv"].read_bytes() == (folder / "sweep.csv").read_bytes()
     assert written["markdown"].read_text(encoding="utf-8") == (folder / "sweep.md").read_text(encoding="utf-8")
     with np.load(folder / "sweep_samples.npz") as old, np.load(written["samples"]) as new:
@@ -350,7 +350,7 @@ def test_a_finished_study_is_not_run_again(study: Path, capsys: pytest.CaptureFi
     assert {key: now[key] for key in was if key not in of_a_machine} == {
         key: value for key, value in was.items() if key not in of_a_machine
     }
-    again, before = (SweepResult.from_csv(place) for place in (study / "report", old))
+    again, before = (read(place) for place in (study / "report", old))
     assert (again.parameters, again.seconds, again.notes) == (before.parameters, before.seconds, before.notes)
 
 

@@ -1,8 +1,8 @@
-"""What adapters cost: time of adapted and folded networks over the time of the base, in alternating pairs.
+"""The cost of adapters: time of adapted and folded networks relative to the base, in alternating pairs.
 
     python experiments/benchmarks/adapters.py [--pairs 20] [--only transformer segmenter ...] [--out FOLDER]
 
-Absolute times are of one machine only; ratios are medians with a 95 % bootstrap interval of the median.
+Absolute times only apply to one machine; ratios are medians with a 95 % bootstrap interval of the median.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def transformer(pairs: int) -> Iterator[Ratio]:
-    """6 layers, width 256, 32 samples of 50 tokens, all 15 combinations of four modalities mixed."""
+    """Time a transformer: 6 layers, width 256, 32 samples of 50 tokens, all 15 combinations of four modalities."""
     names, batch = Modalities(TOKENS), tokens()
     mixed = names.masks().repeat(3, 1)[:32]
     for kind, basis, limit in (
@@ -72,7 +72,7 @@ def transformer(pairs: int) -> Iterator[Ratio]:
 
 
 def peft(pairs: int) -> Iterator[Ratio]:
-    """The same low-rank changes by the peft library, one adapter a combination, its mixed batch."""
+    """Time the same low-rank changes in the peft library, with one adapter per combination, in its mixed batch."""
     from peft import LoraConfig, get_peft_model
 
     names, batch = Modalities(TOKENS), tokens()
@@ -96,7 +96,7 @@ def peft(pairs: int) -> Iterator[Ratio]:
 
 
 def training(pairs: int) -> Iterator[Ratio]:
-    """One optimizer step of SSF over one of the whole transformer, and the memory of both."""
+    """Compare one optimizer step of SSF with one of full fine-tuning of the transformer, in time and memory."""
     names, batch = Modalities(TOKENS), tokens()
     mixed = names.masks().repeat(3, 1)[:32]
     for basis in (OneHot(), Additive()):
@@ -111,7 +111,7 @@ def training(pairs: int) -> Iterator[Ratio]:
 
 
 def segmentation(pairs: int) -> Iterator[Ratio]:
-    """Four ResNet-18 encoders and a U-Net: what the hooks cost where layers are small, and what wins it back."""
+    """Time four ResNet-18 encoders and a U-Net: the cost of hooks on small layers, and ways to reduce it."""
     names, batch = Modalities(CHANNELS), images()
     mixed, full = names.masks(), torch.ones(15, 4, dtype=torch.bool)
     for basis in (OneHot(), Additive()):
@@ -138,7 +138,7 @@ def segmentation(pairs: int) -> Iterator[Ratio]:
 
 
 def absent(pairs: int) -> Iterator[Ratio]:
-    """Two encoders, one modality absent: what is left of the time."""
+    """Time two encoders with one modality absent, relative to the base with both."""
     names = Modalities(["rgb", "depth"])
     generator = torch.Generator().manual_seed(0)
     batch = {name: torch.randn(16, 3, 96, 96, generator=generator) for name in names}
@@ -174,7 +174,7 @@ def absent(pairs: int) -> Iterator[Ratio]:
 
 
 def overwriting(pairs: int) -> Iterator[Ratio]:
-    """What it brings that outputs of layers are overwritten where nobody else has them: on over off."""
+    """Compare modulating outputs in place with modulating copies, in time and memory."""
     names, batch = Modalities(TOKENS), tokens()
     mixed = names.masks().repeat(3, 1)[:32]
     adapted, _ = pair_of(TokenTransformer, names, SSF(), OneHot(), tokens(2))
@@ -192,7 +192,7 @@ def overwriting(pairs: int) -> Iterator[Ratio]:
 
 
 def copying(run: Callable[[], object]) -> None:
-    """Run with the switch of ``layers.in_place`` off."""
+    """Run with the switch in ``layers.in_place`` turned off."""
     in_place.ENABLED = False
     try:
         run()
@@ -219,7 +219,7 @@ def pair_of(
     positional: bool = False,
     **settings: Any,
 ) -> tuple[Adapted, nn.Module]:
-    """An adapted network away from the identity, and a twin of its base without hooks."""
+    """Build an adapted network with random rows, and a copy of its base without hooks."""
     torch.manual_seed(0)
     network = make().eval()
     torch.manual_seed(0)
@@ -233,7 +233,7 @@ def pair_of(
 
 
 def step(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
-    """One step of AdamW on what is trainable."""
+    """Return a function that runs one step of AdamW on the trainable parameters."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
 
     def run() -> None:

@@ -1,6 +1,6 @@
-"""Peak memory of training, each kind in a process of its own: the highest resident size above that before training.
+"""Peak memory of training, each kind in a separate process: the peak resident size above that before training.
 
-Linux only: the kernel's record of the peak is set back when training starts.
+Linux only: the peak recorded by the kernel is reset when training starts.
 
 python experiments/benchmarks/memory.py "ssf|ssf copying|full"     # prints megabytes
 """
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def peak_of_training(what: str) -> float:
-    """Megabytes; ``what`` is ``ssf``, ``ssf copying`` (no output is overwritten) or ``full``."""
+    """Measure in megabytes; ``what`` is ``ssf``, ``ssf copying`` (no output is modified in place) or ``full``."""
     command = [sys.executable, str(HERE / "memory.py"), what]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -36,8 +36,8 @@ def main() -> None:
     mixed = names.masks().repeat(3, 1)[:32]
     adapted, whole = pair_of(TokenTransformer, names, SSF(), OneHot(), tokens(2))
     with torch.no_grad():
-        whole(**tokens(1))  # what the first call sets up does not count
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
+        whole(**tokens(1))  # exclude what the first call sets up
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak to the current size
     before = resident("VmRSS")
     in_place.ENABLED = sys.argv[1] != "ssf copying"
     if sys.argv[1].startswith("ssf"):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def resident(what: str) -> int:
-    """Kilobytes, now (``VmRSS``) or at most (``VmHWM``)."""
+    """Read the resident size in kilobytes, current (``VmRSS``) or peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what))
 

@@ -14,11 +14,11 @@ from lightning_mm.models import LateFusionClassifier, MultiEncoderSegmenter
 TOKENS = {"text": 13, "audio": 13, "video": 12, "depth": 12}
 CHANNELS = {"rgb": 3, "depth": 1, "thermal": 1, "event": 2}
 PROJECTIONS = ["query", "key", "value", "out", "fc1", "fc2"]
-"""The linear layers of a block, to all of which low-rank changes go."""
+"""The linear layers of a block, which all get low-rank changes."""
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block whose projections are layers of their own."""
+    """A pre-norm transformer block with separate layers for the projections."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """50 tokens of four modalities through 6 layers of width 256 (4.7 M parameters)."""
+    """A transformer of 6 layers and width 256 over 50 tokens of four modalities (4.7 M parameters)."""
 
     def __init__(self, width: int = 256, layers: int = 6, heads: int = 4) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def images(batch: int = 15, size: int = 64) -> dict[str, Tensor]:
 
 
 class Trunk(nn.Module):
-    """An encoder of images that is worth skipping."""
+    """An image encoder that is expensive enough to be worth skipping."""
 
     in_channels, out_channels = 3, 128
 

@@ -1,11 +1,11 @@
-"""What adaptation costs in networks of the literature: time and peak memory of a step, against training all of it.
+"""The cost of adaptation in networks of the literature: time and peak memory of a step, relative to full training.
 
     python experiments/benchmarks/reference_networks.py [--pairs 5] [--only NETWORK ...] [--out FOLDER]
 
-Times are ratios of alternating pairs, the base's own milliseconds beside them. Peak memory is that of a process of its
-own per measurement, above what is resident before it (Linux only).
+Times are ratios of alternating pairs, with the milliseconds of the base. Peak memory is measured in a separate process
+per measurement, above the resident size before it (Linux only).
 
-Another network is one more entry of ``NETWORKS``.
+To add a network, add an entry to ``NETWORKS``.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from lightning_mm.models import CMNeXt, MulT
 
 HERE = Path(__file__).resolve().parent
 RUNS = 2
-"""Steps of one measurement of memory: the second has the states of the optimizer."""
+"""Steps of one measurement of memory: the second one includes the optimizer states."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A network and the batch that it is measured on."""
+    """A network and the shapes of the batch that it is measured on."""
 
     make: Callable[[], nn.Module]
     modalities: Modalities
     batch: dict[str, tuple[int, ...]]
     """Modality to the shape of its inputs, batch first."""
     example: dict[str, tuple[int, ...]]
-    """The same, small: what the layers are probed with."""
+    """Smaller shapes, for the example that the layers are probed with."""
     exclude: tuple[str, ...] = ()
-    """Layers that are not adapted."""
+    """Patterns of layers that are not adapted."""
 
     def inputs(self) -> dict[str, Tensor]:
         return noise(self.batch)
 
     def available(self) -> Tensor:
-        """Every sample lacks something, as in adaptation: incomplete combinations in turn."""
+        """Return a mask with only incomplete combinations in turn, as in adaptation."""
         size = next(iter(self.batch.values()))[0]
         masks = self.modalities.masks(self.modalities.incomplete())
         return masks[torch.arange(size) % len(masks)]
 
     def build(self) -> tuple[Adapted, nn.Module]:
-        """The network with adapters, and a twin without."""
+        """Build the network with adapters, and a copy without."""
         example, left_out = noise(self.example), list(self.exclude)
         return pair_of(self.make, self.modalities, SSF(), OneHot(), example, positional=True, exclude=left_out)
 
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def measure(name: str, entry: Entry, pairs: int) -> Iterator[Ratio]:
-    """Time, then memory, of a forward, a step of full training, and a step of adaptation in a mixed batch."""
+    """Measure time, then memory, of a forward, a full training step, and an adaptation step in a mixed batch."""
     adapted, plain = entry.build()
     batch, mixed = entry.inputs(), entry.available()
     forward = partial(plain, batch)
@@ -137,22 +137,22 @@ STEPS = {
 
 
 def peak(name: str, what: str) -> float:
-    """Megabytes, of a process that does nothing else."""
+    """Measure the peak memory in megabytes, in a separate process."""
     command = [sys.executable, str(HERE / "reference_networks.py"), "--memory", name, what]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def peak_here(entry: Entry, what: str) -> float:
-    """Megabytes of this process at most, above those before the first step."""
+    """Measure the peak memory of this process in megabytes, above that before the first step."""
     adapted, plain = entry.build()
     batch, mixed = entry.inputs(), entry.available()
     routed, forward = partial(adapted, batch, available=mixed), partial(plain, batch)
     with torch.no_grad():
-        plain(noise(entry.example))  # what the first call sets up does not count
+        plain(noise(entry.example))  # exclude what the first call sets up
     run: Callable[[], object] = {"forward": forward, "ssf_forward": routed}.get(what) or (
         step(adapted, routed) if what == "ssf" else step(plain.requires_grad_(True), forward)
     )
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak to the current size
     before = resident("VmRSS")
     with torch.set_grad_enabled(what in ("full", "ssf")):
         for _ in range(RUNS):

@@ -1,4 +1,4 @@
-"""Ratios of two times, taken between neighbours: the machine drifts, and the pairs alternate in order."""
+"""Ratios of two times, measured in pairs of alternating order, since the speed of a machine drifts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Ratio:
     limit: str = ""
 
     def row(self) -> str:
-        """One line of the table."""
+        """Format one line of the table."""
         timed = self.pairs > 1
         interval = f"{self.low:.3f} to {self.high:.3f}" if timed else "measured once"
         limit = f"{self.limit}: {'held' if self.holds() else 'missed'}" if self.limit else ""
         return f"| {self.what} | {self.median:.3f} | {interval} | {limit} | {f'{self.base_ms:.1f}' if timed else ''} |"
 
     def holds(self) -> bool:
-        """Whether the limit holds: ``1.15``, ``1.02 (lower bound)`` of the interval, or ``at least 1.6``."""
+        """Return whether the limit holds: ``1.15``, ``1.02 (lower bound)`` of the interval, or ``at least 1.6``."""
         if self.limit.startswith("at least "):
             return self.median >= float(self.limit.removeprefix("at least "))
         bound, _, of = self.limit.partition(" ")
@@ -49,8 +49,8 @@ HEADER = ["| what | median | 95 % interval | limit | base, ms |", "|---|--:|---|
 
 
 def ratio(what: str, ours: Call, base: Call, pairs: int, limit: str = "", grad: bool = False) -> Ratio:
-    """Time both calls in alternating pairs, after three of each that do not count."""
-    found, bases = [], []
+    """Time both calls in alternating pairs, after three warm-up calls of each."""
+    ratios, bases = [], []
     with torch.set_grad_enabled(grad):
         for _ in range(3):
             ours(), base()
@@ -58,17 +58,17 @@ def ratio(what: str, ours: Call, base: Call, pairs: int, limit: str = "", grad: 
             order = (ours, base) if pair % 2 == 0 else (base, ours)
             first, second = (clock(call) for call in order)
             mine, theirs = (first, second) if pair % 2 == 0 else (second, first)
-            found.append(mine / theirs)
+            ratios.append(mine / theirs)
             bases.append(theirs)
-    draws = np.random.default_rng(0).choice(np.array(found), (2000, len(found)))
+    draws = np.random.default_rng(0).choice(np.array(ratios), (2000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return Ratio(
-        what, float(np.median(found)), float(low), float(high), 1000 * float(np.median(bases)), pairs, limit
+        what, float(np.median(ratios)), float(low), float(high), 1000 * float(np.median(bases)), pairs, limit
     )  # fmt: skip
 
 
 def clock(call: Call) -> float:
-    """Seconds of one call."""
+    """Measure the seconds of one call."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -79,15 +79,15 @@ def clock(call: Call) -> float:
 
 
 def write(rows: Sequence[Ratio], folder: Path, name: str, pairs: int) -> None:
-    """The rows as ``name.json`` and as a table in ``name.md``, with what they were measured on."""
+    """Write the rows to ``name.json`` and as a table to ``name.md``, with the machine they were measured on."""
     machine = {
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
-        "device": "cpu",  # where the benchmarks put their tensors
+        "device": "cpu",  # the device of all tensors in the benchmarks
         "torch": torch.__version__,
     }
     folder.mkdir(parents=True, exist_ok=True)
     results = {"rows": [row.to_dict() for row in rows], **machine}
     (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    said = f"{pairs} alternating pairs on {machine['machine']}, torch {machine['torch']}."
-    lines = [*HEADER, *(row.row() for row in rows), "", said]
+    note = f"{pairs} alternating pairs on {machine['machine']}, torch {machine['torch']}."
+    lines = [*HEADER, *(row.row() for row in rows), "", note]
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

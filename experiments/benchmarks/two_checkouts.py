@@ -1,9 +1,9 @@
-"""Whether a change made anything slower: two checkouts, each in a process of its own, timed in alternating pairs.
+"""Check that a change made nothing slower: two checkouts, each in a separate process, timed in alternating pairs.
 
     git worktree add ../before COMMIT
     python experiments/benchmarks/two_checkouts.py ../before [--pairs 30] [--only step ...] [--out FOLDER]
 
-Ratios are new / old: medians with a 95 % bootstrap interval. Only what both checkouts have under its public name runs.
+Ratios are new / old: medians with a 95 % bootstrap interval. Only public names that both checkouts have are used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 class Worker:
-    """A process that runs one piece of work of one checkout each time it is called."""
+    """A process that runs one piece of work with one checkout each time it is called."""
 
     def __init__(self, checkout: Path, name: str) -> None:
         self.command = [sys.executable, str(HERE / "two_checkouts_worker.py"), name]
@@ -94,7 +94,7 @@ def segmenter_mixed(grad: bool) -> Callable[[], object]:
 
 
 def sweep_of_15() -> Callable[[], object]:
-    """All combinations of four modalities on a segmenter with an adapter, and with it switched off."""
+    """Return a sweep over all combinations of four modalities, of a segmenter with and without its adapter."""
     import torch
     from adapters import pair_of
     from networks import CHANNELS, images, segmenter

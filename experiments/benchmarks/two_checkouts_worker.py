@@ -1,4 +1,4 @@
-"""One checkout: a line on standard input runs the work once, a line on standard output says that it is done."""
+"""Worker for one checkout: runs the work once per line on standard input, and prints a line when it is done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     name = sys.argv[1]
-    answers, sys.stdout = sys.stdout, sys.stderr  # what the work prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # keep what the work prints out of the answers
     run = WORK[name]()
     with torch.set_grad_enabled("step" in name):
         for _ in sys.stdin:

@@ -1,7 +1,7 @@
-"""Absent rows cost nothing: an encoder of one modality runs once for all samples that lack it.
+"""Run the encoder of one modality once for all samples that lack it.
 
-A fill gives every absent sample the same row, and the base is in eval mode: for the encoder of one modality, all
-samples of one combination without it are one sample. It is encoded once, and all of them get its output.
+A fill gives every absent sample the same row and the base is in eval mode, so the samples of one combination without
+the modality look identical to its encoder. It encodes one of them, and all of them receive that output.
 
 Shapes: B samples, N of them encoded.
 """
@@ -21,13 +21,13 @@ from lightning_mm.tree import take_rows
 
 
 class Merged:
-    """One run of an encoder on distinct rows.
+    """One run of an encoder on the distinct rows of a batch.
 
     Args:
-        encoder: Which one.
-        back: For each of B samples its place among the rows.
+        encoder: The hooks of the encoder.
+        back: For each of B samples, its position among the encoded rows; None if the encoder ran on all rows.
         encoded: N.
-        call: What held for the whole batch, which is restored behind the encoder.
+        call: The running call; its route and rows are restored after the encoder.
     """
 
     def __init__(self, encoder: AbsentRows, back: Tensor | None, encoded: int, call: AdapterCall) -> None:
@@ -36,20 +36,20 @@ class Merged:
 
 
 class AbsentRows:
-    """The two hooks of one encoder: before it, rows that repeat are taken out; after it, they are put back.
+    """The two hooks of one encoder: drop repeated rows before it runs, and restore them in its output.
 
     Args:
-        current: Of its adapter.
-        column: Of its modality.
+        current: Access to the running call of the adapter.
+        column: Column of the encoder's modality.
     """
 
     def __init__(self, current: Current, column: int) -> None:
         self.current, self.column = current, column
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Pass the rows that differ to the encoder."""
+        """Pass only the distinct rows to the encoder."""
         call = self.current.situation.call
-        # which rows differ depends on the data, which a graph cannot
+        # which rows are distinct depends on the data, so a graph cannot record it
         if tracing() or call is None or call.codes is None:
             return None
         codes, route, rows = call.codes, call.route, None
@@ -67,7 +67,7 @@ class AbsentRows:
         return changed
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Give every sample the output of its row; runs after an exception of the encoder, too."""
+        """Return the output of its row to every sample; also runs after an exception in the encoder."""
         call = None if tracing() else self.current.situation.call
         if call is None or not call.merged or call.merged[-1].encoder is not self:
             return None
@@ -77,12 +77,12 @@ class AbsentRows:
 
 
 def distinct_rows(codes: Sequence[int], column: int, apart: bool) -> tuple[list[int], list[int]]:
-    """Which samples an encoder has to see, and for every sample the place of its own among these.
+    """Find the samples that an encoder must run on, and the position of every sample among these.
 
     Args:
         codes: The combination of each sample, see ``Modalities.code``.
-        column: Of the encoder's modality.
-        apart: Whether combinations without the modality differ, as they do when the encoder is adapted.
+        column: Column of the encoder's modality.
+        apart: Whether each combination without the modality needs its own row, as it does if the encoder is adapted.
 
     Returns:
         N positions in the batch, and B positions among the N.

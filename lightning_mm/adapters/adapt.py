@@ -1,4 +1,4 @@
-"""``adapt``: a frozen network with an adapter for missing modalities.
+"""Freeze a network and attach an adapter for missing modalities.
 
 Shapes: B samples, M modalities.
 """
@@ -26,7 +26,8 @@ class Adapted(nn.Module):
     """A frozen base and its adapter; called like the base, with ``available``.
 
     Only the adapter has trainable parameters: ``AdamW(p for p in adapted.parameters() if p.requires_grad)``. The hooks
-    stay on the base until :meth:`remove`; call the base itself only after that.
+    stay on the base until :meth:`remove`; call the base itself only after that. Several threads may call one adapted
+    network, each with its own masks.
     """
 
     def __init__(self, base: nn.Module, adapter: Adapter) -> None:
@@ -39,45 +40,47 @@ class Adapted(nn.Module):
         """Run the base with the banks of each sample's combination.
 
         Args:
-            *args: Handed to the base, absent inputs filled.
-            available: ``Bool[B, M]``; rows may differ. None stands for all present.
-            **kwargs: Handed to the base.
+            *args: Passed to the base with absent inputs filled.
+            available: ``Bool[B, M]``; rows may differ. None means that all modalities are present.
+            **kwargs: Passed to the base with absent inputs filled.
         """
         with self.adapter.using(available):
             return self.base(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Adapted:
-        """Set the adapter's mode; the base stays in eval."""
+        """Set the mode of the adapter; the base stays in eval mode."""
         super().train(mode)
         self.base.eval()
         return self
 
     def fold(self, combination: str, example: Call | None = None) -> Folded:
-        """A plain copy of the base for one combination: adapter in its weights, absent inputs filled, no hooks.
+        """Fold the adapter into the weights of a plain copy of the base, for one combination.
+
+        The copy fills absent inputs itself and has no hooks.
 
         Args:
-            combination: Its name.
-            example: ``(args, kwargs)`` of a typical call. With it, the ``encoders`` of absent modalities become
-                constants without weights, which no call has to compute, and the copy takes inputs of these shapes only
-                (any batch size). Without it they run on one row in every call.
+            combination: Its name, e.g. ``"rgb+depth"``.
+            example: ``(args, kwargs)`` of a typical call. If given, the ``encoders`` of absent modalities become
+                constants without weights, which no call has to compute, and the copy accepts inputs of these shapes
+                only (any batch size). If not, they run on one row in every call.
 
         Raises:
-            LightningMMError: If the combination does not exist, a layer cannot take the fold (it is named), or an
-                encoder cannot be a constant.
+            LightningMMError: If the combination does not exist, a layer cannot be folded (it is named), or an encoder
+                cannot become a constant.
         """
         return fold_network(self.base, self.adapter, combination, example)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; of the base, only its fingerprint.
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json``; only the fingerprint of the base is saved.
 
         Args:
-            folder: Made if it is not there.
-            name: Of one of several adapters in the folder, whose files then lie in ``folder/name``.
+            folder: Created if missing.
+            name: Name of one of several adapters in the folder; its files are then written to ``folder/name``.
         """
         save_adapter(self.adapter, self.base, folder, name)
 
     def remove(self) -> nn.Module:
-        """Take the hooks off and give the base back, bit for bit."""
+        """Remove the hooks and return the base, bit for bit as it was."""
         self.adapter.detach()
         return self.base
 
@@ -96,34 +99,34 @@ def adapt(
     encoders: Mapping[str, str] | None = None,
     grouped: bool = False,
 ) -> Adapted:
-    """Freeze a network and give it an adapter for missing modalities.
+    """Freeze a network and attach an adapter for missing modalities.
 
-    The network is any ``nn.Module`` with any ``forward``; its module tree, its ``state_dict`` and its outputs with all
-    modalities stay as they are. A fresh adapter is exactly the zero-fill baseline.
+    The network may be any ``nn.Module`` with any ``forward``; its module tree, its ``state_dict`` and its outputs with
+    all modalities do not change. A fresh adapter is exactly the zero-fill baseline.
 
     Args:
         network: The trained base; frozen in place until :meth:`Adapted.remove`.
         modalities: Names in order.
         kind: What is learned at each layer, e.g. ``SSF()``.
-        example: ``(args, kwargs)`` of a typical call, batch first; it tells which layers fire and where samples and
-            channels lie in their outputs.
-        basis: How availability picks from the banks, default ``OneHot()``.
-        fill: What stands for an absent input; None leaves inputs alone and only routes.
+        example: ``(args, kwargs)`` of a typical call, batch first; it shows which layers run and which axes of their
+            outputs hold samples and channels.
+        basis: How availability picks rows from the banks; default ``OneHot()``.
+        fill: Placeholder for absent inputs; with None inputs are not changed, only routed.
         inputs: Modality to the parameter that holds it (``"image"``), or a path into a dict argument
-            (``"batch.image"``); default: its own name.
+            (``"batch.image"``); default: the name of the modality.
         targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all linear, convolution,
-            normalisation and attention layers that fire.
+            normalisation and attention layers that run.
         exclude: Names or patterns of layers to leave out, e.g. ``["head*"]``.
         encoders: Modality to the name of the module that encodes it and nothing else (``{"rgb": "backbone.rgb"}``). It
             then runs once for all samples of one combination that lack its modality, instead of once for each. Default:
-            those of ``network.encoders`` that a trial on the example finds fit; ``{}`` for none.
-        grouped: Whether the network runs once per combination in a batch instead of once for all. Layers whose batch
-            axis cannot be told can be adapted so; cannot be compiled. Tensors that are not batch first in the example
-            (one whose first axis is not as long as that of the modalities) go to every run as they are.
+            the modules of ``network.encoders`` that pass a trial on the example; ``{}`` for none.
+        grouped: Whether the network runs once per combination in a batch instead of once for all. This adapts layers
+            with an unknown batch axis too, but cannot be compiled. Tensors that are not batch first in the example (the
+            first axis differs in length from that of the modalities) are passed to every run unchanged.
 
     Raises:
-        LightningMMError: If an input is not found, a pattern fits no layer, or a layer named in ``targets`` cannot be
-            adapted.
+        LightningMMError: If an input is not found, a pattern matches no layer, or a layer named in ``targets`` cannot
+            be adapted.
 
     Example:
         >>> import torch
@@ -160,13 +163,13 @@ def adapt(
 
 
 def load(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapted:
-    """Attach a saved adapter to the network it was trained on; errors name what does not fit (see ``load_adapter``).
+    """Attach a saved adapter to the network it was trained on; errors name every mismatch (see ``load_adapter``).
 
-    To change from one adapter to another: ``network = adapted.remove(); adapted = load(folder, network, "other")``.
+    To switch from one adapter to another: ``network = adapted.remove(); adapted = load(folder, network, "other")``.
 
     Args:
         folder: As given to :meth:`Adapted.save`.
         network: The base.
-        name: As given to :meth:`Adapted.save`; :func:`list_adapters` tells which there are.
+        name: As given to :meth:`Adapted.save`; :func:`list_adapters` lists the names in a folder.
     """
     return Adapted(network, load_adapter(folder, network, name))

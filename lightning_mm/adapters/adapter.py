@@ -1,4 +1,4 @@
-"""The adapter of one network: its banks, its basis, its fill, and the hooks that bring them to the frozen base.
+"""The adapter of one network: banks, basis, fill, and the hooks that apply them to the frozen base.
 
 Shapes: B samples, M modalities, K rows of the basis.
 """
@@ -33,18 +33,18 @@ from lightning_mm.modalities import Modalities
 
 
 class Adapter(nn.Module):
-    """Banks for all adapted layers of one network; the network itself is not a part of it.
+    """Banks for all adapted layers of one network; does not contain the network itself.
 
     Args:
         kind: What is learned at each layer, e.g. ``SSF()``.
-        basis: How availability picks from the banks.
-        modalities: Their names in order.
-        fill: Placeholder for absent inputs; None leaves the inputs alone.
+        basis: How availability picks rows from the banks.
+        modalities: Names in order.
+        fill: Placeholder for absent inputs; with None inputs are not changed.
         sites: The adapted layers.
-        paths: Where each modality's input lies in a call.
-        encoders: Modality to its encoder, for those that may run on some samples alone.
+        paths: Path to the input of each modality in a call.
+        encoders: Modality to the name of its encoder, for encoders that may run on a part of the samples.
         grouped: Whether the network runs once per combination.
-        for_all: In grouped mode, names of the leaves of a call that are the same for all samples, whatever their size.
+        for_all: In grouped mode, names of the leaves of a call that all samples share, whatever their size.
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class Adapter(nn.Module):
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
-        self.candidates: tuple[Site, ...] | None = None  # all sites that it was built for, once some were chosen
+        self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
         self.current = Current()
-        self.expects_mask = False  # whether a call without `available` is worth a warning, which is given once
+        self.expects_mask = False  # whether to warn, once, of a call without `available`
         self._handles: list[RemovableHandle] = []
         self._base: FrozenState | None = None
         self._available_path: InputPath | None = None
 
     def bank(self, site: Site) -> Bank:
-        """What is learned at one of the sites."""
+        """Return the bank of one site."""
         return cast(Bank, self.banks[bank_key(site.name)])
 
     def parameters_per_combination(self) -> int:
-        """Numbers that one combination adds: those of the rows that it uses, for the combination that uses most."""
+        """Count the parameters in the rows that one combination uses (the combination that uses the most rows)."""
         rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
         most = int(rows.sum(1).max())
         return most * sum(parameter.numel() for parameter in self.banks.parameters()) // len(self.basis.names)
@@ -91,12 +91,12 @@ class Adapter(nn.Module):
     # attaching ------------------------------------------------------------------------------------------------------
 
     def attach(self, network: nn.Module) -> None:
-        """Freeze the network and put the hooks on its modules; its module tree and state_dict stay as they are."""
+        """Freeze the network and register the hooks on its modules; its module tree and state_dict do not change."""
         if self._base is not None:
-            raise LightningMMError("this adapter is attached to a network already; remove it first")
+            raise LightningMMError("this adapter is already attached to a network; remove it first")
         if any(isinstance(hook, NetworkHook) for hook in network._forward_pre_hooks.values()):
-            raise LightningMMError(f"{type(network).__name__} has an adapter already; remove that one first")
-        # refuses before anything is changed
+            raise LightningMMError(f"{type(network).__name__} already has an adapter; remove that one first")
+        # raises its errors before anything is changed
         grouped = GroupedForward(network, self.current, self.begin, self.for_all) if self.grouped else None
         reference = next((p for p in network.parameters()), None)
         if reference is not None:
@@ -108,7 +108,7 @@ class Adapter(nn.Module):
         add(network.register_forward_pre_hook(NetworkHook(self.prepare), with_kwargs=True))
         modules = dict(network.named_modules())
         merged = {name: AbsentRows(current, self.modalities.index(one)) for one, name in self.encoders.items()}
-        for name, absent in merged.items():  # around the hooks of an encoder that is adapted itself
+        for name, absent in merged.items():  # outside the hooks of an encoder that is itself adapted
             add(modules[name].register_forward_pre_hook(absent.enter, with_kwargs=True))
         for site in self.sites:
             bank, module = self.bank(site), modules[site.name]
@@ -122,7 +122,7 @@ class Adapter(nn.Module):
             network.forward = grouped
 
     def detach(self) -> None:
-        """Take the hooks off and give the base its ``requires_grad`` and its modes back."""
+        """Remove the hooks and restore ``requires_grad`` and the training modes of the base."""
         for handle in self._handles:
             handle.remove()
         if self._base is not None:
@@ -131,35 +131,35 @@ class Adapter(nn.Module):
             self._base.restore()
         self._handles, self._base = [], None
 
-    # what holds for the calls of this thread ------------------------------------------------------------------------
+    # settings for the calls of this thread --------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
-        """Whether banks modulate the calls of this thread, see :meth:`disabled`."""
+        """Whether banks modulate layers in the calls of this thread, see :meth:`disabled`."""
         return self.current.situation.enabled
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Run the base without its banks (inputs are filled all the same): the zero-fill baseline."""
+        """Run the base without the banks but with filled inputs: the zero-fill baseline."""
         now = self.current.situation
         return self.current.setting(now.available, False, now.merges)
 
     def every_row(self) -> AbstractContextManager[None]:
-        """Let encoders run on all samples, for those who look at the outputs of their layers."""
+        """Run encoders on all samples, for callers that read the outputs of their layers."""
         now = self.current.situation
         return self.current.setting(now.available, now.enabled, False)
 
     def using(self, available: Tensor | None) -> AbstractContextManager[None]:
-        """Set `available` for calls of the base in this thread that do not carry it."""
+        """Set ``available`` for calls of the base in this thread that do not pass it."""
         now = self.current.situation
         return self.current.setting(available, now.enabled, now.merges)
 
     # one call -------------------------------------------------------------------------------------------------------
 
     def prepare(self, network: nn.Module, call: Call) -> Call:
-        """Start a call of the base: fill absent inputs, pass `available` on, and compute the route.
+        """Start a call of the base: fill absent inputs, pass ``available`` on, and compute the route.
 
         Raises:
-            LightningMMError: If `available` is not ``Bool[B, M]`` for the B of the inputs.
+            LightningMMError: If ``available`` is not ``Bool[B, M]`` for the B of the inputs.
         """
         if self._base is not None and not torch.compiler.is_compiling():
             self._base.freeze()
@@ -171,7 +171,7 @@ class Adapter(nn.Module):
                 self.expects_mask = False
                 warnings.warn(
                     f"{type(network).__name__} was called without `available`, so all modalities count as present; add "
-                    "its FrozenBackboneAdapter to the callbacks of this trainer, or call it within adapter.using(mask)",
+                    "its FrozenBackboneAdapter to the callbacks of this trainer, or call it inside adapter.using(mask)",
                     stacklevel=2,
                 )
             return call
@@ -185,40 +185,41 @@ class Adapter(nn.Module):
         return call
 
     def check(self, available: Tensor, call: Call) -> Bool[Tensor, "batch modality"]:
-        """``available`` on the right device, after a check of its shape and dtype; errors as in :meth:`prepare`."""
+        """Check the shape and dtype of ``available`` and move it to the device; errors as in :meth:`prepare`."""
         return check_available(available, self.modalities, call, self.paths).to(self.device)
 
     def fill_absent(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Call:
-        """The same call with absent inputs filled; arguments are not changed in place."""
+        """Return the call with absent inputs filled; arguments are not changed in place."""
         if self.fill is None:
             return call
-        looking_is_cheap = available.device.type == "cpu" and not tracing()
-        whole = available.all(0).tolist() if looking_is_cheap else [False] * len(self.paths)
+        check_is_cheap = available.device.type == "cpu" and not tracing()
+        complete = available.all(0).tolist() if check_is_cheap else [False] * len(self.paths)
         for column, (name, path) in enumerate(self.paths.items()):
             value = path.get(call)
-            if value is not None and not whole[column]:
+            if value is not None and not complete[column]:
                 call = path.put(call, self.fill(name, value, available[:, column]))
         return call
 
     def begin(self, call: AdapterCall, available: Bool[Tensor, "batch modality"]) -> None:
-        """Set what the hooks read in this call."""
-        situation, look = self.current.situation, not tracing()
+        """Set the state that the hooks read in this call."""
+        situation, eager = self.current.situation, not tracing()
         call.available = available
-        if look and self.encoders and situation.merges:
+        if eager and self.encoders and situation.merges:
             codes = self.modalities.code(available).tolist()
             call.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
         if not situation.enabled:
             return
-        if look and available.device.type == "cpu" and not torch.is_grad_enabled() and bool(available.all()):
-            return  # nothing to do, and looking is cheap
-        # in grouped mode all samples are of one combination, and one row of coefficients holds for all
+        if eager and available.device.type == "cpu" and not torch.is_grad_enabled() and bool(available.all()):
+            return  # nothing to modulate, and the check is cheap
+        # in grouped mode all samples have one combination, so they share one row of coefficients
         call.route = self.basis.route(available[:1] if self.grouped else available)
-        if look:
+        if eager:
             call.mix_ahead(self.banks)
-            call.may_be_undone = invertible_banks(self.banks, self.basis.rows_at_once()) if call.learns else frozenset()
+            most = self.basis.rows_at_once()
+            call.invertible = invertible_banks(self.banks, most) if call.grad_enabled else frozenset()
 
 
 def bank_key(name: str) -> str:
-    """A module name as a key of ``nn.ModuleDict``, which takes no dots and none of its own attributes."""
+    """Turn a module name into a key of ``nn.ModuleDict``, which allows neither dots nor its own attribute names."""
     key = name.replace(".", "/")
     return key + "/" if not key or hasattr(nn.ModuleDict, key) else key

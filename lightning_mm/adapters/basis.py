@@ -1,7 +1,7 @@
-"""How availability picks from a bank: ``Bool[B, M] -> weights Bool[B, K]``, and the mixing of a bank's rows.
+"""How availability picks rows from a bank (``Bool[B, M] -> Bool[B, K]``), and how these rows are mixed.
 
 A basis never multiplies by zero: ``0 * NaN`` would carry a non-finite row into samples that do not use it. One-hot
-looks rows up, the others add up the rows that are switched on.
+looks rows up; the other bases add up the rows that a sample uses.
 
 Shapes: B samples, M modalities, K rows, C channels.
 """
@@ -20,22 +20,22 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lightning_mm.adapters.tracing import tracing
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.modalities import Modalities
 
 log = logging.getLogger(__name__)
 
 
 class Basis(nn.Module):
-    """Base of all bases; :meth:`bind` fixes the modalities before use.
+    """Base class of all bases; :meth:`bind` fixes the modalities before use.
 
-    A basis is its ``names`` and its ``route``: unless the other methods are overridden, the rows that a sample has
-    switched on are added up.
+    A subclass defines ``names`` and ``route``; unless it overrides the other methods too, the rows that a sample uses
+    are added up.
     """
 
     modalities: Modalities
     looks_up: bool = False
-    """Whether a sample uses one row at most, and ``gather`` is the cheap way to it."""
+    """Whether a sample uses at most one row, so that ``gather`` is the cheap way to fetch it."""
 
     def bind(self, modalities: Modalities) -> None:
         """Fix the modalities; called once by the adapter that owns the basis."""
@@ -43,20 +43,20 @@ class Basis(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each of the K rows stands for."""
+        """The meaning of each of the K rows."""
         raise NotImplementedError
 
     def route(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"]:
-        """What the banks need of ``available`` (``Bool[B, M]``), computed once per forward: ``[B, ...]``.
+        """Compute from ``available`` (``Bool[B, M]``) what the banks need, ``[B, ...]``, once per forward.
 
-        By default the rows that each sample uses, ``Bool[B, K]``; none for the full combination.
+        By default this is a mask of the rows that each sample uses, ``Bool[B, K]``, empty for the full combination.
         """
         raise NotImplementedError
 
     def mix(
         self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, "row channel"]
     ) -> Float[Tensor, "batch channel"]:
-        """Coefficients of each sample, ``[B, C]``, out of the rows ``[K, C]``; zero for the full combination."""
+        """Compute the coefficients of each sample, ``[B, C]``, from rows ``[K, C]``; zero for the full combination."""
         if route.device.type == "cpu" and not tracing():
             mixed: Tensor = _SumOfRows.apply(route, table)
             return mixed
@@ -65,23 +65,23 @@ class Basis(nn.Module):
     def gather(
         self, route: Shaped[Tensor, " batch *route"], table: Float[Tensor, " row *entry"]
     ) -> Float[Tensor, "batch slot *entry"]:
-        """The entries of the rows that each sample uses, ``[B, S, ...]`` out of ``[K, ...]``; zeros in empty slots.
+        """Collect the rows that each sample uses, ``[B, S, ...]`` from ``[K, ...]``; zeros in unused slots.
 
-        For kinds whose rows cannot be added up before use, such as the two factors of LoRA.
+        For kinds with rows that cannot be added up before use, such as the two factors of LoRA.
         """
         used = route.view(*route.shape, *[1] * (table.ndim - 1))
         return torch.where(used, table, torch.zeros((), dtype=table.dtype, device=table.device))
 
     def weights(self, available: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch row"]:
-        """The rows that each sample uses, ``Bool[B, K]``."""
+        """Return which rows each sample uses, ``Bool[B, K]``."""
         return self.route(available)
 
     def uses(self, route: Shaped[Tensor, " batch *route"]) -> Bool[Tensor, " batch"]:
-        """Which samples use a row at all, ``Bool[B]``."""
+        """Return which samples use any row, ``Bool[B]``."""
         return route.any(dim=1)
 
     def rows_at_once(self) -> int:
-        """How many rows a sample has added up at most: an upper bound."""
+        """Return an upper bound of the number of rows that are added up for one sample."""
         return 1 if self.looks_up else len(self.names)
 
 
@@ -90,12 +90,12 @@ def _sum_of_rows(route: Tensor, table: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all entries are finite, told by their sum (one that overflows is taken for one that is not)."""
+    """Check by their sum that all entries are finite (a sum that overflows counts as not finite)."""
     return math.isfinite(tensor.detach().sum())
 
 
 class _SumOfRows(torch.autograd.Function):
-    """The same by a product of matrices, faster on the CPU; where one of them is not finite, the slow way."""
+    """``_sum_of_rows`` as a matrix product, faster on the CPU; falls back to it if an entry is not finite."""
 
     @staticmethod
     def forward(ctx: Any, route: Tensor, table: Tensor) -> Tensor:
@@ -112,17 +112,17 @@ class _SumOfRows(torch.autograd.Function):
 
 
 def _look_up(route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]) -> Float[Tensor, " batch *entry"]:
-    """The row of each sample; zeros for samples whose row is one past the last."""
+    """Return the row of each sample; zeros for samples with an index one past the last row."""
     if route.device.type != "cpu" or tracing():
-        # on the GPU the gradient of index_select would be summed in any order, and no run be like the one before
+        # on the GPU the gradient of index_select would be summed in random order, so no two runs would be equal
         return F.pad(table, (0, 0) * (table.ndim - 1) + (0, 1))[route]
-    found = table.index_select(0, route.clamp(max=table.shape[0] - 1))
+    rows = table.index_select(0, route.clamp(max=table.shape[0] - 1))
     complete = (route >= table.shape[0]).nonzero().squeeze(1)
-    return found.index_fill_(0, complete, 0.0) if complete.shape[0] else found
+    return rows.index_fill_(0, complete, 0.0) if complete.shape[0] else rows
 
 
 class Additive(Basis):
-    """One row per absent modality, added up: M rows, not 2^M - 2, and combinations never seen in training work."""
+    """One row per absent modality, added up: M rows instead of 2^M - 2, and unseen combinations work too."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,10 +133,11 @@ class Additive(Basis):
 
 
 class Pairwise(Basis):
-    """Additive, and one more row per pair of absent modalities: M (M + 1) / 2 rows.
+    """One row per absent modality and one per pair of absent modalities, added up: M (M + 1) / 2 rows.
 
-    The rows of pairs hold what two absences change beyond the sum of both. Combinations never seen in training work; a
-    pair that was never absent together adds what its row starts with: nothing, but for :class:`PromptTokens`.
+    The row of a pair holds what two absences change beyond the sum of their own rows. Combinations never seen in
+    training work; a pair that was never absent together adds the initial value of its row, which is zero except for
+    :class:`PromptTokens`.
     """
 
     def bind(self, modalities: Modalities) -> None:
@@ -156,7 +157,7 @@ class Pairwise(Basis):
 
 
 class Shared(Basis):
-    """One row for all incomplete combinations: the ablation that knows only that something is missing."""
+    """One row for all incomplete combinations: the ablation that only distinguishes complete from incomplete."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,11 +171,14 @@ class OneHot(Basis):
     """One row per incomplete combination (arXiv 2310.03986); the full combination is the base itself.
 
     Args:
-        combinations: Those that get a row, e.g. ``["rgb", "depth"]``; default all 2^M - 2 incomplete ones.
-        unseen: What a combination without a row uses (a message in the log says which uses what): ``base``, nothing,
-            so that it is the zero-fill baseline; ``superset``, the row of the smallest combination that contains it;
-            ``subset``, the row of the largest one inside it. Of several, the first in the order of
-            ``Modalities.combinations``; where there is none, the base.
+        combinations: The combinations that get a row, e.g. ``["rgb", "depth"]``; default: all 2^M - 2 incomplete ones.
+        unseen: What a combination without a row uses (the log lists the choices): ``base`` uses no row, which is the
+            zero-fill baseline; ``superset`` the row of the smallest combination that contains it; ``subset`` the row of
+            the largest one that it contains. Of several, the first in the order of ``Modalities.combinations``; if
+            there is no such combination, the base.
+
+    Raises:
+        LightningMMError: If ``unseen`` is not one of these.
     """
 
     rows: Tensor
@@ -184,8 +188,7 @@ class OneHot(Basis):
         self, combinations: list[str] | None = None, unseen: Literal["base", "superset", "subset"] = "base"
     ) -> None:
         super().__init__()
-        if unseen not in ("base", "superset", "subset"):
-            raise LightningMMError(f"OneHot: unseen must be 'base', 'superset' or 'subset', got {unseen!r}")
+        check_choice("OneHot: unseen", unseen, ("base", "superset", "subset"))
         self.combinations, self.unseen = combinations, unseen
 
     def bind(self, modalities: Modalities) -> None:
@@ -194,26 +197,26 @@ class OneHot(Basis):
         self._names = tuple(name for name in chosen if name != modalities.full)
         if not self._names:
             raise LightningMMError(f"basis OneHot of {list(modalities)} has no incomplete combination to adapt to")
-        stands_for = {name: name for name in self._names}
-        without = [name for name in modalities.incomplete() if name not in stands_for]
-        stands_for |= {name: near for name in without if (near := self._nearest(name)) is not None}
+        row_of = {name: name for name in self._names}
+        without = [name for name in modalities.incomplete() if name not in row_of]
+        row_of |= {name: near for name in without if (near := self._nearest(name)) is not None}
         if without:
-            rules = [f"{name} uses {stands_for.get(name, 'the base')}" for name in without]
+            rules = [f"{name} uses {row_of.get(name, 'the base')}" for name in without]
             log.warning("basis OneHot(unseen=%r), combinations without a row: %s", self.unseen, "; ".join(rules))
         rows = torch.full((2 ** len(modalities),), len(self._names))
-        places = torch.tensor([self._names.index(near) for near in stands_for.values()])
-        rows[modalities.code(modalities.masks(list(stands_for)))] = places
+        positions = torch.tensor([self._names.index(near) for near in row_of.values()])
+        rows[modalities.code(modalities.masks(list(row_of)))] = positions
         self.register_buffer("rows", rows, persistent=False)
 
     def _nearest(self, name: str) -> str | None:
-        """The combination with a row that stands in for one without."""
+        """Find the combination with a row that one without a row uses; None for the base."""
         if self.unseen == "base":
             return None
-        own = set(self.modalities.parse(name))
+        present = set(self.modalities.parse(name))
         others = {other: set(self.modalities.parse(other)) for other in self._names}
         if self.unseen == "superset":
-            return min((o for o in others if own < others[o]), key=lambda o: len(others[o]), default=None)
-        return max((o for o in others if others[o] < own), key=lambda o: len(others[o]), default=None)
+            return min((o for o in others if present < others[o]), key=lambda o: len(others[o]), default=None)
+        return max((o for o in others if others[o] < present), key=lambda o: len(others[o]), default=None)
 
     @property
     def names(self) -> tuple[str, ...]:

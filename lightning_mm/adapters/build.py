@@ -39,14 +39,14 @@ def build_adapter(
     encoders: Mapping[str, str] | None = None,
     grouped: bool = False,
 ) -> Adapter:
-    """Build an adapter that fits a network, without attaching it.
+    """Build an adapter for a network, without attaching it.
 
     Args:
-        network: The base; it is run a few times on the example and not changed.
+        network: The base; it runs a few times on the example and is not changed.
         modalities: Names in order.
         kind: What is learned at each layer.
         basis: Default :class:`OneHot`.
-        fill: What stands for an absent input, None leaves inputs alone.
+        fill: Placeholder for absent inputs; with None inputs are not changed.
         inputs: Modality to its argument, see :func:`locate_inputs`.
         example: ``(args, kwargs)`` of a typical call.
         targets: Names or patterns (``"encoders.*"``) of layers to adapt; default: all layers of the kind's types.
@@ -55,8 +55,8 @@ def build_adapter(
         grouped: Whether the network runs once per combination in a batch, see ``adapt``.
 
     Raises:
-        LightningMMError: If an input is not found, a pattern fits nothing, a layer named in ``targets`` cannot be
-            adapted, or nothing is left to adapt.
+        LightningMMError: If an input is not found, a pattern matches no layer, a layer named in ``targets`` cannot be
+            adapted, or there is no layer to adapt.
     """
     modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
     paths = locate_inputs(network, modalities, inputs, example)
@@ -64,7 +64,7 @@ def build_adapter(
     if size == 0:
         raise LightningMMError("`example` must be (args, kwargs) of a typical call with at least one sample")
     available = parameter_path(network, "available")
-    if available is not None:  # all of it, whoever is absent in this call: every layer must be seen at work
+    if available is not None:  # all modalities, even if the example lacks some: every layer must run
         example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
     details, reasons, explicit = _choose(network, kind, targets, exclude)
     channels = {name: about["channel_axis"] for name, about in details.items() if "channel_axis" in about}
@@ -82,20 +82,20 @@ def build_adapter(
     idle = kind.idle(sites)
     if idle is not None:
         raise LightningMMError(
-            f"{idle} adapts no layer of {type(network).__name__}: `targets`, `exclude` or the example leave none of "
-            f"its layers; take it out of {type(kind).__name__}, or give it some"
+            f"{idle} adapts no layer of {type(network).__name__}: `targets`, `exclude` or the example leave it no "
+            f"layer; remove it from {type(kind).__name__}, or name layers for it"
         )
     _warn_of_batch_statistics(network)
     if encoders and fill is None:
         raise LightningMMError(
-            "`encoders` needs a fill: without one, samples that lack a modality differ in what stands there; "
-            "give a fill, or leave `encoders` out"
+            "`encoders` needs a fill: without one, samples that lack a modality still differ in that input; "
+            "pass a fill, or leave out `encoders`"
         )
     with quiet(network):
         found_encoders = find_encoders(
             network, modalities, encoders if fill else {}, paths, resized(example, 3, size), 3
         )
-    # copies, since a basis is bound to its modalities and an object may be given to several adapters
+    # copies, since a basis is bound to its modalities and one object may be passed to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
     for_all = leaves_for_all(network, example, size) if grouped else []
     return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
@@ -104,20 +104,22 @@ def build_adapter(
 def _choose(
     network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
-    """The details of the layers to adapt, the reasons against others, and the names given one by one."""
+    """Return details of the layers to adapt, the reasons to leave out others, and the names given literally."""
     every, refused = kind.choose(network)
     all_names = dict(network.named_modules())
     for pattern in (*(targets or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in all_names):
             raise LightningMMError(
-                f"no layer of {type(network).__name__} is called {pattern!r}; "
-                f"its layers are named like {[*every, *refused][:5]}"
+                f"no layer of {type(network).__name__} matches {pattern!r}; "
+                f"its layers have names like {[*every, *refused][:5]}"
             )
     names = [*every, *refused] if targets is None else [n for n in all_names if any(fnmatchcase(n, p) for p in targets)]
     explicit = set(targets or ()) & set(all_names)
     wrong = [name for name in explicit if name not in every and name not in refused]
     if wrong and isinstance(all_names[wrong[0]], kind.targets):
-        raise LightningMMError(f"layer {wrong[0]!r} is in `targets`, but {type(kind).__name__} itself leaves it out")
+        raise LightningMMError(
+            f"layer {wrong[0]!r} is in `targets`, but {type(kind).__name__} leaves it out; remove it from `targets`"
+        )
     if wrong:
         types = ", ".join(sorted(t.__name__ for t in kind.targets))
         raise LightningMMError(
@@ -125,14 +127,16 @@ def _choose(
         )
     idle = [p for p in targets or () if not any(fnmatchcase(name, p) for name in (*every, *refused))]
     if idle:
-        raise LightningMMError(f"no layer that {idle[0]!r} fits is of a type that {type(kind).__name__} adapts")
-    if targets is None:  # known not to be reached by any kind, and too much of a network to be left out in silence
+        raise LightningMMError(
+            f"`targets`: {idle[0]!r} matches no layer of a type that {type(kind).__name__} adapts; remove it"
+        )
+    if targets is None:  # no kind can adapt these, and they are too large to be left out without a warning
         recurrent = [name for name in all_names if isinstance(all_names[name], (nn.RNNBase, nn.RNNCellBase))]
         refused = {**refused, **dict.fromkeys(recurrent, "recurrent layers run all steps inside one call")}
         names += recurrent
     kept = [name for name in names if not any(fnmatchcase(name, p) for p in exclude)]
-    against = {name: refused[name] for name in kept if name in refused}
-    return {name: every[name] for name in kept if name in every}, against, explicit
+    reasons = {name: refused[name] for name in kept if name in refused}
+    return {name: every[name] for name in kept if name in every}, reasons, explicit
 
 
 def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
@@ -140,7 +144,7 @@ def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
     if named:
         raise LightningMMError(
             f"layer {named[0]!r} cannot be adapted: {reasons[named[0]]}. "
-            "Leave it out of `targets`, or adapt a layer around it"
+            "Remove it from `targets`, or adapt the module that contains it"
         )
     if reasons:
         listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
@@ -152,7 +156,7 @@ def _warn_of_batch_statistics(network: nn.Module) -> None:
     found = [n for n, m in network.named_modules() if isinstance(m, norms) and m.running_mean is None]
     if found:
         warnings.warn(
-            f"{', '.join(found[:3])} normalise by the statistics of the batch in eval mode too "
+            f"{', '.join(found[:3])} normalise by batch statistics even in eval mode "
             "(track_running_stats=False): samples of a mixed batch influence each other",
             stacklevel=4,
         )

@@ -1,8 +1,8 @@
-"""The state of one call of an adapted network, and what a bank sees of one call of its layer.
+"""The state of one call of an adapted network, and the view of it that a bank gets when its layer runs.
 
-Nothing of a call is kept on an object that outlives it: hooks find their call through a ``ContextVar``, so that
-threads, nested calls and calls that ended with an exception cannot meet. Where a graph is recorded, which cannot read a
-``ContextVar``, the call lies on the adapter's :class:`Current` until it ends.
+No state of a call is stored on an object that outlives it: hooks find their call through a ``ContextVar``, so threads,
+nested calls and calls that ended with an exception do not interfere. While a graph is recorded, which cannot read a
+``ContextVar``, the call is stored on the adapter's :class:`Current` until it ends.
 
 Shapes: B samples, M modalities, K rows of the basis, S rows that a sample uses, C channels.
 """
@@ -29,10 +29,10 @@ class AdapterCall:
     """One call of an adapted network, from its first hook to its last.
 
     Args:
-        basis: How availability picks from the banks.
-        available: ``Bool[B, M]``; None if none was given, so that all modalities count as present.
-        route: The basis's route of the samples, or of one that stands for all; None if nothing is modulated.
-        codes: The combination of each sample, see ``Modalities.code``, where encoders may run on distinct rows alone.
+        basis: How availability picks rows from the banks.
+        available: ``Bool[B, M]``; None if it was not passed, which means that all modalities are present.
+        route: The basis's route of the samples, or of one row that they share; None if nothing is modulated.
+        codes: The combination of each sample, see ``Modalities.code``, if encoders may run on distinct rows only.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class AdapterCall:
         codes: list[int] | None = None,
     ) -> None:
         self.basis, self.available, self.route, self.codes = basis, available, route, codes
-        self.rows: Tensor | None = None  # those that the running encoder sees; None for the whole batch
-        self.learns = torch.is_grad_enabled()
-        self.may_be_undone: frozenset[nn.Module] = frozenset()  # banks, see layers.in_place
-        self.entered: list[LayerCall] = []  # calls of layers between their two hooks
-        self.merged: list[Any] = []  # runs of encoders on distinct rows, see absent_rows
+        self.rows: Tensor | None = None  # samples that the running encoder gets; None for the whole batch
+        self.grad_enabled = torch.is_grad_enabled()
+        self.invertible: frozenset[nn.Module] = frozenset()  # banks, see layers.in_place
+        self.entered: list[LayerCall] = []  # layers that are between their two hooks
+        self.merged: list[Any] = []  # running encoders, see absent_rows
         self._mixed: dict[int, Tensor] = {}
 
     def mix_ahead(self, banks: nn.Module) -> None:
-        """Mix the tables ``[K, C]`` of all banks before the layers run: one product costs less than many small ones."""
+        """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
         tables: list[Tensor] = [table for table in banks.parameters() if table.ndim == 2]
         if not tables or self.route is None or tracing():
             return
@@ -61,7 +61,7 @@ class AdapterCall:
         self._mixed = {id(table): part for table, part in zip(tables, parts)}
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
-        """Coefficients of the samples that the running layer sees, in float32."""
+        """Return the coefficients of the samples that the running layer gets, in float32."""
         mixed = self._mixed.get(id(table)) if self._mixed else None
         if mixed is not None:
             return mixed if self.rows is None else mixed.index_select(0, self.rows)
@@ -71,17 +71,17 @@ class AdapterCall:
 
 
 class LayerCall:
-    """One call of an adapted layer: all that a bank needs to know.
+    """One call of an adapted layer, with all that a bank needs.
 
     Attributes:
-        site: Where samples and channels lie in the outputs of the layer.
-        module: The layer; for :meth:`~lightning_mm.adapters.kinds.base.Bank.fold` a copy that may be changed.
-        args: As the layer is called, changed by banks that do.
-        kwargs: As the layer is called, changed by banks that do.
+        site: Describes the axes of samples and channels in the outputs of the layer.
+        module: The layer; in :meth:`~lightning_mm.adapters.kinds.base.Bank.fold` a copy that may be changed.
+        args: Positional arguments of the layer, including changes by banks.
+        kwargs: Keyword arguments of the layer, including changes by banks.
         given: ``(args, kwargs)`` before any bank changed them.
-        basis: How availability picks from the banks.
-        route: What ``basis.route`` returned for the samples.
-        in_place: Whether the output of the layer may be overwritten, see :mod:`lightning_mm.adapters.layers.in_place`.
+        basis: How availability picks rows from the banks.
+        route: The result of ``basis.route`` for the samples.
+        in_place: Whether the output may be modified in place, see :mod:`lightning_mm.adapters.layers.in_place`.
     """
 
     def __init__(
@@ -94,46 +94,46 @@ class LayerCall:
 
     @property
     def input(self) -> Any:
-        """What the layer was given first.
+        """The first positional argument of the layer, or its keyword argument ``input``.
 
         Raises:
-            LightningMMError: If it was called without a positional argument or one called ``input``.
+            LightningMMError: If it was called with neither.
         """
         if self.args:
             return self.args[0]
         if "input" not in self.kwargs:
             raise LightningMMError(
-                f"layer {self.site.name!r} was called without a first argument or `input`, which its adapter reads; "
-                "leave it out with `exclude`"
+                f"layer {self.site.name!r} was called without a positional argument or `input`, which its adapter "
+                "reads; leave it out with `exclude`"
             )
         return self.kwargs["input"]
 
     def with_input(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the layer with another :attr:`input`."""
+        """Return the arguments of the layer with another :attr:`input`."""
         return ((value, *self.args[1:]), self.kwargs) if self.args else ((), {**self.kwargs, "input": value})
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
-        """One row for each sample out of a table ``[K, C]``, in float32; zeros for samples that lack nothing."""
+        """Mix a table ``[K, C]`` into one row per sample, in float32; zeros for complete samples."""
         return self._call.mix(table)
 
     def gather(self, table: Float[Tensor, " row *entry"]) -> Float[Tensor, "batch slot *entry"]:
-        """The rows ``[B, S, ...]`` that each sample uses, for kinds whose rows cannot be added up before use."""
+        """Collect the rows ``[B, S, ...]`` that each sample uses, for kinds that cannot add up rows before use."""
         return self.basis.gather(self.route, table)
 
     def uses_rows(self) -> Bool[Tensor, " batch"]:
-        """Which samples use a row at all."""
+        """Return which samples use any row."""
         return self.basis.uses(self.route)
 
 
 class Situation:
-    """What holds for one adapter in one thread: what was set for calls to come, and the call that runs.
+    """The settings and the running call of one adapter in one thread.
 
     Args:
-        available: For calls that carry none, see ``Adapter.using``.
-        enabled: Whether banks modulate, see ``Adapter.disabled``.
-        merges: Whether encoders may run on distinct rows alone, see ``Adapter.every_row``.
-        call: The one that runs.
-        outer: What is restored when it ends.
+        available: Used by calls that do not pass it, see ``Adapter.using``.
+        enabled: Whether banks modulate layers, see ``Adapter.disabled``.
+        merges: Whether encoders may run on distinct rows only, see ``Adapter.every_row``.
+        call: The running call, if any.
+        outer: The state that is restored when the call ends.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ _SITUATIONS: ContextVar[Mapping[Any, Situation]] = ContextVar("lightning_mm_adap
 
 
 class Current:
-    """Finds the situation of one adapter in the running thread; a copy or a pickle of it starts afresh."""
+    """The access to the situation of one adapter in the current thread; a copy or a pickle starts empty."""
 
     def __init__(self) -> None:
         self._none = self._in_graphs = Situation()
@@ -161,7 +161,7 @@ class Current:
         return self._in_graphs if tracing() else _SITUATIONS.get().get(self, self._none)
 
     def begin(self, call: AdapterCall) -> None:
-        """Make a call the one that runs; every :meth:`begin` needs an :meth:`end`."""
+        """Make a call the running one; every :meth:`begin` needs an :meth:`end`."""
         now = self.situation
         if tracing():
             self._in_graphs = Situation(now.available, now.enabled, now.merges, call, outer=now)
@@ -171,7 +171,7 @@ class Current:
             _SITUATIONS.set({**before, self: begun})
 
     def end(self) -> None:
-        """Drop the call that runs; the one around it, if any, runs on."""
+        """Drop the running call and return to the enclosing one, if any."""
         if tracing():
             self._in_graphs = self._in_graphs.outer
         else:
@@ -179,10 +179,10 @@ class Current:
 
     @contextmanager
     def setting(self, available: Tensor | None, enabled: bool, merges: bool) -> Iterator[None]:
-        """Set what holds for calls to come in this thread; calls that were cut off inside are dropped at the end."""
+        """Change the settings for calls in this thread; on exit, also drop calls that were interrupted inside."""
         before, in_graphs = None if tracing() else _SITUATIONS.get(), self._in_graphs
         now = Situation(available, enabled, merges, self.situation.call, self.situation.outer)
-        self._in_graphs = now  # for compiled code, even where it is called from eager code
+        self._in_graphs = now  # for compiled code that eager code calls
         if before is not None:
             _SITUATIONS.set({**before, self: now})
         try:

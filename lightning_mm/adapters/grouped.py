@@ -1,7 +1,7 @@
-"""Grouped mode: a batch is split by combination, and the network runs once for each.
+"""Grouped mode: split a batch by combination and run the network once per combination.
 
-One row of coefficients then holds for all samples of a run. It is the way out for layers whose batch axis cannot be
-told, and saves the broadcast of coefficients; the network runs as often as there are combinations in the batch.
+All samples of a run then share one row of coefficients. This adapts layers with an unknown batch axis and needs no
+broadcast of coefficients, but the network runs once for each combination in the batch.
 
 Shapes: B samples.
 """
@@ -23,7 +23,7 @@ from lightning_mm.tree import dotted, is_column, leaves_of, merge_rows, rows_of,
 
 
 def leaves_for_all(network: nn.Module, example: Call, size: int) -> list[str]:
-    """Names of the leaves of a call that are not batch first in the example (of ``size`` samples): for all samples."""
+    """List the leaves of a call that all samples share: not batch first in an example of ``size`` samples."""
     bound = inspect.Signature(_parameters(network)).bind(*example[0], **example[1])
     leaves = leaves_of(bound.arguments, is_column)
     return [dotted(path) for path, leaf in leaves if rows_of(leaf) != size and _may_have_rows(leaf)]
@@ -38,12 +38,12 @@ def _parameters(network: nn.Module) -> list[inspect.Parameter]:
 
 
 class GroupedForward:
-    """Replaces a network's ``forward``; an object, so that it survives deepcopy and pickle.
+    """A replacement for a network's ``forward``; an object, so that it survives deepcopy and pickle.
 
     Args:
         network: The base.
-        current: Of its adapter.
-        begin: Sets what the hooks read in a call, for some samples.
+        current: Access to the running call of the adapter.
+        begin: Sets the state that the hooks read in a call, for some samples.
         for_all: See ``Adapter``.
     """
 
@@ -56,8 +56,8 @@ class GroupedForward:
     ) -> None:
         if "forward" in vars(network):
             raise LightningMMError(
-                f"this {type(network).__name__} has a `forward` of its own, set on the object; grouped mode needs that "
-                "of its class"
+                f"this {type(network).__name__} has its own `forward`, set on the object; grouped mode runs the one of "
+                "the class: define it there"
             )
         self.network, self.current, self.begin, self.for_all = network, current, begin, for_all
         self.__signature__ = inspect.Signature(_parameters(network))
@@ -65,7 +65,10 @@ class GroupedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = type(self.network).forward
         if tracing():
-            raise LightningMMError("grouped mode splits a batch by what it holds, which cannot be compiled or exported")
+            raise LightningMMError(
+                "grouped mode splits a batch by its values, which cannot be compiled or exported; build the adapter "
+                "without grouped, or fold it for one combination"
+            )
         call = self.current.situation.call
         if call is None or call.available is None:
             return forward(self.network, *args, **kwargs)
@@ -90,7 +93,7 @@ class GroupedForward:
             raise LightningMMError(f"grouped mode needs outputs that are batch first: {error}") from None
 
     def _part(self, call: Call, rows: Tensor, size: int) -> Call:
-        """The call for some samples: their rows of all that is batch first."""
+        """Return the call for some samples: their rows of all batch-first leaves."""
         bound = self.__signature__.bind(*call[0], **call[1])
         arguments = take_rows(dict(bound.arguments), rows, size, self.for_all)
         bound.arguments.update(arguments)

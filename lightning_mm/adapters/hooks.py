@@ -1,4 +1,4 @@
-"""The hooks of an adapter on its base: objects, so that they survive deepcopy, pickle, compile and export."""
+"""The hooks of an adapter on its base; objects, so that they survive deepcopy, pickle, compile and export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_mm.errors import LightningMMError
 
 
 class OpenHook:
-    """The first thing that happens in a call of the base: before hooks of its owner, which may raise."""
+    """The first hook in a call of the base; runs before the user's own hooks, which may raise."""
 
     def __init__(self, current: Current, basis: Basis) -> None:
         self.current, self.basis = current, basis
@@ -29,7 +29,7 @@ class OpenHook:
 
 
 class NetworkHook:
-    """Before the base runs: changes the arguments as the adapter says (fills, hands `available` on)."""
+    """The hook that changes the arguments of the base: fills absent inputs and passes ``available`` on."""
 
     def __init__(self, prepare: Callable[[nn.Module, Call], Call]) -> None:
         self.prepare = prepare
@@ -39,7 +39,7 @@ class NetworkHook:
 
 
 class EndHook:
-    """The last thing in a call of the base, also after an exception: parts called alone later are not modulated."""
+    """The last hook in a call of the base, also after an exception, so that layers called alone are not modulated."""
 
     def __init__(self, current: Current) -> None:
         self.current = current
@@ -49,7 +49,7 @@ class EndHook:
 
 
 class EntryHook:
-    """Changes the arguments of one layer."""
+    """The hook that changes the arguments of one layer."""
 
     def __init__(self, current: Current, site: Site, bank: Bank) -> None:
         self.current, self.site, self.bank = current, site, bank
@@ -64,7 +64,7 @@ class EntryHook:
 
 
 class SiteHook:
-    """Modulates the output of one layer."""
+    """The hook that modulates the output of one layer."""
 
     def __init__(self, current: Current, site: Site, bank: Bank) -> None:
         self.current, self.site, self.bank = current, site, bank
@@ -75,36 +75,36 @@ class SiteHook:
             return None
         layer = None
         while self.bank.changes_input and layer is None:
-            entered = call.entered.pop()  # those of other layers were cut off by an exception that the network caught
+            entered = call.entered.pop()  # other layers left theirs by an exception that the network caught
             layer = entered if entered.site is self.site else None
         if layer is None:
             layer = LayerCall(call, self.site, module, args, kwargs)
-        layer.args, layer.kwargs = args, kwargs  # as it was called in the end
-        layer.in_place = not tracing() and may_overwrite(module, output, self.site, self.bank in call.may_be_undone)
+        layer.args, layer.kwargs = args, kwargs  # after all hooks changed them
+        layer.in_place = not tracing() and may_overwrite(module, output, self.site, self.bank in call.invertible)
         if isinstance(output, tuple):
             return (self.bank.leave(layer, output[0]), *output[1:])
         return self.bank.leave(layer, output)
 
 
 def modulating(current: Current, site: Site) -> AdapterCall | None:
-    """The call in which a layer that runs now is to be modulated; None if it is not.
+    """Return the call that modulates the running layer; None if nothing modulates it.
 
     Raises:
-        LightningMMError: If what it learns here would be lost.
+        LightningMMError: If its adapter would get no gradient here.
     """
     situation = current.situation
     call = situation.call
     if not tracing():
-        # the recomputation of gradient checkpointing, after its call is over
+        # gradient checkpointing recomputes the layer after the call ended
         if situation.enabled and torch._C._current_graph_task_id() != -1:
             raise LightningMMError(
                 f"layer {site.name!r} runs again in the backward pass: gradient checkpointing does not work with "
-                "adapters; switch it off in the network, whose activations need little memory when it is frozen"
+                "adapters; switch it off in the network, which needs little memory for activations when frozen"
             )
-        if call is not None and call.route is not None and call.learns and not torch.is_grad_enabled():
+        if call is not None and call.route is not None and call.grad_enabled and not torch.is_grad_enabled():
             raise LightningMMError(
-                f"layer {site.name!r} runs without gradients in a call that has them: within torch.no_grad() or a "
-                "reentrant gradient checkpoint of the network, where its adapter would never learn; leave it out with "
-                "`exclude`, or take that away"
+                f"layer {site.name!r} runs without gradients in a call that needs them: the network runs it inside "
+                "torch.no_grad() or a reentrant gradient checkpoint, where its adapter would never learn; leave it out "
+                "with `exclude`, or remove that context"
             )
     return None if call is None or call.route is None else call

@@ -1,4 +1,4 @@
-"""Whether a graph is being recorded, and what must not be done then."""
+"""Checks for graph recording by torch.compile, torch.export and torch.jit.trace."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 def tracing() -> bool:
-    """Whether a graph is being recorded, by torch.compile, torch.export or torch.jit.trace."""
+    """Return whether a graph is being recorded by torch.compile, torch.export or torch.jit.trace."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
-    """Switch autocast off where it is on; entering it costs more than a small product."""
+    """Return a context without autocast; an empty one if autocast is already off, since entering has a cost."""
     off: AbstractContextManager[Any] = torch.autocast(device, enabled=False)
     return off if tracing() or torch.is_autocast_enabled(device) else nullcontext()

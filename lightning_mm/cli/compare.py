@@ -11,33 +11,35 @@ from lightning_mm.cli.errors import Parser
 from lightning_mm.errors import LightningMMError, UsageError
 
 if TYPE_CHECKING:
-    from lightning_mm.compare import Study
+    from lightning_mm.compare.executor import Perform
     from lightning_mm.compare.plan import Step
+    from lightning_mm.compare.study import Study
+    from lightning_mm.results.result import SweepResult
 
 FAST = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1}
 """Settings that only show that everything runs."""
 
 
 def run_compare(args: list[str]) -> None:
-    """Run a study; what is finished is not run again."""
+    """Run a study; finished steps are not run again."""
     parser = Parser(
         "lightning-mm compare",
-        description="Train, adapt and sweep every method of a study, with every seed, and put them into one table. "
-        "A stopped study goes on where it was; a finished step is run again only if its settings change.",
+        description="Train, adapt and sweep every method of a study, with every seed, and print one table. A stopped "
+        "study continues where it was; a finished step is run again only if its settings change.",
         allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", type=Path, required=True, help="the study, a YAML file")
-    parser.add_argument("--out", type=Path, help="folder of the runs, in place of the study's")
+    parser.add_argument("--out", type=Path, help="folder of the runs, instead of the study's")
     parser.add_argument(
         "--results",
         type=Path,
-        help="folder of the tables, in place of the study's; for a part of a study report/ in --out",
+        help="folder of the tables, instead of the study's; for a part of a study report/ in --out",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="these seeds only")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="these methods only")
     parser.add_argument("--combinations", nargs="+", help="networks for these combinations only")
-    parser.add_argument("--fast", action="store_true", help="a few batches each, in a folder of their own")
+    parser.add_argument("--fast", action="store_true", help="a few batches each, in a separate folder")
     parser.add_argument("--again", action="store_true", help="delete and repeat finished runs whose settings changed")
     parser.add_argument("--dry_run", action="store_true", help="list the steps and whether they are finished")
     parser.add_argument(
@@ -47,27 +49,43 @@ def run_compare(args: list[str]) -> None:
     if options.jobs < 1:
         raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
 
-    from lightning_mm.compare import collect, read_study, run_study, write
-    from lightning_mm.results.terminal import print_table
+    from lightning_mm.compare import read_study
 
     study = _narrowed(read_study(options.config), options)
     if options.dry_run:
         _list(study)
         return
+    compare(study, perform_step, options.jobs, options.again)
+
+
+def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) -> SweepResult:
+    """Run a study in worker processes; write its tables, log them if it says so, and print one.
+
+    Args:
+        study: What to run.
+        perform: Performs a step, in a worker.
+        jobs: Worker processes.
+        again: Whether finished runs whose settings have changed may be deleted and run again.
+    """
+    from lightning_mm.compare import collect, processes, run_study, write
+    from lightning_mm.results.terminal import print_table
+
     os.environ.setdefault("WANDB_SILENT", "true")
-    facts, choices = run_study(study, perform_step, options.jobs, lambda line: print(line, flush=True), options.again)
+    with processes(perform, jobs) as executor:
+        facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
-    written = write(study, facts, choices, result, options.jobs)
+    written = write(study, facts, choices, result, jobs)
     if study.wandb is not None:
         _log(study, result)
     print_table(result, study.metric)
     print("written: " + ", ".join(map(str, written.values())))
+    return result
 
 
 def perform_step(step: Step) -> dict[str, Any]:
-    """Perform a step in this process, a worker's; what it needs of Lightning is imported once."""
+    """Perform a step in a worker, which imports Lightning once."""
     from lightning_mm.cli.lightning.run import run_lightning
-    from lightning_mm.compare.cells import perform
+    from lightning_mm.compare.step_runner import perform
 
     try:
         return perform(step, run_lightning)
@@ -79,7 +97,7 @@ def perform_step(step: Step) -> dict[str, Any]:
 
 
 def _narrowed(study: Study, options: Any) -> Study:
-    """The study as the options of the command line change it."""
+    """Apply the options of the command line to a study."""
     from lightning_mm.compare.recipes import BASE
 
     given: dict[str, Any] = {}
@@ -97,7 +115,7 @@ def _narrowed(study: Study, options: Any) -> Study:
         if unknown:
             raise UsageError(f"--methods: this study has {', '.join(names)}; got {unknown[0]!r}")
         needed = {BASE, *options.methods}
-        for method in reversed(methods):  # each stands after the one that it starts from
+        for method in reversed(methods):  # each comes after the one that it starts from
             if method.name in needed and method.recipe.start:
                 needed.add(method.recipe.start)
         methods = tuple(method for method in methods if method.name in needed)
@@ -107,12 +125,12 @@ def _narrowed(study: Study, options: Any) -> Study:
     for method in methods:
         if method.tuned is not None and method.tuned[0] in given:
             raise UsageError(f"{method.tuned[0]}: {method.name} tunes it; change the study")
-    # stronger than what the methods ask for
+    # stronger than the settings of the methods
     methods = tuple(replace(method, settings={**method.settings, **given}) for method in methods)
     settings = {**study.settings, **given}
     if options.fast:
         settings |= FAST
-        # what a method itself asks for stays: bn_refit trains no epoch
+        # settings of a method itself stay: bn_refit trains no epoch
         methods = tuple(
             replace(
                 method,
@@ -121,7 +139,7 @@ def _narrowed(study: Study, options: Any) -> Study:
             for method in methods
         )
     out = options.out or (study.out.with_name(f"{study.out.name}_fast") if options.fast else study.out)
-    # A part of a study, or a quick look at one, must not take the place of its tables.
+    # A part of a study, or a quick look at one, must not replace its tables.
     narrowed = options.fast or options.methods or options.seeds or options.combinations or options.set
     results = options.results or (out / "report" if narrowed else study.results)
     seeds = tuple(dict.fromkeys(options.seeds or study.seeds))
@@ -142,19 +160,20 @@ def _narrowed(study: Study, options: Any) -> Study:
 
 
 def _list(study: Study) -> None:
-    from lightning_mm.compare.cells import finished
     from lightning_mm.compare.plan import Plan
+    from lightning_mm.compare.step_runner import all_finished
 
     steps = Plan(study).steps({})
+    facts = all_finished(steps)
     for step in steps:
-        print(f"{'done' if finished(step) else 'open'}  {step.name}")
+        print(f"{'done' if step.marker in facts else 'open'}  {step.name}")
     tuned = [method.name for method in study.methods if method.tuned]
     print(
         f"{len(steps)} steps; test sweeps of {', '.join(tuned)} follow their choice" if tuned else f"{len(steps)} steps"
     )
 
 
-def _log(study: Study, result: Any) -> None:
+def _log(study: Study, result: SweepResult) -> None:
     from lightning_mm.tracking import OfflineFirstWandbLogger, log_sweep
 
     settings = {"project": "lightning-mm", "name": f"compare-{study.name}", "save_dir": str(study.out)}

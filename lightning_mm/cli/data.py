@@ -1,4 +1,4 @@
-"""``lightning-mm data [NAME] [--check FOLDER]``: the data sets, what they need, whether a copy is whole."""
+"""``lightning-mm data [NAME] [--check FOLDER]``: lists data sets, shows the page of one, checks a copy of it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def run_data(args: list[str]) -> None:
     """List the data sets, print the page of one, or read all samples of a copy of it.
 
     Raises:
-        UsageError: If the name or an option is not known.
-        LightningMMError: If ``--check`` has found errors; they are printed first.
+        UsageError: If the name or an option is unknown.
+        LightningMMError: If ``--check`` found errors; they are printed first.
     """
     parser = Parser(
         "lightning-mm data",
@@ -58,7 +58,7 @@ def find(name: str, pages: Sequence[About]) -> About:
     """The page of a data set by its name or that of its class, however written.
 
     Raises:
-        UsageError: If there is none; close ones are named.
+        UsageError: If no data set has it; close names are listed.
     """
     names = {_plain(alias): page for page in pages for alias in (page.name, page.data_set)}
     if _plain(name) in names:

@@ -1,4 +1,4 @@
-"""``lightning-mm demo``: train, adapt and sweep on generated scenes through the real command line.
+"""``lightning-mm demo``: train, adapt and sweep on generated scenes, as ``experiments/scenes/study_demo.yaml`` says.
 
 Every step is a command that is printed before it runs, so that a newcomer can repeat and change it.
 """
@@ -7,32 +7,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from lightning_mm.cli.compare import FAST, compare, perform_step
 from lightning_mm.cli.errors import Parser
-from lightning_mm.errors import DataNotFoundError, StepFailed
+from lightning_mm.errors import DataNotFoundError
 
-CHANNELS = {"rgb": 3, "depth": 1, "thermal": 1}
-"""The modalities of :class:`lightning_mm.data.Scenes` with their channels, which each dedicated network is told."""
-
-FAST = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
-"""Settings that only show that everything runs."""
+if TYPE_CHECKING:
+    from lightning_mm.compare.plan import Step
+    from lightning_mm.results.result import SweepResult
 
 
 def run_demo(args: Sequence[str]) -> None:
     """Run the demo.
 
     Args:
-        args: What stands after ``lightning-mm demo``.
+        args: The words after ``lightning-mm demo``.
 
     Raises:
         UsageError: If an option does not exist.
-        DataNotFoundError: If the experiment files were not installed.
-        StepFailed: If one of the commands failed; it has said why.
+        DataNotFoundError: If the experiment files are not installed.
+        StepError: If one of the commands fails.
     """
     parser = Parser(
         "lightning-mm demo",
@@ -42,37 +42,49 @@ def run_demo(args: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder for all results (%(default)s)")
     parser.add_argument("--fast", action="store_true", help="a few batches each, to see that everything runs")
-    settings = parser.parse_args(args)
+    options = parser.parse_args(args)
 
-    # Ten runs would each end with a page of W&B's own summary, and bury the table.
-    os.environ.setdefault("WANDB_SILENT", "true")
-    start = time.monotonic()
-    commands = demo_commands(settings.out, experiments_folder(), settings.fast)
-    for number, (title, command) in enumerate(commands, 1):
-        print(f"\n[{number}/{len(commands)}] {title}\n$ {shlex.join(['lightning-mm', *command])}", flush=True)
-        _run(command)
+    from lightning_mm.compare import read_study
+    from lightning_mm.compare.plan import Plan
+
+    start, folder = time.monotonic(), experiments_folder()
+    report = options.out / "report"
+    study = replace(read_study(folder / "study_demo.yaml"), out=options.out, results=report)
+    if options.fast:
+        study = replace(study, settings={**FAST, "data.dataset.init_args.test_length": 8}, bootstrap=20)
+    # A study skips finished steps; the demo shows them all, with the code as it is now.
+    for step in Plan(study).steps({}):
+        step.marker.unlink(missing_ok=True)
+    result = compare(study, show_and_perform)
+    if not options.fast:
+        print("\n" + against_stored(result, folder / "expected.json"))
     minutes = (time.monotonic() - start) / 60
-    report = settings.out / "report"
-    if not settings.fast:
-        print("\n" + compare(report, experiments_folder() / "expected.json"))
-    print(f"\nThe report lies in {report}: sweep.md, sweep.png, sweep.csv, sweep.json ({minutes:.1f} minutes)")
+    print(f"\nThe report is in {report}: sweep.md, sweep.png, sweep.csv, sweep.json ({minutes:.1f} minutes)")
 
 
-def compare(report: Path, expected: Path) -> str:
-    """Say how the figures of this run stand to each other and to those that are stored with the experiment.
+def show_and_perform(step: Step) -> dict[str, Any]:
+    """Perform a step in a worker; its command is printed first."""
+    from lightning_mm.compare.recipes import RECIPES
+
+    if step.command:
+        command = shlex.join(["lightning-mm", *step.command])
+        print(f"\n{step.method}: {RECIPES[step.method].what}\n$ {command}", flush=True)
+    return perform_step(step)
+
+
+def against_stored(result: SweepResult, expected: Path) -> str:
+    """Compare the figures of this run with each other and with those stored with the experiment.
 
     Args:
-        report: Folder with the merged ``sweep.csv``.
+        result: The table of the demo.
         expected: JSON file with the stored figures in percent.
     """
-    from lightning_mm.results.files import read
-
-    result, stored = read(report / "sweep.csv"), json.loads(expected.read_text(encoding="utf-8"))
+    stored = json.loads(expected.read_text(encoding="utf-8"))
     zero_fill, adapted = (result.summary(method) for method in ("zero_fill", "adapted"))
     full, gain = 100 * adapted["full"], 100 * (adapted["mean"] - zero_fill["mean"])
     same = "the same figure" if adapted["full"] == zero_fill["full"] else "NOT the same figure"
     gap = result.recovered_gap("adapted")
-    recovered = f"{100 * gap:.0f} %" if math.isfinite(gap) else "cannot be told, since they are no better than the base"
+    recovered = f"{100 * gap:.0f} %" if math.isfinite(gap) else "unknown, since they are no better than the base"
     near = "within 1 point" if abs(full - stored["full"]) <= 1 else "MORE than 1 point away"
     return (
         f"Full combination: {full:.1f} {result.primary_metric} before and after, {same}; stored with the experiment: "
@@ -83,52 +95,11 @@ def compare(report: Path, expected: Path) -> str:
     )
 
 
-def demo_commands(out: Path, experiments: Path, fast: bool = False) -> list[tuple[str, list[str]]]:
-    """The commands of the demo, each with a title.
-
-    Args:
-        out: Folder for all results.
-        experiments: Folder of ``base.yaml``, ``ssf.yaml`` and ``dedicated.yaml``.
-        fast: Whether to stop after a few batches.
-    """
-    few = FAST if fast else []
-    few_samples = ["--data.dataset.init_args.test_length", "8", "--bootstrap", "20"] if fast else []
-    base = ["-c", str(experiments / "base.yaml")]
-    adapted = [
-        *base,
-        "-c",
-        str(experiments / "ssf.yaml"),
-        "--model.init_args.base_ckpt",
-        str(out / "base" / "best.ckpt"),
-    ]
-    commands = [
-        ("train the base on complete data", ["fit", *base, *_into(out / "base"), *few]),
-        ("freeze it and train its adapters", ["fit", *adapted, *_into(out / "ssf"), *few]),
-    ]
-    dedicated = {}
-    for name, channels in CHANNELS.items():
-        one = [*base, "-c", str(experiments / "dedicated.yaml"), "--data.modalities", f"[{name}]"]
-        one += ["--model.init_args.model.init_args.channels", f"{{{name}: {channels}}}"]
-        dedicated[name] = [*one, *_into(out / "dedicated" / name)]
-        commands.append((f"train a network for {name} alone, to compare with", ["fit", *dedicated[name], *few]))
-    sweep = ["sweep", *adapted, *_into(out / "ssf"), "--ckpt_path", str(out / "ssf" / "best.ckpt"), *few_samples]
-    commands.append(("sweep all combinations, before and after", sweep))
-    for name, one in dedicated.items():
-        checkpoint = str(out / "dedicated" / name / "best.ckpt")
-        command = ["sweep", *one, "--method", "dedicated", "--ckpt_path", checkpoint, *few_samples]
-        commands.append((f"sweep the network for {name}", command))
-    tables = [
-        str(folder / "sweep" / "sweep.csv") for folder in (out / "ssf", *(out / "dedicated" / n for n in CHANNELS))
-    ]
-    commands.append(("one table", ["table", *tables, "--out", str(out / "report")]))
-    return commands
-
-
 def experiments_folder() -> Path:
-    """Where the YAML files lie: beside the package in a checkout, inside it when installed from a wheel.
+    """The folder of the YAML files: next to the package in a checkout, inside it when installed from a wheel.
 
     Raises:
-        DataNotFoundError: If they lie in neither place.
+        DataNotFoundError: If both are missing.
     """
     package = Path(__file__).resolve().parents[1]
     places = [package.parent / "experiments" / "scenes", package / "_experiments" / "scenes"]
@@ -136,17 +107,5 @@ def experiments_folder() -> Path:
         if (place / "base.yaml").is_file():
             return place
     raise DataNotFoundError(
-        f"the demo's experiment files are not installed: sought {places[0]} and {places[1]}; install lightning-mm again"
+        f"the demo's experiment files were not found at {places[0]} and {places[1]}; install lightning-mm again"
     )
-
-
-def _into(folder: Path) -> list[str]:
-    return ["--trainer.default_root_dir", str(folder)]
-
-
-def _run(command: list[str]) -> None:
-    from lightning_mm.cli.dispatch import main
-
-    code = main(command)
-    if code:
-        raise StepFailed(f"the demo stopped: `{shlex.join(['lightning-mm', *command])}` failed, see above", code)

@@ -48,11 +48,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        args: What stands after ``lightning-mm``; by default that of the process.
+        args: The words after ``lightning-mm``; by default those of the process.
 
     Returns:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
-        130 when stopped with Ctrl-C. Defects of ours are raised.
+        130 if stopped with Ctrl-C. Defects of ours are raised.
     """
     try:
         _dispatch(list(sys.argv[1:] if args is None else args))
@@ -86,7 +86,7 @@ def _dispatch(args: list[str]) -> None:
 
 
 def _runner(verb: str) -> Callable[[list[str]], object]:
-    # Imported when asked for: `table` needs no Lightning, `fit` no demo.
+    # Imported only when needed: `table` needs no Lightning, `fit` no demo.
     if verb == "demo":
         from lightning_mm.cli.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""Which errors are a user's mistake, and what is said about them: one message, no traceback."""
+"""Tells a user's mistakes from defects of ours and shortens their messages: one message, no traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import sys
 from typing import NoReturn
 
-from lightning_mm.errors import LightningMMError, StepFailed, UsageError
+from lightning_mm.errors import LightningMMError, UsageError
 
 SHOWN = 3
 """How many keys of a checkpoint a message names."""
@@ -24,15 +24,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The message for a user's mistake and the exit code; ``None`` for everything else, which is a defect of ours."""
+    """Return message and exit code of a user's mistake; ``None`` for everything else, which is a defect of ours."""
     # jsonargparse wraps what a constructor raises into a ValueError that lists all types that were tried.
     while type(error) is ValueError and error.__cause__ is not None:
         error = error.__cause__
     text = from_worker(str(error))
     if isinstance(error, UsageError):
         return text, 2
-    if isinstance(error, StepFailed):
-        return text, error.code
     if isinstance(error, LightningMMError) or _is_misconfiguration(error):
         return text, 1
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)):
@@ -43,7 +41,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def from_worker(text: str) -> str:
-    """Take the message out of what a DataLoader's worker hands over.
+    """Extract the message from the text of an error in a DataLoader's worker.
 
     Example:
         >>> from_worker("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback ...\\nValueError: no")
@@ -52,7 +50,7 @@ def from_worker(text: str) -> str:
     caught = re.match(r"Caught (\w+) in \w+ worker process", text)
     if not caught:
         return text
-    # The last line that starts with the error's name: the ones before belong to errors that led to it.
+    # The last line that starts with the error's name: earlier ones belong to errors that led to it.
     starts = list(re.finditer(rf"^(?:[\w.]+\.)?{caught[1]}: ", text, re.MULTILINE))
     return text[starts[-1].end() :].rstrip() if starts else text
 
@@ -81,6 +79,6 @@ def _some(keys: list[str]) -> str:
 
 
 def _is_misconfiguration(error: BaseException) -> bool:
-    # Not imported: whoever raises it has, and an error of `table` need not wait for Lightning.
+    # Not imported: code that raises it has done so, and an error of `table` need not wait for Lightning.
     module = sys.modules.get("lightning.fabric.utilities.exceptions")
     return module is not None and isinstance(error, module.MisconfigurationException)

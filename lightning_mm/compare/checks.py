@@ -1,4 +1,4 @@
-"""Checks of what stands in a study, each with a message that names file and key."""
+"""Checks the content of a study; messages name file and key."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import yaml
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 
 RESERVED = ("majority", "configs", "report")
-"""Names that a method may not have: a row of the table, and folders beside those of methods."""
+"""Names that a method may not have: a row of the table, and folders next to those of methods."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file."""
+    """Read the keys and values of a YAML file."""
     if not path.is_file():
         raise DataNotFoundError(f"no file at {path}; give the YAML file of a study or of one of its configs")
     try:
@@ -39,7 +39,7 @@ def check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> 
 
 
 def check_name(where: str, name: Any) -> str:
-    """A name that can be a folder and a column."""
+    """Check a name, which becomes a folder and a column."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
         raise LightningMMError(
             f"{where}: a name is made of letters, digits, '_', '-' and '.', begins with a letter or a digit, and is "
@@ -49,7 +49,7 @@ def check_name(where: str, name: Any) -> str:
 
 
 def typed(where: str, content: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    """A value of one type; ``default`` where it is not given."""
+    """Return a value of one type, ``default`` if missing."""
     value = content.get(key)
     if value is None:
         return default
@@ -60,7 +60,7 @@ def typed(where: str, content: Mapping[str, Any], key: str, kind: type, default:
 
 
 def seeds(where: str, key: str, value: Any) -> tuple[int, ...]:
-    """Distinct whole numbers that a generator takes."""
+    """Check distinct whole numbers that a random generator takes."""
     whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     if not whole or not value or len(set(value)) != len(value) or min(value) < 0 or max(value) >= 2**32:
         raise LightningMMError(f"{where}: {key}: expected a list of distinct whole numbers such as [0, 1], got {value}")
@@ -68,7 +68,7 @@ def seeds(where: str, key: str, value: Any) -> tuple[int, ...]:
 
 
 def files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
-    """Files beside a study, all there and YAML."""
+    """Return files next to a study, all of which exist and hold YAML."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise LightningMMError(f"{path}: {key}: expected a list of files, got {names!r}")
@@ -81,7 +81,7 @@ def files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
 
 
 def settings(path: Path, key: str, value: Any) -> dict[str, Any]:
-    """Dotted keys and values."""
+    """Check dotted keys and values."""
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -90,7 +90,7 @@ def settings(path: Path, key: str, value: Any) -> dict[str, Any]:
 
 
 def tuning(where: str, path: Path, value: Any) -> dict[str, list[Any]]:
-    """At most one key, with distinct values to choose from."""
+    """Check at most one key with distinct values to choose from."""
     tune = settings(path, "tune", value)
     if len(tune) > 1 or not all(isinstance(values, list) and values for values in tune.values()):
         raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {tune}")

@@ -8,25 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.step_runner import Facts
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results.files import read
 from lightning_mm.results.merge import merge
 from lightning_mm.results.result import SweepResult
 
 
-def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The values of tuned methods whose validation sweeps are all finished and that have no value yet.
+def choose(plan: Plan, facts: Mapping[Path, Facts], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Choose the values of tuned methods that have none yet, once their validation sweeps are finished.
 
-    The value with the best mean over incomplete combinations of the validation split, in the mean over seeds, wins; the
+    The value with the best mean over incomplete combinations of the validation split, averaged over seeds, wins; the
     first of equals.
 
     Args:
-        plan: Of the study.
-        facts: Marker of a finished step to what it says.
+        plan: The plan of the study.
+        facts: Marker to facts of finished steps.
         chosen: Methods that have a value.
 
     Returns:
-        Method to ``{"key", "value", "means"}``; ``means`` holds the figure of each value.
+        Method to ``{"key", "value", "means"}``; ``means`` holds the mean of each value.
+
+    Raises:
+        LightningMMError: If training diverged for every value, or no incomplete combination was swept.
     """
     found: dict[str, dict[str, Any]] = {}
     for method in plan.study.methods:
@@ -59,7 +63,7 @@ def choose(plan: Plan, facts: Mapping[Path, Mapping[str, Any]], chosen: Mapping[
 
 
 def validation_mean(steps: Sequence[Step]) -> tuple[float, str]:
-    """Mean over incomplete combinations of the sweeps of one method, the mean over seeds, and which way is better."""
+    """Mean over incomplete combinations and seeds of the sweeps of one method, and which direction is better."""
     by_seed: dict[int, list[SweepResult]] = {}
     for step in steps:
         result = read(step.folder / "sweep_val" / "sweep.csv")

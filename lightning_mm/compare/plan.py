@@ -1,7 +1,7 @@
-"""The steps of a study: each trains or sweeps one network, in a folder of its own.
+"""The steps of a study: each trains or sweeps one network, in a separate folder.
 
-``<out>/<method>/[<combination>/][<tuned value>/]seed<k>`` holds ``cell.yaml``, a whole config with which the network
-can be trained and swept by hand, its checkpoints, its sweeps, and a marker for every finished stage.
+``<out>/<method>/[<combination>/][<tuned value>/]seed<k>`` holds ``cell.yaml``, a complete config for training and
+sweeping the network by hand, its checkpoints, its sweeps, and a marker for every finished stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import yaml
 
 from lightning_mm.compare.recipes import BASE
 from lightning_mm.compare.study import Method, Study
-from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
 Stage = Literal["means", "fit", "val", "test"]
@@ -30,15 +29,15 @@ class Step:
     """One command.
 
     Args:
-        folder: Where it works.
+        folder: Its folder.
         stage: ``means`` computes the mean sample, ``fit`` trains, ``val`` and ``test`` sweep.
         method: Its method.
         stack: Config files, later ones win.
         overrides: Dotted key to value, stronger than the files.
-        patch: What the recipe changes in the resolved config, see :func:`lightning_mm.compare.cells.patched`.
-        command: What is run with the finished ``cell.yaml``.
-        needs: Steps that must be finished.
-        key: Equal as long as nothing that makes the outcome has changed.
+        patch: What the recipe changes in the resolved config, see :func:`lightning_mm.compare.step_runner.patched`.
+        command: What is run with the finished ``cell.yaml``; empty if there is nothing to train.
+        needs: Steps that must be finished first.
+        key: Hash of everything that determines the outcome.
     """
 
     folder: Path
@@ -53,7 +52,7 @@ class Step:
 
     @property
     def marker(self) -> Path:
-        """The file that says that the step is finished, with its key and what it took."""
+        """The file that marks the step as finished; holds its facts."""
         return self.folder / f"{self.stage}.done.json"
 
     @property
@@ -63,7 +62,7 @@ class Step:
 
 
 class Plan:
-    """Makes the steps of a study; asked again whenever a choice between tuned values has been made."""
+    """Lists the steps of a study; called again after each choice between tuned values."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -73,7 +72,7 @@ class Plan:
         self._fits: dict[Path, Step] = {}
 
     def steps(self, chosen: Mapping[str, Any]) -> list[Step]:
-        """All steps that are known, each after those that it needs.
+        """List all steps that are known, each after those that it needs.
 
         Args:
             chosen: Tuned method to the value chosen for it; the test sweeps of the others are not known yet.
@@ -94,7 +93,7 @@ class Plan:
     def validation(self, method: Method, seed: int) -> list[Step]:
         """Sweeps of the validation split: those that choose a tuned value.
 
-        Where the study validates, also those of all methods with one network for all combinations.
+        If the study validates, also those of all methods with one network for all combinations.
         """
         if method.tuned is None:
             checked = self.study.validate and method.name != BASE and not method.recipe.each
@@ -127,7 +126,7 @@ class Plan:
         return steps
 
     def fit(self, method: Method, combination: str | None, seed: int, value: Any) -> Step:
-        """The training of one network; for a method that trains nothing, a step that only writes its config."""
+        """The training of one network; a method that trains nothing only writes its config."""
         study, recipe = self.study, method.recipe
         folder = self.folder(method, combination, seed, value)
         if folder in self._fits:
@@ -157,7 +156,7 @@ class Plan:
                 fixed = {"class_path": "lightning_mm.missing.FixedCombination"}
                 patch[key] = {**fixed, "init_args": {"combination": combination}}
         if recipe.each == "dedicated":
-            patch["only"] = list(Modalities(study.modalities).parse(str(combination)))
+            patch["only"] = list(study.modalities.parse(str(combination)))
         if recipe.mean_fill:
             needs.append(self.means(needs[0]))
             patch["fill"] = {
@@ -175,7 +174,7 @@ class Plan:
         return self._step(folder, "means", self.study.method(base.method), {}, {}, command, (base,))
 
     def folder(self, method: Method, combination: str | None, seed: int, value: Any) -> Path:
-        """Where one network is kept."""
+        """The folder of one network."""
         folder = self.study.out / method.name
         if combination is not None:
             folder /= combination
@@ -213,7 +212,7 @@ class Plan:
 
 
 def short(value: Any) -> str:
-    """A tuned value as a part of a folder's name."""
+    """Write a tuned value as a part of a folder's name."""
     text = str(value)
     if re.fullmatch(r"[A-Za-z0-9_+-][\w.+-]{0,39}", text):
         return text
@@ -221,7 +220,7 @@ def short(value: Any) -> str:
 
 
 def _without(value: Any, folder: str) -> Any:
-    """Plain values in which paths inside a folder are relative to it; where a study lies makes no outcome."""
+    """Make paths inside a folder relative to it: moving a study changes no outcome."""
     if isinstance(value, Mapping):
         return {key: _without(leaf, folder) for key, leaf in value.items()}
     if isinstance(value, (list, tuple)):

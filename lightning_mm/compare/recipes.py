@@ -1,6 +1,6 @@
-"""The ways to survive missing modalities that a study compares: what each trains, on what, and where it starts.
+"""The methods that a study compares: what each trains, on which data, and where it starts.
 
-A recipe holds no hyper-parameters; those stand in the study's configs.
+A recipe holds no hyper-parameters; they belong in the study's configs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a method does with the base.
+    """A method: what it does with the base.
 
     Args:
         what: One clause for the notes under a table.
-        start: The method whose trained network it starts from; ``None`` starts at random.
+        start: The method that trained the network it starts from; ``None`` starts at random.
         trains: Whether there is a training run; else the weights of ``start`` are swept as they are.
         gradient: Whether that run changes parameters by their gradient.
         each: One network per incomplete combination: ``finetune`` shows the network of ``start`` that combination only,
             ``dedicated`` trains one with these modalities and no others.
-        train_policy: What is dropped in training, in place of the config's policy.
+        train_policy: What is dropped in training, instead of the config's policy.
         val_policy: What is dropped on validation data, which chooses the epoch.
         mean_fill: Whether absent inputs are filled with the mean training sample.
-        callbacks: Put before the ModelCheckpoint of the config.
-        settings: Settings that belong to the method; those of a study win over them.
-        overlay: Whether the study must give a config file, since the method is made of it.
+        callbacks: Inserted before the ModelCheckpoint of the config.
+        settings: Settings of the method; settings of a study win over them.
+        overlay: Whether the study must give a config file that defines the method.
     """
 
     what: str
@@ -76,4 +76,4 @@ RECIPES: dict[str, Recipe] = {
     "full_finetune": Recipe("a copy of the base fine-tuned as a whole for each combination", each="finetune"),
     "dedicated": Recipe("a network trained for each combination alone", start=None, each="dedicated"),
 }
-"""Every method that a study can name without saying what it is ``like``."""
+"""The methods that a study can name without ``like``."""

@@ -1,4 +1,4 @@
-"""The tables of a finished study."""
+"""Collects and writes the tables of a finished study."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from typing import Any
 import numpy as np
 
 from lightning_mm.compare.choice import validation_mean
+from lightning_mm.compare.executor import threads_of
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.recipes import BASE
-from lightning_mm.compare.runner import threads_of
+from lightning_mm.compare.step_runner import Facts
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import replace_file
-from lightning_mm.modalities import Modalities
+from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.files import read, save
 from lightning_mm.results.merge import constant_rows, merge, renamed
 from lightning_mm.results.result import SweepResult
 
 MAJORITY = "majority"
-Facts = Mapping[Path, Mapping[str, Any]]
 
 
-def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResult:
-    """All test sweeps as one result, with trained parameters, training seconds and notes."""
+def collect(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any]) -> SweepResult:
+    """Merge all test sweeps into one result, with trained parameters, training seconds and notes.
+
+    Raises:
+        LightningMMError: If no method was run, or the task lacks the study's metric.
+    """
     plan, results, notes = Plan(study), list[SweepResult](), list[str]()
     seconds: dict[str, float] = {}
     for method in study.methods:
@@ -45,9 +48,7 @@ def collect(study: Study, facts: Facts, choices: Mapping[str, Any]) -> SweepResu
         if method.recipe.trains:
             seconds[method.name] = sum(_fit_seconds(step, facts) for step in steps) / len(study.seeds)
     if not results:
-        raise LightningMMError(
-            f"{study.name}: no method was run; {'; '.join(notes) or 'it lists none beside the base'}"
-        )
+        raise LightningMMError(f"{study.name}: no method was run; {'; '.join(notes) or 'it lists none but the base'}")
     merged = merge(results)
     if study.metric is not None and study.metric not in merged.metrics:
         raise LightningMMError(f"metric: this task has {', '.join(merged.metrics)}; got {study.metric!r}")
@@ -76,16 +77,15 @@ def _majority(result: SweepResult) -> float:
 def _result(study: Study, method: Method, step: Step) -> SweepResult:
     result = read(step.folder / "sweep" / "sweep.csv")
     result = renamed(result, {result.methods[0]: method.name})
-    # A dedicated network knows a part of the modalities only; its rows are written in the order of the study's.
-    names = Modalities(study.modalities)
-    rows = [replace(row, combination=names.canonical(row.combination)) for row in result.rows]
+    # A dedicated network has some of the modalities only; combinations are written in the order of the study's.
+    rows = [replace(row, combination=study.modalities.canonical(row.combination)) for row in result.rows]
     return replace(result, rows=rows, config={"split": "test"})
 
 
 def _parameters(
-    study: Study, plan: Plan, merged: SweepResult, facts: Facts, choices: Mapping[str, Any]
+    study: Study, plan: Plan, merged: SweepResult, facts: Mapping[Path, Facts], choices: Mapping[str, Any]
 ) -> dict[str, dict[str, int]]:
-    """As the sweeps count them, but for what was trained: the sum over the networks of one seed."""
+    """Parameters as the sweeps count them, except for those trained: the sum over the networks of one seed."""
     found = dict(merged.parameters)
     for method in study.methods:
         if method.name in found:
@@ -96,19 +96,19 @@ def _parameters(
     return found
 
 
-def _fit_seconds(step: Step, facts: Facts) -> float:
-    """CPU seconds of the training before a sweep: wall time says as much of what else the machine did."""
+def _fit_seconds(step: Step, facts: Mapping[Path, Facts]) -> float:
+    """CPU seconds of the training before a sweep; wall time depends on what else the machine did."""
     return _cpu(facts[step.needs[0].marker])
 
 
-def _cpu(facts: Mapping[str, Any]) -> float:
+def _cpu(facts: Facts) -> float:
     return float(facts.get("cpu_seconds") or facts.get("seconds") or 0.0)
 
 
 def write(
-    study: Study, facts: Facts, choices: Mapping[str, Any], result: SweepResult, jobs: int = 1
+    study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], result: SweepResult, jobs: int = 1
 ) -> dict[str, Path]:
-    """Write the tables, and ``study.json``: what was chosen, what it cost, and on what machine."""
+    """Write the tables and ``study.json``: choices, costs, machine and versions."""
     written = save(result, study.results, timestamp=False)
     tuning = {}
     plan = Plan(study)
@@ -143,5 +143,5 @@ def write(
         "commit": git_commit(),
     }
     text = json.dumps(content, indent=1, default=str)
-    written["study"] = replace_file(study.results / "study.json", lambda file: file.write(f"{text}\n".encode()))
+    written["study"] = write_atomically(study.results / "study.json", f"{text}\n")
     return written

@@ -3,7 +3,7 @@
 Example:
     .. code-block:: yaml
 
-        config: [base.yaml]               # beside this file: trains the base on complete data
+        config: [base.yaml]               # next to this file: trains the base on complete data
         seeds: [0, 1, 2]
         methods:
           zero_fill:
@@ -28,7 +28,7 @@ from typing import Any
 from lightning_mm.compare import checks
 from lightning_mm.compare.recipes import BASE, RECIPES, Recipe
 from lightning_mm.errors import LightningMMError
-from lightning_mm.modalities import Modalities
+from lightning_mm.modality_names import ModalityNames
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Method:
         recipe: What it does.
         configs: Files stacked on those of the study.
         settings: Dotted key to value, stronger than all files.
-        callbacks: Class name of a callback to arguments of it that are changed.
+        callbacks: Class name of a callback to its changed arguments.
         tune: At most one dotted key and the values to choose from on validation data.
-        tune_seeds: Seeds that choose; all of the study by default.
+        tune_seeds: Seeds that the choice is made with; all seeds of the study by default.
         combinations: For methods with a network per combination: which; all incomplete ones by default.
     """
 
@@ -57,7 +57,7 @@ class Method:
 
     @property
     def tuned(self) -> tuple[str, Sequence[Any]] | None:
-        """The key and its values, if there is anything to choose."""
+        """The key and its values, if there is a choice."""
         return next(((key, values) for key, values in self.tune.items()), None)
 
 
@@ -66,9 +66,9 @@ class Study:
     """What is compared.
 
     Args:
-        name: Of the file, by default that of its folder.
+        name: Name of the study, by default that of its folder.
         configs: Stacked, they train the base.
-        modalities: Of the data.
+        modalities: Modalities of the data.
         seeds: Every method is trained with each.
         methods: The base first.
         out: Folder of the runs.
@@ -76,16 +76,16 @@ class Study:
         settings: Dotted key to value for every run.
         bootstrap: Replicates for intervals over samples, 0 for none (several seeds show their spread instead).
         metric: What the printed table shows; the task's primary metric by default.
-        validate: Whether every method with one network for all combinations is swept on the validation split too, so
-            that one can be chosen by it.
+        validate: Whether every method with one network for all combinations is swept on the validation split too, to
+            choose one by it.
         majority: Whether the table shows the share of the most frequent label too, as a method of that name.
-        wandb: Arguments of the W&B logger that is given the finished table; nothing is logged without them.
-        content: The file, for the results.
+        wandb: Arguments of the W&B logger of the finished table; without them nothing is logged.
+        content: The content of the file, for the results.
     """
 
     name: str
     configs: tuple[Path, ...]
-    modalities: Modalities
+    modalities: ModalityNames
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
     out: Path
@@ -121,11 +121,11 @@ METHOD_KEYS = ("like", "start", "configs", "settings", "callbacks", "tune", "tun
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study; files that it names lie beside it.
+    """Read a study; paths of its files are relative to it.
 
     Raises:
-        DataNotFoundError: If a file is not there.
-        LightningMMError: If it is no YAML or a key, method or value is wrong; the message names it.
+        DataNotFoundError: If a file is missing.
+        LightningMMError: If it is not YAML or a key, method or value is wrong; the message names it.
     """
     path = Path(path)
     content = checks.read_yaml(path)
@@ -135,7 +135,7 @@ def read_study(path: str | Path) -> Study:
     name = checks.check_name(f"{path}: name", content.get("name") or path.resolve().parent.name)
     configs = checks.files(path, "config", content.get("config") or ["base.yaml"])
     settings = checks.settings(path, "settings", content.get("settings"))
-    modalities = Modalities(_modalities(path, configs))
+    modalities = ModalityNames(_modalities(path, configs))
     if any(key == "data" or key == "data.modalities" for key in settings):
         raise LightningMMError(f"{path}: settings: write data.modalities into a config, the study reads it there")
     seeds = checks.seeds(str(path), "seeds", content.get("seeds", [0]))
@@ -164,7 +164,7 @@ def read_study(path: str | Path) -> Study:
     )
 
 
-def _method(path: Path, name: Any, content: Any, modalities: Modalities, seeds: Sequence[int]) -> Method:
+def _method(path: Path, name: Any, content: Any, modalities: ModalityNames, seeds: Sequence[int]) -> Method:
     where = f"{path}: methods: {name}"
     if not isinstance(content, Mapping):
         raise LightningMMError(f"{where}: expected settings such as {{configs: [ssf.yaml]}}, got {content!r}")
@@ -208,7 +208,7 @@ def _method(path: Path, name: Any, content: Any, modalities: Modalities, seeds: 
     )
 
 
-def _combinations(where: str, value: Any, recipe: Recipe, modalities: Modalities) -> tuple[str, ...] | None:
+def _combinations(where: str, value: Any, recipe: Recipe, modalities: ModalityNames) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):

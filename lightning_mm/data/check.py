@@ -1,4 +1,4 @@
-"""Reading all samples of a copy of a data set, and what is said about it."""
+"""Reads all samples of a copy of a data set and describes what it found."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lightning_mm.tree import dotted, leaves_of
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
 _SHOWN_SHAPES = 3
-_LABELS = 4096  # distinct integers of a target that are kept; more are told as a range
+_LABELS = 4096  # distinct integers of a target that are kept; more are shown as a range
 
 
 class Seen:
-    """What all values of one place in the samples had in common: shapes, kinds, range, and integers if wanted."""
+    """Collects shapes, kinds and range of one leaf over all samples, and its integers if wanted."""
 
     def __init__(self, integers: bool) -> None:
         self.shapes: Counter[tuple[int, ...]] = Counter()
@@ -34,7 +34,7 @@ class Seen:
         self.labels: set[int] | None = set() if integers else None
 
     def add(self, value: Any) -> int:
-        """Take one value in.
+        """Add the value of one sample.
 
         Returns:
             How many numbers in it are not finite.
@@ -66,30 +66,29 @@ class Seen:
 
 
 def check(data_set: Any, folder: Path, limit: int | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Open every split and read its samples; how far it is goes to standard error.
+    """Open every split and read its samples; progress goes to standard error.
 
-    A modality that a sample lacks is an error, of which equal ones are one, unless ``allow_missing`` is set; a data set
-    that does not take ``allow_missing`` may lack what it likes. Samples that cannot be opened are errors too, and the
-    others are read all the same.
+    A missing modality of a sample is an error, unless ``allow_missing`` is set or the data set does not take it; equal
+    errors count once. Samples that cannot be opened are errors too; the others are still read.
 
     Args:
-        data_set: The class; its method ``explain_missing(index, modality)``, if it has one, gives the text of an error.
+        data_set: The class; its method ``explain_missing(index, modality)``, if it has one, writes the error.
         folder: Its root.
-        limit: How many samples of a split to read, evenly spread; all when not given.
+        limit: How many samples of a split to read, evenly spread; all by default.
         settings: Further arguments of the data set.
 
     Returns:
         For each split its facts, with ``errors`` (the first of them) and ``n_errors``.
 
     Raises:
-        UsageError: If the data set does not know one of the settings.
+        UsageError: If the data set does not take one of the settings.
     """
     known = inspect.signature(data_set).parameters
     unknown = sorted(set(settings) - set(known) | {"split", "root"} & set(settings))
     if unknown:
         names = [name for name in known if name not in ("split", "root")]
         raise UsageError(f"--set: {data_set.__name__} takes {', '.join(names)}; got {unknown[0]!r}")
-    # A sample that lacks a modality is opened all the same, to read what it has; what was read is not kept.
+    # Samples that lack a modality are opened too, to read the others; nothing is cached.
     given = {"cache": False, **settings, "allow_missing": True}
     arguments = {name: value for name, value in given.items() if name in known}
     complete = "allow_missing" in known and not settings.get("allow_missing")
@@ -103,16 +102,16 @@ def describe(about: About, reports: Sequence[Mapping[str, Any]]) -> str:
         published = about.counts.get(report["split"])
         count = "not opened" if report["samples"] is None else f"{report['samples']} samples"
         word = ", recalled" if about.recalled else ""
-        beside = "" if published is None else f" (published: {published}{word})"
+        expected = "" if published is None else f" (published: {published}{word})"
         read = f", {report['read']} read" if report["read"] != report["samples"] and report["samples"] else ""
-        lines.append(f"{report['split']}: {count}{beside}{read}")
+        lines.append(f"{report['split']}: {count}{expected}{read}")
         places = {**report["inputs"], **report["target"]}
         width = max(map(len, ["missing", *places]))
         lines += [f"  {name:{width}}  {_words(seen)}" for name, seen in places.items()]
         lacking = {name: share for name, share in report["missing"].items() if share}
         if report["read"]:
-            told = ", ".join(f"{name} {share:.1%}" for name, share in lacking.items())
-            lines.append(f"  {'missing':{width}}  {told or 'nothing'}")
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in lacking.items())
+            lines.append(f"  {'missing':{width}}  {shares or 'nothing'}")
     errors = list(dict.fromkeys(f"{report['split']}: {one}" for report in reports for one in report["errors"]))
     total = sum(report["n_errors"] for report in reports)
     if total:
@@ -136,7 +135,7 @@ def _split(
         names = modalities_of(opened)
         missing.update(dict.fromkeys(names, 0))
         chosen = np.arange(samples) if limit is None else np.linspace(0, samples - 1, limit).round().astype(int)
-        for index in _told(np.unique(chosen).tolist(), split):
+        for index in _with_progress(np.unique(chosen).tolist(), split):
             try:
                 sample = opened[index]
             except (LightningMMError, OSError) as error:
@@ -174,7 +173,7 @@ def modalities_of(opened: Any) -> list[str]:
 
 
 def _open(data_set: Any, split: str, folder: Path, arguments: Mapping[str, Any]) -> tuple[Any | None, Sequence[str]]:
-    """The data set, without the samples that cannot be opened, or None; and what is wrong."""
+    """Open the data set without the samples that cannot be opened, or None; and the problems."""
     try:
         return data_set(split, root=str(folder), **arguments), ()
     except IncompleteDataError as error:
@@ -189,12 +188,12 @@ def _lacks(opened: Any, index: int, modality: str) -> str:
     return f"{_name(opened, index)} has no {modality}"
 
 
-def _told(indices: Sequence[int], split: str) -> Iterator[int]:
-    """Go through the indices; one line is overwritten in a terminal, else there is one at the end."""
-    terminal, told = sys.stderr.isatty(), 0.0
+def _with_progress(indices: Sequence[int], split: str) -> Iterator[int]:
+    """Iterate over the indices and show progress: one line, overwritten in a terminal, else written at the end."""
+    terminal, shown = sys.stderr.isatty(), 0.0
     for done, index in enumerate(indices):
-        if terminal and time.monotonic() - told > 0.2:
-            told = time.monotonic()
+        if terminal and time.monotonic() - shown > 0.2:
+            shown = time.monotonic()
             print(f"\r{split}: {done}/{len(indices)} ", end="", file=sys.stderr, flush=True)
         yield index
     print(f"{chr(13) if terminal else ''}{split}: {len(indices)}/{len(indices)} ", file=sys.stderr, flush=True)

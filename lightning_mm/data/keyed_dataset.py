@@ -17,7 +17,7 @@ Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
 _AUGMENT = 0xA6  # keeps this stream of random numbers apart from the sampler's
 _DRAW = 0xD4  # and this one from the augmentation's
-_SEARCH = 64  # samples looked through for the name of a modality that the first sample does not have
+_SEARCH = 64  # samples searched for the name of a modality that the first one lacks
 
 
 class KeyedDataset(Dataset[list[Sample]]):
@@ -25,15 +25,15 @@ class KeyedDataset(Dataset[list[Sample]]):
 
     Args:
         dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}`` with a length. If it has a
-            method ``draw_sample(i, rng)``, that is called in its place with a generator keyed by (seed, index, epoch):
+            method ``draw_sample(i, rng)``, that is called instead with a generator keyed by (seed, index, epoch):
             for data sets that read another part of a long recording in every epoch. If it has a method
-            ``template(modality, sample)``, that gives a value (its numbers do not matter) of the shape that a modality
-            would have beside the inputs of a sample that was read and augmented, or None where it cannot tell: for data
+            ``template(modality, sample)``, it returns a value (its numbers do not matter) of the shape that a modality
+            would have next to the inputs of a sample that was read and augmented, or None if it cannot say: for data
             sets of which a whole split may lack a modality.
         modalities: The modalities to keep; other inputs are left out.
         augment: Called with the sample and a generator keyed by (seed, index, epoch).
         seed: Seed of the augmentation.
-        name: How errors call the data set, e.g. ``Scenes (train)``.
+        name: Name of the data set in errors, e.g. ``Scenes (train)``.
 
     Raises:
         LightningMMError: If the data set is empty, has no length, or does not know one of the modalities; when read, if
@@ -68,7 +68,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         return [self.read(index, epoch) for index, epoch in keys]
 
     def read(self, index: int, epoch: int) -> Sample:
-        """One sample with exactly the wanted inputs (None where not observed), ``target``, ``index`` and ``epoch``."""
+        """Read one sample: the wanted inputs (None if not observed), ``target``, ``index`` and ``epoch``."""
         raw = self._raw(index, self._generator(_DRAW, index, epoch) if self.redraws else None)
         inputs = {name: raw["inputs"].get(name) for name in self.modalities}
         if all(value is None for value in inputs.values()):
@@ -82,7 +82,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         return {**sample, "index": index, "epoch": epoch}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
-        """A value of the shape that a modality would have in a sample without it; gives placeholders their shape.
+        """Return a value of the shape that a modality would have in a sample without it, for placeholders.
 
         It is what the data set's own ``template`` gives, else the first value of the modality that any sample has.
 
@@ -120,7 +120,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         return sample
 
     def _check_names(self) -> None:
-        """Mistyped names are told at once; a name may be absent from single samples, so some more are looked at."""
+        """Report mistyped names at once; single samples may lack a modality, so several are checked."""
         known: set[str] = set()
         for index in range(min(len(self), _SEARCH)):
             known |= set(self._raw(index)["inputs"])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import check_whole
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
 from lightning_mm.modalities import Modalities
 
@@ -37,14 +37,14 @@ class ModalityDropoutDataModule(LightningDataModule):
     all devices.
 
     Args:
-        dataset: Called with ``train``, ``val`` or ``test``; gives a map-style data set of
-            ``{"inputs": {modality: value or None}, "target": ...}``. Where a whole split may lack a modality, a method
-            ``template(modality, sample)`` gives a value of the shape that it would have beside the inputs of a sample.
+        dataset: Called with ``train``, ``val`` or ``test``; returns a map-style data set of
+            ``{"inputs": {modality: value or None}, "target": ...}``. If a whole split may lack a modality, a method
+            ``template(modality, sample)`` returns a value of the shape that it would have in a sample.
         modalities: Modalities to load, in the order of the masks' columns; a part of those of the data set is allowed.
         train_policy: What to drop in training; ``UniformCombinations()`` when not given.
         val_policy: What to drop in validation; nothing when not given.
         test_policy: What to drop in test and prediction; nothing when not given.
-        augment: Called with a training sample and a numpy generator; gives the augmented sample.
+        augment: Called with a training sample and a numpy generator; returns the augmented sample.
         batch_size: Samples in a training batch of one device.
         eval_batch_size: Samples in other batches of one device; ``batch_size`` when not given.
         num_workers: Processes that load; 0 loads in the main process.
@@ -78,9 +78,8 @@ class ModalityDropoutDataModule(LightningDataModule):
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         for name, value in sizes.items():
-            bound = 0 if name == "num_workers" else 1
-            if value is not None and value < bound:
-                raise LightningMMError(f"data.{name} must be at least {bound}, got {value}")
+            if value is not None:
+                check_whole(f"data.{name}", value, 0 if name == "num_workers" else 1)
         self.dataset = dataset
         self.modalities = Modalities(modalities)
         self.policies: dict[str, MissingnessPolicy] = {
@@ -108,8 +107,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
         sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
         if self.trainer is not None:
-            # Lightning tells the epoch after it has made the iterator, and on resume does not make another: worker
-            # processes would have begun with the batches of epoch 0 by then
+            # Lightning sets the epoch after it has made the iterator, and on resume does not make another: worker
+            # processes would have started with the batches of epoch 0 by then
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
         return self._loader("train", sampler)
@@ -124,9 +123,9 @@ class ModalityDropoutDataModule(LightningDataModule):
         return self._loader("test", self._eval_sampler("test"))
 
     def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:
-        """How many samples of a split are shown with each combination in an epoch.
+        """Count the samples of a split that are shown with each combination in an epoch.
 
-        Counts what the policy draws, without reading the data: modalities that the data set itself lacks come on top.
+        Counts what the policy draws, without reading the data: modalities that the data set lacks are not counted.
         Of longer data sets the first 100 000 samples are counted.
         """
         size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
@@ -136,7 +135,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         return {name: named[name] for name in self.modalities.select(list(named))}
 
     def redraws(self) -> bool:
-        """Whether the training data set gives other samples in other epochs, before they are augmented."""
+        """Whether the training data set returns other samples in other epochs, before augmentation."""
         return self._split("train").redraws
 
     def _split(self, split: str) -> KeyedDataset:

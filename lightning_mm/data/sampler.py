@@ -1,4 +1,4 @@
-"""A sampler whose keys carry the epoch, so that whoever reads a sample knows what to draw for it.
+"""A sampler with keys that carry the epoch, which the random draws for a sample depend on.
 
 A key is ``(index, epoch)`` and a batch is a list of keys. Because the epoch travels with the key, workers (persistent
 ones too) augment and drop modalities by ``(seed, index, epoch)`` alone, and an epoch after a resume equals the
@@ -25,7 +25,7 @@ class KeyedBatchSampler(DistributedSampler[Any]):
     """Yields one list of ``(index, epoch)`` for each batch of this rank; to be used with
     ``DataLoader(batch_size=None)``.
 
-    It is a ``DistributedSampler`` so that Lightning calls ``set_epoch`` and does not put one of its own in its place.
+    It is a ``DistributedSampler`` so that Lightning calls ``set_epoch`` and does not replace it.
 
     Training: a permutation keyed by ``(seed, epoch)``, padded by wrapping around so that all ranks are equally long.
     Evaluation: data set order, epoch 0, every sample exactly once over all ranks, and the same number of non-empty
@@ -105,8 +105,8 @@ class KeyedBatchSampler(DistributedSampler[Any]):
 class OrderedBatchSampler(KeyedBatchSampler, SequentialSampler):
     """In data set order: evaluation, and training with ``Trainer(overfit_batches=...)``.
 
-    With ``overfit_batches`` Lightning puts a ``SequentialSampler`` in the place of every sampler that is not one, which
-    would take the keys away; hence the second base, of which only the type is used.
+    With ``overfit_batches`` Lightning replaces every sampler that is not a ``SequentialSampler`` by one, without the
+    keys; hence the second base, of which only the type is used.
     """
 
     def __init__(self, length: int, batch_size: int, train: bool, place: tuple[int, int] | None = None) -> None:

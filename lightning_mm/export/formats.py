@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 
 Opened = Callable[[Sequence[Tensor]], list[Tensor]]
 """A program that can be run: tensors in the order of its inputs -> tensors in the order of its outputs."""
@@ -109,7 +109,6 @@ FORMATS = {
 
 
 def format_of(name: str) -> Format:
-    """The format of this name; an unknown one is a LightningMMError."""
-    if name not in FORMATS:
-        raise LightningMMError(f"expected one of the formats {list(FORMATS)}, got {name!r}")
+    """Look a format up by its name; an unknown one is a LightningMMError."""
+    check_choice("format", name, FORMATS)
     return FORMATS[name]

@@ -1,4 +1,4 @@
-"""What is missing (policies that draw ``available``) and what stands in its place (fills)."""
+"""What is missing (policies that draw ``available``) and placeholders for it (fills)."""
 
 from lightning_mm.missing.fills import (
     Constant,

@@ -1,4 +1,4 @@
-"""What stands in the place of an absent modality.
+"""Placeholders for absent modalities.
 
 A fill is one row per modality, the same for every sample that lacks it; it is applied inside the forward, so that the
 values in absent places (NaN, stale frames, other ids) can reach neither outputs nor gradients.
@@ -34,7 +34,7 @@ class Fill(nn.Module):
         Args:
             name: The modality.
             leaf: One tensor of its input, ``[B, ...]``; only its shape, dtype and device may be used.
-            path: Where the leaf lies inside a nested input, e.g. ``"length"``; empty for a plain tensor.
+            path: Where the leaf is inside a nested input, e.g. ``"length"``; empty for a plain tensor.
 
         Shape:
             Broadcastable to ``[1, ...]`` of the leaf.
@@ -80,7 +80,7 @@ class Zeros(Fill):
 
 
 class Constant(Fill):
-    """One number per modality, zero where none is given; ``Constant({"image": 1.0})`` is the all-ones image of ViLT."""
+    """One number per modality, zero if none is given; ``Constant({"image": 1.0})`` is the all-ones image of ViLT."""
 
     def __init__(self, values: Mapping[str, float]) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class EmptyText(Fill):
 
 
 class PerModality(Fill):
-    """A fill of its own for each modality.
+    """Another fill for each modality.
 
     Args:
         fills: Modality to its fill; the others are filled with zeros.
@@ -230,7 +230,7 @@ class PerModality(Fill):
     def __init__(self, fills: dict[str, Fill]) -> None:
         super().__init__()
         self.fills = dict(fills)
-        self.parts = nn.ModuleList(fills.values())  # so that what they learn is seen
+        self.parts = nn.ModuleList(fills.values())  # registers what they learn
 
     def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if name not in self.fills:

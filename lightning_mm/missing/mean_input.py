@@ -1,4 +1,4 @@
-"""The mean training sample in the place of an absent modality.
+"""The mean training sample as placeholder for an absent modality.
 
 Shapes: B samples, T steps, C channels. Keys are ``"<modality>"`` for plain tensors and ``"<modality>/<path>"`` for
 leaves of nested inputs, e.g. ``"audio/values"``.
@@ -34,7 +34,7 @@ class MeanInput(Fill):
     lengths is filled with the mean of each channel at every step; leaves of integers are filled with zeros.
 
     Args:
-        path: The file; whoever loads a checkpoint made with this fill needs it too.
+        path: The file; loading a checkpoint that was made with this fill needs it too.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -150,7 +150,7 @@ class _Sum:
         leaf = leaf.to("cpu", torch.float64)
         valid = leaf[:steps] if steps is not None else leaf
         if not valid.isfinite().all():
-            raise LightningMMError(f"mean_inputs: a sample of {self.key!r} holds NaN or infinity; mend the data")
+            raise LightningMMError(f"mean_inputs: a sample of {self.key!r} holds NaN or infinity; fix the data")
         self.whole = self.whole + leaf if self.whole is not None and shape == self.shape else None
         rows = valid.reshape(-1, *self.channels.shape)
         self.channels = self.channels + rows.sum(0)

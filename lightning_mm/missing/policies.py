@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.modalities import Modalities
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -110,19 +110,17 @@ class IndependentMissing(MissingnessPolicy):
     it is drawn directly, from the first modality to the last, so that it takes no longer when ``p_missing`` is high.
 
     Args:
-        p_missing: One probability for all modalities, or one per modality; modalities without one are never missing.
-        min_present: The least number of modalities in a row.
+        p_missing: One probability for all modalities, or one per modality; the others are never missing.
+        min_present: The smallest number of modalities in a row.
 
     Raises:
-        LightningMMError: If a probability lies outside of 0 to 1, or ``min_present`` below 1.
+        LightningMMError: If a probability is outside of 0 to 1, or ``min_present`` below 1.
     """
 
     def __init__(self, p_missing: float | dict[str, float], min_present: int = 1) -> None:
         for value in p_missing.values() if isinstance(p_missing, dict) else [p_missing]:
-            if not 0 <= value <= 1:
-                raise LightningMMError(f"p_missing must be a probability between 0 and 1, got {value}")
-        if min_present < 1:
-            raise LightningMMError(f"min_present must be at least 1, got {min_present}")
+            check_fraction("p_missing", value)
+        check_whole("min_present", min_present, 1)
         self.p_missing, self.min_present = p_missing, min_present
 
     def draw(self, modalities: Modalities, index: Sequence[int] | Tensor, *, epoch: int, seed: int) -> Tensor:
@@ -158,7 +156,7 @@ class IndependentMissing(MissingnessPolicy):
 
 
 def random_uniform(seed: int, epoch: int, index: Sequence[int] | Tensor, streams: int) -> NDArray[np.float64]:
-    """Counter-based random numbers in [0, 1): the same for a key whatever stands beside it.
+    """Draw counter-based random numbers in [0, 1): the number of a key does not depend on the other keys.
 
     Args:
         seed: Any integer.
@@ -179,7 +177,7 @@ def random_uniform(seed: int, epoch: int, index: Sequence[int] | Tensor, streams
 
 
 def split_mix(state: NDArray[Any]) -> NDArray[np.uint64]:
-    """The output of SplitMix64 for each 64-bit state."""
+    """Compute the output of SplitMix64 for each 64-bit state."""
     z = state.astype(np.uint64) + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""A policy that takes a modality from an exact share of the samples, the same ones in every epoch.
+"""A policy under which an exact share of the samples lacks a modality, the same ones in every epoch.
 
 Shapes: B samples, M modalities.
 """
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.missing.policies import MissingnessPolicy, random_uniform
 from lightning_mm.modalities import Modalities
 
@@ -21,7 +21,7 @@ _TOLERANCE = 1e-9
 
 
 class ExactShare(MissingnessPolicy):
-    """A share ``p_missing`` of the samples lacks one modality, for good; in equal parts where several may be lost.
+    """A share ``p_missing`` of the samples lacks one modality, in every epoch; in equal parts if several may be lost.
 
     A fixed table (the protocol "eta" of the works on missing-aware prompts) without a file: of every ``block`` samples
     in a row, exactly ``p_missing`` are chosen at random, so that shares are exact in each block whatever the length of
@@ -49,10 +49,8 @@ class ExactShare(MissingnessPolicy):
     """
 
     def __init__(self, p_missing: float = 0.7, lose: list[str] | None = None, split: str = "", block: int = 20) -> None:
-        if not 0 <= p_missing <= 1:
-            raise LightningMMError(f"p_missing must be a probability between 0 and 1, got {p_missing}")
-        if block < 1:
-            raise LightningMMError(f"block must be at least 1, got {block}")
+        check_fraction("p_missing", p_missing)
+        check_whole("block", block, 1)
         self.p_missing, self.lose, self.split, self.block = p_missing, lose, split, block
 
     def draw(
@@ -86,6 +84,6 @@ class ExactShare(MissingnessPolicy):
         return names
 
     def _key(self, modalities: Modalities, seed: int) -> int:
-        """A seed out of all that makes the table."""
+        """Make a seed of all settings of the table."""
         text = f"{seed}/{self.p_missing!r}/{self._names(modalities)}/{self.split}/{self.block}/{list(modalities)}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,6 +1,6 @@
-"""Draws of a policy written to a file, so that others can evaluate under exactly the same missing modalities.
+"""Draws of a policy in a file, so that others can evaluate with exactly the same missing modalities.
 
-A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a JSON text with all that made it.
+A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a JSON text with all settings that made it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, check_whole
 from lightning_mm.files import write_atomically
 from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
@@ -32,7 +32,7 @@ def save_table(
 
     Args:
         path: The file, by habit ``*.npz``; it appears whole or not at all.
-        policy: What draws.
+        policy: Draws ``available``.
         modalities: Names in the order of the columns.
         size: Number of samples.
         seed: Seed of the draw.
@@ -44,8 +44,7 @@ def save_table(
     Raises:
         LightningMMError: If ``size`` is not positive.
     """
-    if size < 1:
-        raise LightningMMError(f"a table needs at least one sample, got size={size}")
+    check_whole("size of a table", size, 1)
     available = policy.draw(modalities, range(size), epoch=epoch, seed=seed).numpy().astype(np.uint8)
     header = {
         "format": _FORMAT,
@@ -79,7 +78,7 @@ class SavedTable(MissingnessPolicy):
 
     @property
     def header(self) -> dict[str, Any]:
-        """All that made the table: policy, modalities, size, seed, epoch."""
+        """The settings that made the table: policy, modalities, size, seed, epoch."""
         return dict(self._header)
 
     def draw(

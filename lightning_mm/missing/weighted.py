@@ -50,7 +50,7 @@ class WeightedCombinations(MissingnessPolicy):
         return modalities.masks(list(shares))[torch.from_numpy(chosen)]
 
     def probabilities(self, modalities: Modalities) -> dict[str, float]:
-        """How likely each combination is; errors as in :meth:`draw`."""
+        """Return the probability of each combination; errors as in :meth:`draw`."""
         named = [modalities.canonical(name) for name in self.weights]
         if len(set(named)) != len(named):
             twice = next(name for name in named if named.count(name) > 1)

@@ -1,6 +1,6 @@
 """Networks: pure torch, know no Lightning and no adapters."""
 
-from lightning_mm.models.cmnext.network import CMNeXt
+from lightning_mm.models.cmnext import CMNeXt
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
@@ -9,7 +9,7 @@ from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
 from lightning_mm.models.video import MultiStreamVideoNetwork
 from lightning_mm.models.video_encoder import VideoEncoder
-from lightning_mm.models.vilt.network import ViLT
+from lightning_mm.models.vilt import ViLT
 
 __all__ = [
     "AttentionFusion",

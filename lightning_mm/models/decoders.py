@@ -1,9 +1,9 @@
-"""Decoders of segmentation-models-pytorch with one way to say how wide they are."""
+"""Decoders of segmentation-models-pytorch with one way to set their widths."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
@@ -11,16 +11,16 @@ from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDeco
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 
 DecoderName = Literal["unet", "fpn", "segformer"]
 
 
 def build_decoder(name: DecoderName, widths: Sequence[int], channels: Sequence[int] | None) -> tuple[nn.Module, int]:
-    """A decoder for fused features and the number of channels it puts out.
+    """Build a decoder for fused features; returned with the number of its output channels.
 
     Args:
-        name: ``unet`` puts out the full resolution, ``fpn`` and ``segformer`` a quarter of it.
+        name: ``unet`` has the full resolution, ``fpn`` and ``segformer`` a quarter of it.
         widths: Channels of every scale, the input resolution first (its values are never read, only its size).
         channels: ``unet``: one width per scale, coarsest first (default 256, 128, 64, 32, 16 from the right number of
             scales); ``fpn``: widths of the pyramid and of the segmentation blocks (256, 128); ``segformer``: one (256).
@@ -31,6 +31,7 @@ def build_decoder(name: DecoderName, widths: Sequence[int], channels: Sequence[i
     Reference:
         U-Net arXiv 1505.04597, FPN arXiv 1612.03144, SegFormer arXiv 2105.15203.
     """
+    check_choice("decoder", name, get_args(DecoderName))
     depth = len(widths) - 1
     if name == "unet":
         chosen = _expect(name, channels, [256, 128, 64, 32, 16][-depth:], "one width per scale")
@@ -42,17 +43,15 @@ def build_decoder(name: DecoderName, widths: Sequence[int], channels: Sequence[i
         pyramid, segmentation = _expect(name, channels, [256, 128], "the widths of pyramid and segmentation blocks")
         decoder = FPNDecoder(list(widths), depth, pyramid_channels=pyramid, segmentation_channels=segmentation)
         out_channels = segmentation
-    elif name == "segformer":
+    else:
         (out_channels,) = _expect(name, channels, [256], "one width")
         decoder = SegformerDecoder(list(widths), depth, segmentation_channels=out_channels)
-    else:
-        raise LightningMMError(f"decoder must be 'unet', 'fpn' or 'segformer', got {name!r}")
     initialize_decoder(decoder)
     return decoder, out_channels
 
 
 def scales_read(name: DecoderName, depth: int) -> range:
-    """The scales (1 is half the input size) that a decoder reads: ``fpn`` only the last four."""
+    """Return the scales (1 is half the input size) that a decoder reads: ``fpn`` only the last four."""
     return range(max(depth - 3, 1), depth + 1) if name == "fpn" else range(1, depth + 1)
 
 

@@ -10,13 +10,13 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
 
 
 def build_encoder(modality: str, name: str, channels: int, depth: int, weights: str | None) -> Any:
-    """An encoder that puts out its input and ``depth`` scales, each half the size of the one before.
+    """Build an encoder that outputs its input and ``depth`` scales, each half the size of the one before.
 
-    Stages beyond ``depth`` stay in most encoders and never run; they are taken out, so that every parameter has a use
+    Stages beyond ``depth`` stay in most encoders and never run; they are removed, so that every parameter has a use
     (parameter counts mean something, and DDP waits for no gradient in vain).
 
     Args:
@@ -29,8 +29,7 @@ def build_encoder(modality: str, name: str, channels: int, depth: int, weights: 
     Raises:
         LightningMMError: If there is no such encoder, or it cannot be built with these settings.
     """
-    if channels < 1:
-        raise LightningMMError(f"modality {modality!r}: expected at least 1 channel, got {channels}")
+    check_whole(f"channels of modality {modality!r}", channels, 1)
     if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():
         close = get_close_matches(name, get_encoder_names(), n=3)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "use one such as 'resnet18' or 'mit_b0'"
@@ -50,14 +49,14 @@ def build_encoder(modality: str, name: str, channels: int, depth: int, weights: 
 
 
 def drop_idle(network: nn.Module, example: Tensor) -> None:
-    """Put ``nn.Identity`` in the place of submodules whose parameters do not reach the outputs.
+    """Replace submodules by ``nn.Identity`` if their parameters do not reach the outputs.
 
     Found by the gradients of a probe, not by what ran: a module may be used through its weights alone, as
-    ``nn.MultiheadAttention`` uses its output projection, and another may run for nothing. An identity keeps the
-    positions in an ``nn.Sequential``. If the outputs of the probe change all the same, nothing is taken out that ran.
+    ``nn.MultiheadAttention`` uses its output projection, and another may run without effect. An identity keeps the
+    positions in an ``nn.Sequential``. If the outputs of the probe change nevertheless, nothing is removed that ran.
 
     Args:
-        network: Changed in place; its training mode is kept. Puts out a list of tensors.
+        network: Changed in place; its training mode is kept. Outputs a list of tensors.
         example: An input, batch first.
     """
     ran: set[int] = set()
@@ -75,7 +74,7 @@ def drop_idle(network: nn.Module, example: Tensor) -> None:
     idle = list(_idle_parts(network, used))
     for parent, name, _ in idle:
         setattr(parent, name, nn.Identity())
-    if not _puts_out(network, example, outputs):
+    if not _outputs_equal(network, example, outputs):
         for parent, name, module in idle:
             if any(id(part) in ran for part in module.modules()):
                 setattr(parent, name, module)
@@ -83,7 +82,7 @@ def drop_idle(network: nn.Module, example: Tensor) -> None:
 
 
 def _idle_parts(parent: nn.Module, used: set[int]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """The largest submodules that hold parameters, none of them in ``used``, with their parents and names."""
+    """Find the largest submodules that hold parameters, none of them in ``used``, with their parents and names."""
     for name, child in parent.named_children():
         held = [id(parameter) for parameter in child.parameters()]
         if held and not used.intersection(held):
@@ -92,7 +91,7 @@ def _idle_parts(parent: nn.Module, used: set[int]) -> Iterator[tuple[nn.Module, 
             yield from _idle_parts(child, used)
 
 
-def _puts_out(network: nn.Module, example: Tensor, expected: list[Tensor]) -> bool:
+def _outputs_equal(network: nn.Module, example: Tensor, expected: list[Tensor]) -> bool:
     try:
         with torch.no_grad():
             outputs = network(example)

@@ -1,6 +1,6 @@
 """Fusion of the features of several encoders, maps or vectors, when some modalities are absent.
 
-A fusion is told what is available; absent features never enter, neither in value nor in gradient (NaN included), and
+A fusion takes ``available``; absent features never enter, neither in value nor in gradient (NaN included), and
 its widths do not depend on what is missing, so one set of weights serves every combination.
 
 Shapes: B samples, M modalities, C channels, H x W pixels of one scale (vectors have none: read ``[B, C, H, W]`` as
@@ -26,7 +26,7 @@ class Fusion(nn.Module):
         widths: Channels of each encoder at this scale, in the order of the modalities. Narrower encoders are brought to
             the widest by a 1x1 convolution without bias (so that absent stays exactly zero); an encoder of width 0 has
             nothing at this scale (the stride-2 scale of MiT) and is left out.
-        spatial: True for feature maps, False for vectors, whose 1x1 convolutions are linear layers.
+        spatial: True for feature maps, False for vectors, which have linear layers instead of 1x1 convolutions.
 
     Shape:
         ``M x [B, C_m, H, W]`` and ``Bool[B, M]`` -> ``[B, max(C_m), H, W]``, or all without H and W.
@@ -54,7 +54,7 @@ class Fusion(nn.Module):
         return nn.Linear(in_channels, out_channels, bias=bias)
 
     def forward(self, features: Sequence[Tensor], available: Tensor | None = None) -> Tensor:
-        """Fuse one feature per modality; ``available=None`` means that all are there."""
+        """Fuse one feature per modality; ``available=None`` means that all are available."""
         if len(features) != len(self.widths):
             kind = "feature maps" if self.spatial else "vectors"
             raise LightningMMError(f"fusion of {len(self.widths)} modalities got {len(features)} {kind}")
@@ -82,7 +82,7 @@ class Fusion(nn.Module):
 
 
 class MeanFusion(Fusion):
-    """Mean over the modalities that are available; has no parameters where all encoders are equally wide."""
+    """Mean over the modalities that are available; has no parameters if all encoders are equally wide."""
 
     def fuse(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
         count = reduce(torch.add, [flag.to(features[0].dtype) for flag in present])
@@ -131,7 +131,7 @@ class AttentionFusion(Fusion):
 
     def fuse(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
         scores = torch.cat([score(feature) for score, feature in zip(self.scores, features)], dim=1).float()
-        # The lowest finite number: its weight is exactly zero beside any score, and a row without any is not NaN.
+        # The lowest finite number: its weight is exactly zero next to any score, and a row without any is not NaN.
         scores = scores.masked_fill(~torch.cat(present, dim=1), torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=1).to(features[0].dtype)
         return reduce(torch.add, [weights[:, i : i + 1] * feature for i, feature in enumerate(features)])
@@ -152,5 +152,5 @@ def build_fusion(fusion: str | type[Fusion], widths: Sequence[int], spatial: boo
         if fusion not in _FUSIONS:
             raise LightningMMError(f"fusion must be one of {list(_FUSIONS)} or a subclass of Fusion, got {fusion!r}")
         fusion = _FUSIONS[fusion]
-    # a subclass that fuses maps only need not know of vectors
+    # a subclass that fuses maps only need not take `spatial`
     return fusion(widths) if spatial else fusion(widths, spatial=False)

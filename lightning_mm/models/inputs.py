@@ -1,4 +1,4 @@
-"""What the networks check and read alike: names, masks, sequences, and parts that are called like modalities.
+"""What the networks check and read alike: names, masks, images, sequences, and parts named after modalities.
 
 Shapes: B samples, M modalities, T time steps, C channels.
 """
@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.missing.fills import LENGTH, Nest
 
 VALUES = "values"
-"""The entry of a nested input that holds the steps of padded sequences; their lengths lie beside it in ``length``."""
+"""The entry of a nested input that holds the steps of padded sequences; ``length`` holds their lengths."""
 
 
 def check_inputs(inputs: Mapping[str, Nest], modalities: Sequence[str]) -> None:
@@ -43,18 +43,53 @@ def check_available(available: Tensor | None, modalities: Sequence[str], size: i
         )
 
 
+def check_images(inputs: Mapping[str, Tensor], channels: Mapping[str, int]) -> None:
+    """Raise a LightningMMError unless all inputs are images ``[B, C_m, H, W]`` on one pixel grid.
+
+    Args:
+        inputs: Modality to its images.
+        channels: Modality to its number of channels C_m.
+    """
+    check_inputs(inputs, list(channels))
+    first = next(iter(channels))
+    grid = tuple(inputs[first].shape)
+    for name, count in channels.items():
+        shape = tuple(inputs[name].shape)
+        if len(shape) != 4 or shape[1] != count:
+            hint = f"; repeat a single channel with `.expand(-1, {count}, -1, -1)`" if shape[1:2] == (1,) else ""
+            raise LightningMMError(
+                f"modality {name!r}: expected [batch, {count}, height, width] ({count} channels), got {shape}{hint}"
+            )
+        if shape[0] != grid[0] or shape[2:] != grid[2:]:
+            raise LightningMMError(
+                f"modality {name!r}: expected the batch and size of {first!r} {grid}, got {shape}; all modalities must "
+                "be on one pixel grid"
+            )
+
+
+def common_batch(features: Mapping[str, Tensor]) -> int:
+    """Return the number of samples that all modalities have.
+
+    Raises:
+        LightningMMError: If they differ.
+    """
+    sizes = {name: one.shape[0] for name, one in features.items()}  # len() would fix it in exports
+    batch = next(iter(sizes.values()))
+    if any(size != batch for size in sizes.values()):
+        raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
+    return batch
+
+
 def check_positive(**settings: int) -> None:
-    """Raise a LightningMMError that names the first setting below 1."""
+    """Raise a LightningMMError that names the first setting that is no whole number of at least 1."""
     for name, value in settings.items():
-        if value < 1:
-            raise LightningMMError(f"{name} must be at least 1, got {value}")
+        check_whole(name, value, 1)
 
 
 def check_probability(**settings: float) -> None:
     """Raise a LightningMMError that names the first setting below 0, or not below 1."""
     for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise LightningMMError(f"{name} must be at least 0 and below 1, got {value}")
+        check_fraction(name, value, below_one=True)
 
 
 def check_floating(values: Tensor) -> None:
@@ -77,7 +112,7 @@ def parts_of_modalities(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
 def read_sequence(
     value: Nest, channels: int
 ) -> tuple[Float[Tensor, "batch time {channels}"], Bool[Tensor, "batch time"]]:
-    """The steps of padded sequences, zero in the padding, and which of them count.
+    """Read the steps of padded sequences, zero in the padding, and which of them count.
 
     Args:
         value: ``Float[B, T, C]``, ``{"values": Float[B, T, C], "length": Int[B]}``, or ``Float[B, C]`` for one step.
@@ -89,7 +124,7 @@ def read_sequence(
         attention are over something.
 
     Raises:
-        LightningMMError: If it is no such sequence, has other channels, no step, or is not of floating point.
+        LightningMMError: If it is not such a sequence, has other channels or no step, or is not of floating point.
     """
     forms = f'[batch, time, {channels}] or {{"values": [batch, time, {channels}], "length": [batch]}}'
     length = None

@@ -1,4 +1,4 @@
-"""A classifier with one encoder per modality whose vectors are fused late.
+"""A classifier with one encoder per modality; their vectors are fused late.
 
 Shapes: B samples, M modalities, K classes.
 """
@@ -20,6 +20,7 @@ from lightning_mm.models.inputs import (
     check_inputs,
     check_positive,
     check_probability,
+    common_batch,
     parts_of_modalities,
 )
 from lightning_mm.models.vector_encoders import vector_block
@@ -35,10 +36,10 @@ class LateFusionClassifier(nn.Module):
         fusion: ``mean``, ``max``, ``concat``, ``attention``, or a subclass of :class:`~lightning_mm.models.Fusion`.
         hidden: Width of the layer after the fusion.
         dropout: Probability of dropping a feature of it, in training, below 1.
-        mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits whatever
-            stands there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the network
-            knows of no missing modality, as one that was trained with all of them: it ignores ``available`` and sees
-            what the fill has put there (the setting of arXiv 2310.03986).
+        mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits
+            whatever is there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the
+            network ignores ``available``, as one that was trained with all modalities, and sees the fill of absent
+            ones (the setting of arXiv 2310.03986).
 
     Shape:
         ``{modality: [B, ...]}`` and ``Bool[B, M]`` -> logits ``[B, K]``.
@@ -94,11 +95,7 @@ class LateFusionClassifier(nn.Module):
             # The fusion masks the features; this keeps a NaN out of the encoders' gradients and batch statistics too.
             inputs = fill_inputs(self.zeros, self.modalities, inputs, present)
         features = [self._encode(name, encoder, inputs[name]) for name, encoder in self.encoders.items()]
-        batch = features[0].shape[0]  # len() would fix it in exports
-        sizes = {name: feature.shape[0] for name, feature in zip(self.modalities, features)}
-        if any(size != batch for size in sizes.values()):
-            raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
-        check_available(available, self.modalities, batch)
+        check_available(available, self.modalities, common_batch(dict(zip(self.modalities, features))))
         logits: Tensor = self.head(self.trunk(self.fusion(features, present)))
         return logits
 

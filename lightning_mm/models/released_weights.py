@@ -1,9 +1,9 @@
-"""Weights that others have released into networks of ours: strictly, with what does not fit told by name."""
+"""Loading weights that others have released into our networks: strictly; errors name what does not fit."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ SHOWN = 3
 """How many keys an error message names."""
 
 WRAPPERS = ("model_state_dict", "state_dict")
-"""Entries of checkpoints under which a ``state_dict`` lies."""
+"""Entries of checkpoints that hold a ``state_dict``."""
 
 
 def read_released(path: str | Path, what: str, way_out: str) -> Mapping[str, Any]:
-    """The dict in a file of torch, of tensors and plain types (``weights_only=True``: no code is unpickled).
+    """Read a dict of tensors and plain types from a file of torch (``weights_only=True``: no code is unpickled).
 
     Args:
         path: The file.
@@ -38,7 +38,7 @@ def read_released(path: str | Path, what: str, way_out: str) -> Mapping[str, Any
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LightningMMError(
-            f"the {what} {path} cannot be read as tensors and plain types ({reason}); where the file is whole, "
+            f"the {what} {path} cannot be read as tensors and plain types ({reason}); if the file is whole, "
             "save its `state_dict` alone with torch.save"
         ) from error
     if not isinstance(checkpoint, Mapping):
@@ -46,8 +46,29 @@ def read_released(path: str | Path, what: str, way_out: str) -> Mapping[str, Any
     return checkpoint
 
 
+def start_from(setting: str, path: str, what: str, way_out: str, load: Callable[[Mapping[str, Any]], None]) -> None:
+    """Read released weights from a file and load them; errors name the setting and the file.
+
+    Args:
+        setting: The argument of the network that names the file.
+        path: The file.
+        what: See :func:`read_released`.
+        way_out: See :func:`read_released`.
+        load: Called with what was read.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it cannot be read, or does not fit.
+    """
+    weights = read_released(path, what, way_out)
+    try:
+        load(weights)
+    except LightningMMError as error:
+        raise LightningMMError(f"{setting} {path}: {error}") from error
+
+
 def unwrap(checkpoint: Mapping[str, Any], ignored: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a bare or wrapped ``state_dict``, without the ``module.`` of data parallel training.
+    """Take the tensors of a bare or wrapped ``state_dict``, without the ``module.`` of data parallel training.
 
     Args:
         checkpoint: As it was read.
@@ -85,14 +106,27 @@ def load_released(
         LightningMMError: If a key is missing or left over or a shape differs; the message says which.
     """
     own = network.state_dict()
-    found = misfit({released: own[name] for name, released in keys.items()}, state)
-    if found:
-        raise LightningMMError(f"{what} do not fit this {type(network).__name__}: the state_dict {found}; {hint}")
+    check_fit({released: own[name] for name, released in keys.items()}, state, what, type(network).__name__, hint)
     network.load_state_dict({**own, **{name: state[released] for name, released in keys.items()}})
 
 
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str, network: str, hint: str) -> None:
+    """Raise a LightningMMError unless the keys and shapes of ``state`` are the expected ones.
+
+    Args:
+        expected: Key to a tensor of the right shape.
+        state: The weights.
+        what: The weights, for the error message.
+        network: The class that they are for, for the error message.
+        hint: The way out, for the error message.
+    """
+    found = misfit(expected, state)
+    if found:
+        raise LightningMMError(f"{what} do not fit this {network}: the state_dict {found}; {hint}")
+
+
 def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What keeps a ``state_dict`` from fitting, by name, or an empty text.
+    """Say what keeps a ``state_dict`` from fitting, by name; an empty text if it fits.
 
     Example:
         >>> import torch
@@ -113,13 +147,13 @@ def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def some(keys: Sequence[str]) -> str:
-    """The first few of many."""
+    """List the first few of many."""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(keys[:SHOWN]) + more
 
 
 def renamed(keys: Iterable[str], parts: Mapping[str, str]) -> dict[str, str]:
-    """Keys of ours to released ones, by the names of the modules and parameters that they begin with.
+    """Map our keys to released ones, by the names of the modules and parameters that they begin with.
 
     Args:
         keys: Of our ``state_dict``.

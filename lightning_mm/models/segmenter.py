@@ -14,12 +14,12 @@ from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.decoders import DecoderName, build_decoder, scales_read
 from lightning_mm.models.encoders import build_encoder
 from lightning_mm.models.fusion import Fusion, FusionName, build_fusion
-from lightning_mm.models.inputs import check_available, check_inputs, parts_of_modalities
+from lightning_mm.models.inputs import check_available, check_images, check_positive, parts_of_modalities
 
 
 class MultiEncoderSegmenter(nn.Module):
@@ -37,8 +37,8 @@ class MultiEncoderSegmenter(nn.Module):
         decoder_channels: Widths of the decoder, see :func:`~lightning_mm.models.decoders.build_decoder`.
         mask_absent: True: absent inputs and features never enter; logits and gradients are the same bits whatever
             stands there, and the encoder of a modality that is absent everywhere gets zero gradient. False: the network
-            knows of no missing modality, as one that was trained with all of them: it ignores ``available`` and sees
-            what the fill has put there (the setting of arXiv 2310.03986).
+            ignores ``available``, as one that was trained with all modalities, and sees the fill of absent ones (the
+            setting of arXiv 2310.03986).
 
     Shape:
         ``{modality: [B, C_m, H, W]}`` and ``Bool[B, M]`` -> logits ``[B, K, H, W]``.
@@ -66,10 +66,8 @@ class MultiEncoderSegmenter(nn.Module):
         mask_absent: bool = True,
     ) -> None:
         super().__init__()
-        if encoder_depth not in (3, 4, 5):
-            raise LightningMMError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
-        if num_classes < 1:
-            raise LightningMMError(f"num_classes must be at least 1, got {num_classes}")
+        check_choice("encoder_depth", encoder_depth, (3, 4, 5))
+        check_positive(num_classes=num_classes)
         self.modalities = Modalities(channels)
         self.channels = dict(channels)
         self.num_classes, self.mask_absent = num_classes, mask_absent
@@ -121,22 +119,11 @@ class MultiEncoderSegmenter(nn.Module):
         return {name: encoder[name] for name in self.channels}
 
     def _check(self, inputs: Mapping[str, Tensor], available: Tensor | None) -> None:
-        check_inputs(inputs, self.modalities)
-        first = inputs[self.modalities[0]]
-        for name, channels in self.channels.items():
-            shape = tuple(inputs[name].shape)
-            if len(shape) != 4 or shape[1] != channels:
-                raise LightningMMError(
-                    f"modality {name!r}: expected [batch, {channels}, height, width] ({channels} channels), got {shape}"
-                )
-            if shape[2] % self.stride or shape[3] % self.stride:
-                raise LightningMMError(
-                    f"modality {name!r}: height and width must be divisible by {self.stride} (2 ** encoder_depth), "
-                    f"got {shape[2]} x {shape[3]}; resize or pad, or use a smaller encoder_depth"
-                )
-            if shape[0] != first.shape[0] or shape[2:] != tuple(first.shape[2:]):
-                raise LightningMMError(
-                    f"modality {name!r}: expected the batch and size of {self.modalities[0]!r} {tuple(first.shape)}, "
-                    f"got {shape}; all modalities must lie on one pixel grid"
-                )
-        check_available(available, self.modalities, first.shape[0])
+        check_images(inputs, self.channels)
+        batch, _, height, width = inputs[self.modalities[0]].shape
+        if height % self.stride or width % self.stride:
+            raise LightningMMError(
+                f"height and width must be divisible by {self.stride} (2 ** encoder_depth), got {height} x {width}; "
+                "resize or pad, or use a smaller encoder_depth"
+            )
+        check_available(available, self.modalities, batch)

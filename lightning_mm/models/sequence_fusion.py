@@ -14,22 +14,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
 from lightning_mm.missing import Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
+from lightning_mm.models.attention import Attention
 from lightning_mm.models.inputs import (
     check_available,
     check_inputs,
     check_positive,
     check_probability,
+    common_batch,
     parts_of_modalities,
     read_sequence,
 )
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention whose four projections are linear layers that run as modules, so that adapters reach them.
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each after a norm and with a shortcut.
 
     Shape:
         tokens ``[B, N, D]``, valid ``Bool[B, N]`` -> ``[B, N, D]``; every row needs a valid token.
@@ -37,35 +39,16 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(
-        self, tokens: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]
-    ) -> Float[Tensor, "batch token width"]:
-        query, key, value = (
-            layer(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None], dropout_p=dropout)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a norm and beside a shortcut; shapes as its attention."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
         self.norm_attention, self.norm_expansion = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, dropout)
+        self.attention = Attention(width, heads, dropout)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, tokens: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]
     ) -> Float[Tensor, "batch token width"]:
-        tokens = tokens + self.dropout(self.attention(self.norm_attention(tokens), valid))
+        normed = self.norm_attention(tokens)
+        tokens = tokens + self.dropout(self.attention(normed, normed, normed, valid.unsqueeze(1)))
         expanded = self.dropout(F.gelu(self.expand(self.norm_expansion(tokens))))
         return tokens + self.dropout(self.contract(expanded))
 
@@ -73,7 +56,7 @@ class TransformerBlock(nn.Module):
 class SequenceFusionTransformer(nn.Module):
     """Transformer blocks within each modality, then over the tokens of all of them and one that collects the answer.
 
-    The answer for a sample does not depend on how far its batch is padded, nor on what stands in the padding.
+    The answer for a sample does not depend on how far its batch is padded, nor on the values in the padding.
 
     Args:
         widths: Modality to the channels C_m of a step; the order is the column order of ``available``.
@@ -83,9 +66,9 @@ class SequenceFusionTransformer(nn.Module):
         layers: Blocks within each modality, may be 0.
         fusion_layers: Blocks over all modalities.
         dropout: Probability of dropping features and attention weights, in training, below 1.
-        mask_absent: True: absent inputs and their tokens never enter; outputs and gradients are the same bits whatever
-            stands there, and the blocks of a modality that is absent everywhere get zero gradient. False: the network
-            ignores ``available`` and sees what the fill has put there.
+        mask_absent: True: absent inputs and their tokens never enter; outputs and gradients are the same bits
+            whatever is there, and the blocks of a modality that is absent everywhere get zero gradient. False: the
+            network ignores ``available`` and sees the fill.
 
     Shape:
         Each of ``{modality: ...}`` is ``[B, T, C_m]``, ``{"values": [B, T, C_m], "length": Int[B]}``, or ``[B, C_m]``
@@ -118,16 +101,13 @@ class SequenceFusionTransformer(nn.Module):
         super().__init__()
         check_positive(num_outputs=num_outputs, width=width, heads=heads, fusion_layers=fusion_layers)
         check_probability(dropout=dropout)
-        if layers < 0:
-            raise LightningMMError(f"layers must be at least 0, got {layers}")
+        check_whole("layers", layers, 0)
         if width % heads or width % 2:
             raise LightningMMError(f"width must be even and a multiple of heads, got width {width} and heads {heads}")
         self.modalities = Modalities(widths)
         self.channels = dict(widths)
         self.width, self.num_outputs, self.mask_absent = width, num_outputs, mask_absent
-        for name, channels in widths.items():
-            if channels < 1:
-                raise LightningMMError(f"modality {name!r}: expected at least 1 channel, got {channels}")
+        check_positive(**{f"channels of modality {name!r}": channels for name, channels in widths.items()})
         self.projections = parts_of_modalities({name: nn.Linear(size, width) for name, size in widths.items()})
         self.blocks = parts_of_modalities({name: _blocks(layers, width, heads, dropout) for name in widths})
         self.zeros = Zeros()
@@ -155,10 +135,7 @@ class SequenceFusionTransformer(nn.Module):
                 embedded, counts = torch.where(present[:, :, None], embedded, 0.0), counts & present
             tokens.append(embedded)
             valid.append(counts)
-        batch = tokens[0].shape[0]  # len() would fix it in exports
-        sizes = {name: embedded.shape[0] for name, embedded in zip(self.modalities, tokens)}
-        if any(size != batch for size in sizes.values()):
-            raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
+        batch = common_batch(dict(zip(self.modalities, tokens)))
         check_available(available, self.modalities, batch)
         answer = self.answer.expand(batch, 1, -1)
         # The token of the answer is always valid, so no row of attention is over nothing, whatever is absent.

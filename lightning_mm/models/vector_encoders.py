@@ -1,4 +1,4 @@
-"""Encoders that put out one vector per sample, for :class:`~lightning_mm.models.LateFusionClassifier`.
+"""Encoders that output one vector per sample, for :class:`~lightning_mm.models.LateFusionClassifier`.
 
 Each has ``in_channels`` and ``out_channels``. Layers are called ``conv`` or ``linear``, and ``norm``. A scale and a
 shift after a ``conv`` and after its frozen BatchNorm say the same thing, so ``exclude: ["*.conv"]`` makes an SSF half
@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
 
 
 class SpectrogramEncoder(nn.Module):
-    """As :class:`ImageEncoder`, but the mean is over time only: which band sounds is what a spectrogram tells.
+    """As :class:`ImageEncoder`, but the mean is over time only, since frequency bands carry the information.
 
     Args:
         bands: Frequency bands F.
@@ -92,8 +92,8 @@ class SpectrogramEncoder(nn.Module):
 class SequenceEncoder(nn.Module):
     """Convolutions over time of stride 2 with BatchNorm and ReLU, and the mean over the steps that are no padding.
 
-    In eval mode the vector of a sequence does not depend on how far its batch is padded, nor on what stands in the
-    padding. In training mode padded steps enter the batch statistics as zeros, and nothing else.
+    In eval mode the vector of a sequence does not depend on how far its batch is padded, nor on the values in
+    the padding. In training mode padded steps enter the batch statistics as zeros, and nothing else.
 
     Args:
         in_channels: Channels C of a step.

@@ -24,10 +24,10 @@ from lightning_mm.models.video_encoder import CLIP, VideoEncoder
 
 
 class MultiStreamVideoNetwork(nn.Module):
-    """One video network per modality, each with logits of its own; the prediction is the mean of the votes.
+    """One video network per modality, each with its own logits; the prediction is the mean of the votes.
 
     The vote of an absent modality is left out of the mean. The fusion vote reads the features of all streams and was
-    trained with all of them, so it counts where all modalities are there and nowhere else.
+    trained with all of them, so it counts only if all modalities are available.
 
     Args:
         streams: Modality to the name of its video network, see :class:`~lightning_mm.models.VideoEncoder`, or to any
@@ -37,9 +37,9 @@ class MultiStreamVideoNetwork(nn.Module):
         weights: Name of torchvision's weights for all streams, such as ``KINETICS400_V1``; ``None`` starts at random.
         fusion_vote: Whether there is one more vote: a linear layer on the concatenated features of all streams.
         dropout: Probability of dropping a feature before the layers that vote, in training, below 1.
-        vote_absent: False: absent inputs never enter; logits and gradients are the same bits whatever stands there,
+        vote_absent: False: absent inputs never enter; logits and gradients are the same bits whatever is there,
             and the stream of a modality that is absent everywhere gets zero gradient. True: ``available`` is ignored,
-            every vote counts, also that of a stream that has seen nothing but the fill (the released networks of UMDR,
+            every vote counts, also that of a stream that has only seen the fill (the released networks of UMDR,
             the setting of arXiv 2310.03986).
 
     Shape:
@@ -56,7 +56,7 @@ class MultiStreamVideoNetwork(nn.Module):
         torch.Size([2, 5])
 
     Reference:
-        Simonyan, Zisserman: Two-Stream Convolutional Networks, NeurIPS 2014 (streams whose scores are averaged); Zhou
+        Simonyan, Zisserman: Two-Stream Convolutional Networks, NeurIPS 2014 (averaged scores of streams); Zhou
         et al.: UMDR, TPAMI 2023, arXiv 2211.09146 (streams and fusion that vote).
     """
 

@@ -17,14 +17,14 @@ from lightning_mm.models.inputs import check_floating
 CLIP = 5
 """Dimensions of a batch of clips."""
 _CLASSIFIERS = ("fc", "classifier", "head")
-# Frames, height and width: those of mvit are fixed by its table of positions, those of s3d are the least that its
+# Frames, height and width: those of mvit are fixed by its table of positions, those of s3d are the smallest that its
 # pooling takes.
 _EXACTLY = {"mvit_v1_b": (16, 224, 224), "mvit_v2_s": (16, 224, 224)}
 _AT_LEAST = {"s3d": (13, 209, 209)}
 
 
 def video_networks() -> list[str]:
-    """Names of the video networks that torchvision has."""
+    """List the names of torchvision's video networks."""
     return list_models(module=video)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 
 CELLS = 4
 """Blocks of equal label per side."""
@@ -54,8 +54,7 @@ class FakeSegmentation(Dataset[dict[str, Any]]):
         p_unobserved: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if split not in ("train", "val", "test"):
-            raise LightningMMError(f"split must be 'train', 'val' or 'test', got {split!r}")
+        check_choice("split", split, ("train", "val", "test"))
         if size < CELLS or size % CELLS:
             raise LightningMMError(f"size must be a positive multiple of {CELLS}, got {size}")
         self.split, self.channels, self.num_classes = split, dict(channels), num_classes

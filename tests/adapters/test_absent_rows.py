@@ -124,7 +124,7 @@ class Odd(nn.Module):
         return self.head(self.encoders["a"](a) + self.encoders["b"](b) + twice + self.encoders["d"](d + a))
 
 
-@pytest.mark.filterwarnings("ignore:.*normalise by the statistics of the batch")
+@pytest.mark.filterwarnings("ignore:.*normalise by batch statistics")
 def test_encoders_that_need_the_batch_are_left_alone_and_named_when_asked_for() -> None:
     generator = torch.Generator().manual_seed(0)
     call = tuple(torch.randn(3, 4, generator=generator) for _ in range(4))
@@ -137,7 +137,7 @@ def test_encoders_that_need_the_batch_are_left_alone_and_named_when_asked_for() 
     }.items():
         with pytest.raises(LightningMMError, match=rf"encoder 'encoders.{name}' of modality '{name}'.*{reason}"):
             adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={name: f"encoders.{name}"})
-    with pytest.raises(LightningMMError, match=r"expected a modality out of .* and the name of its encoder"):
+    with pytest.raises(LightningMMError, match=r"expected one of the modalities .* and the name of its encoder"):
         adapt(Odd(), ["a", "b", "c", "d"], SSF(), example=(call, {}), encoders={"a": "backbone"})
 
 

@@ -104,7 +104,9 @@ def test_nothing_available_is_no_combination_and_uses_no_row_of_one_hot() -> Non
 
 @pytest.mark.wrong_types
 def test_mistakes_are_named() -> None:
-    with pytest.raises(LightningMMError, match="unseen must be 'base', 'superset' or 'subset', got 'near'"):
+    with pytest.raises(
+        LightningMMError, match=r"OneHot: unseen must be one of \['base', 'superset', 'subset'\], got 'near'"
+    ):
         OneHot(unseen="near")  # type: ignore[arg-type]
     with pytest.raises(LightningMMError, match="has no incomplete combination to adapt to"):
         bound(OneHot(["a+b+c"]))

@@ -133,7 +133,9 @@ def reads_weights() -> tuple[Adapted, tuple[Any, dict[str, Any]]]:
 
 def test_weights_that_the_network_reads_itself_are_kept() -> None:
     adapted, call = reads_weights()
-    with pytest.raises(LightningMMError, match=r"encoders of b cannot be constants: the network uses what is in them"):
+    with pytest.raises(
+        LightningMMError, match=r"encoders of b cannot be constants: the network reads their attributes"
+    ):
         adapted.fold("a", call)
     assert torch.isfinite(adapted.fold("a")(*call[0])).all()
 

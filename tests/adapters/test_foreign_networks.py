@@ -175,11 +175,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[torch.Generator], t
 NOTHING_TO_DO = {
     ("NormTuning", "nn.LSTM"): r"no layer of Both can be adapted by NormTuning; reasons: .*recurrent",
     ("NormTuning", "nn.MultiheadAttention"): "no layer of its types",
-    ("IA3", "torchvision ResNet-18"): "IA3 knows no projection",
-    ("IA3", "smp Unet of ResNet-18"): "IA3 knows no projection",
-    ("IA3", "smp FPN of EfficientNet"): "IA3 knows no projection",
-    ("IA3", "nn.LSTM"): "IA3 knows no projection",
-    ("IA3", "nn.MultiheadAttention"): "IA3 knows no projection",
+    ("IA3", "torchvision ResNet-18"): "IA3 finds no projection",
+    ("IA3", "smp Unet of ResNet-18"): "IA3 finds no projection",
+    ("IA3", "smp FPN of EfficientNet"): "IA3 finds no projection",
+    ("IA3", "nn.LSTM"): "IA3 finds no projection",
+    ("IA3", "nn.MultiheadAttention"): "IA3 finds no projection",
 }
 """Pairs that are refused, and how."""
 

@@ -174,7 +174,7 @@ def test_a_refusal_leaves_the_network_as_it_was() -> None:
     call = (torch.randn(3, 4), torch.randn(3, 4))
     network = Sum().train()
     network.forward = network.forward  # an own one, on the object
-    with pytest.raises(LightningMMError, match="`forward` of its own, set on the object"):
+    with pytest.raises(LightningMMError, match="has its own `forward`, set on the object"):
         adapt(network, ["a", "b"], SSF(), example=(call, {}), grouped=True)
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())

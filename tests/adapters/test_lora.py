@@ -289,7 +289,7 @@ class Standardised(nn.Conv1d):
 
 @pytest.mark.parametrize(
     ("layer", "reason"),
-    [(nn.Conv1d(6, 6, 3, groups=2), "it has groups=2"), (Standardised(6, 6, 3), "has a forward of its own")],
+    [(nn.Conv1d(6, 6, 3, groups=2), "it has groups=2"), (Standardised(6, 6, 3), "overrides forward")],
     ids=["groups", "forward"],
 )
 def test_layers_that_do_not_fit_are_left_out_with_the_reason(layer: nn.Module, reason: str) -> None:
@@ -302,20 +302,20 @@ def test_layers_that_do_not_fit_are_left_out_with_the_reason(layer: nn.Module, r
 
 
 def test_mistakes_are_answered_with_the_way_out() -> None:
-    with pytest.raises(LightningMMError, match="rank of at least 1, got 0"):
+    with pytest.raises(LightningMMError, match="LoRA: rank must be a whole number of at least 1, got 0"):
         LoRA(rank=0)
     with pytest.raises(LightningMMError, match="alpha must be a positive number"):
         LoRA(alpha=0.0)
     for wrong in ([], [SSF(), Together([LoRA()])]):
         with pytest.raises(LightningMMError, match="needs a list of kinds such as"):
             Together(wrong)
-    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*no layer of Odd that is one of"):
+    with pytest.raises(LightningMMError, match=r"layers=\['haed'\].*matches no layer of Odd of the types"):
         odd(LoRA(layers=["haed"]))
     with pytest.raises(
         LightningMMError, match="'layer' is a BatchNorm1d; LoRA adapts Conv1d, Conv2d, Conv3d, Embedding"
     ):
         odd(LoRA(), targets=["layer"])
-    with pytest.raises(LightningMMError, match="'head' is in `targets`, but LoRA itself leaves it out"):
+    with pytest.raises(LightningMMError, match="'head' is in `targets`, but LoRA leaves it out; remove it"):
         odd(LoRA(layers=["a"]), targets=["head"])
     with pytest.raises(LightningMMError, match=r"LoRA \(number 2 of Together\) adapts no layer of Odd"):
         odd(Together([SSF(), LoRA(layers=["head"])]), exclude=["head"])
@@ -323,7 +323,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
     randomise(normed)
     with pytest.raises(LightningMMError, match=r"layer 'layer' cannot be folded.*parametrised"):
         normed.fold("a")
-    with pytest.raises(LightningMMError, match="convolution whose samples do not lie on the first axis"):
+    with pytest.raises(LightningMMError, match="convolution and its samples are not on the first axis"):
         LoRA().bank(Site("x", 5, (Layout(2, 1, 0),), details={"weight": [5, 2, 1]}), 2)
 
 

@@ -93,7 +93,7 @@ def test_a_layer_that_runs_without_gradients_in_training_is_refused_by_name() ->
             return self.head(hidden)
 
     adapted = adapt(Cut(nn.Linear(6, 6)), NAMES, SSF(), example=((), INPUTS))
-    with pytest.raises(LightningMMError, match="layer 'a' runs without gradients in a call that has them"):
+    with pytest.raises(LightningMMError, match="layer 'a' runs without gradients in a call that needs them"):
         adapted(**INPUTS, available=MIXED)
     with torch.no_grad():
         adapted(**INPUTS, available=MIXED)
@@ -140,7 +140,7 @@ def test_a_layer_that_sees_a_part_of_the_batch_is_an_error() -> None:
             return out.index_add(0, available[:, 1].nonzero().flatten(), self.b(b[available[:, 1]]))
 
     adapted = adapt(Sparse(), NAMES, SSF(), example=((), INPUTS))
-    with pytest.raises(LightningMMError, match="put out 2 entries on axis 0 for 3 samples"):
+    with pytest.raises(LightningMMError, match="returned 2 entries on axis 0 for 3 samples"):
         adapted(**INPUTS, available=MIXED)
 
 
@@ -171,7 +171,7 @@ def test_one_object_may_be_given_to_several_adapters() -> None:
 def test_a_second_adapter_on_one_network_is_refused() -> None:
     network = Sum(nn.Linear(6, 6))
     build(network)
-    with pytest.raises(LightningMMError, match="has an adapter already"):
+    with pytest.raises(LightningMMError, match="already has an adapter"):
         build(network)
 
 
@@ -195,12 +195,12 @@ def test_compiled_network_is_one_graph_for_all_combinations() -> None:
 
 @pytest.mark.wrong_types
 def test_patterns_that_adapt_nothing_and_other_mistakes_are_told() -> None:
-    with pytest.raises(LightningMMError, match=r"no layer that 'la.*' fits is of a type that SSF adapts"):
+    with pytest.raises(LightningMMError, match=r"'la.*' matches no layer of a type that SSF adapts; remove it"):
         build(Sum(nn.ReLU()), targets=["head", "la*"])
     adapted = build(Sum(nn.Linear(6, 6)))
     with pytest.raises(LightningMMError, match="must be a tensor"):
         adapted(**INPUTS, available=[[True, False]])
-    with pytest.warns(UserWarning, match="normalise by the statistics of the batch"):
+    with pytest.warns(UserWarning, match="normalise by batch statistics"):
         build(Sum(nn.BatchNorm1d(6, track_running_stats=False)))
 
 

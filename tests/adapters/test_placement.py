@@ -78,11 +78,12 @@ def test_random_depends_on_the_seed_alone() -> None:
 def test_too_small_a_budget_names_the_smallest_that_would_do() -> None:
     with pytest.raises(
         LightningMMError,
-        match=r"budget of 9 parameters per combination \(0\.09 % of the network\) takes no layer; the smallest that "
-        r"takes one is 10 parameters per combination \(0\.1 % of the network\), for layer 'b'",
+        match=r"budget of 9 parameters per combination \(0\.09 % of the network\) is too small for any "
+        r"layer; the smallest sufficient budget is 10 parameters per combination \(0\.1 % of the network\), for "
+        r"layer 'b'",
     ):
         place(LAYERS, "0.09 %", TOTAL)
-    with pytest.raises(LightningMMError, match=r"does not take all 4 layers, which need 70 parameters"):
+    with pytest.raises(LightningMMError, match=r"is too small for all 4 layers, which need 70 parameters"):
         place(LAYERS, 69, TOTAL, "all")
     with pytest.raises(LightningMMError, match=r"strategy 'gain' needs a budget"):
         place(LAYERS, None, TOTAL)
@@ -92,7 +93,8 @@ def test_too_small_a_budget_names_the_smallest_that_would_do() -> None:
 
 @pytest.mark.wrong_types
 def test_unknown_strategies_are_named() -> None:
-    with pytest.raises(LightningMMError, match="strategy: expected one of gain, disturbance, random, last, all, got"):
+    message = r"strategy must be one of \['gain', 'disturbance', 'random', 'last', 'all'\], got"
+    with pytest.raises(LightningMMError, match=message):
         place(LAYERS, 3, TOTAL, "best")  # type: ignore[arg-type]
 
 
@@ -141,5 +143,7 @@ def test_layers_of_a_former_choice_come_back() -> None:
 def test_names_that_are_no_layers_are_refused() -> None:
     adapted = adapt(MixedNetwork(), MIXED_NAMES, SSF(), inputs=MIXED_INPUTS, example=CALL)
     for names, got in ((["tail"], r"\['tail'\]"), ([], "none")):
-        with pytest.raises(LightningMMError, match=f"that this adapter was built for, got {got}; they are named like"):
+        with pytest.raises(
+            LightningMMError, match=f"that this adapter was built for, got {got}; these have names like"
+        ):
             keep_layers(adapted.adapter, adapted.base, names)

@@ -245,7 +245,7 @@ def test_mistakes_are_named() -> None:
         look(lambda batch, available: adapted(*batch, available=available))
     with pytest.raises(LightningMMError, match="loss of batch 0 is nan"):
         look(lambda batch, available: square(adapted)(batch, available) * math.nan)
-    with pytest.raises(LightningMMError, match="does not depend on the adapter"):
+    with pytest.raises(LightningMMError, match="has no gradient, so it does not depend on the adapter"):
         look(lambda batch, available: square(adapted)(batch, available).detach())
 
 

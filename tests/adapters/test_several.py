@@ -92,9 +92,11 @@ def test_exchange_is_exact_and_hashes_the_base_once(tmp_path: Path, monkeypatch:
 def test_a_name_must_be_given_where_there_are_some(tmp_path: Path) -> None:
     network = base()
     save_all(network, tmp_path)
-    with pytest.raises(LightningMMError, match=r"holds adapters by name: \['lora.rank-4', 'rgb\+depth', 'ssf'\]; say"):
+    with pytest.raises(
+        LightningMMError, match=r"holds adapters by name: \['lora.rank-4', 'rgb\+depth', 'ssf'\]; pass one"
+    ):
         load(tmp_path, network)
-    with pytest.raises(DataNotFoundError, match=r"no saved adapter in .*other: .*names are there: \['lora.rank-4'"):
+    with pytest.raises(DataNotFoundError, match=r"no saved adapter in .*other: .*names exist: \['lora.rank-4'"):
         load(tmp_path, network, "other")
     # One without a name may lie beside them; no name then means that one.
     unnamed = load(tmp_path, network, "ssf")
@@ -131,9 +133,9 @@ def test_what_is_no_adapter_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("three adapters")
     (tmp_path / "rgb+depth").rename(tmp_path / ".hidden")
     assert list_adapters(tmp_path) == ["lora.rank-4"]
-    with pytest.raises(DataNotFoundError, match=r"ssf: adapter_config.json is not there; .* \['lora.rank-4'\]"):
+    with pytest.raises(DataNotFoundError, match=r"ssf: adapter_config.json is missing; .* \['lora.rank-4'\]"):
         load(tmp_path, base(), "ssf")
-    with pytest.raises(DataNotFoundError, match=r"no saved adapters in .*nowhere: it is no folder"):
+    with pytest.raises(DataNotFoundError, match=r"no saved adapters in .*nowhere: it is not a folder"):
         list_adapters(tmp_path / "nowhere")
     with pytest.raises(DataNotFoundError, match=r"no saved adapter in .*nowhere"):
         load(tmp_path / "nowhere", base(), "ssf")
@@ -149,5 +151,5 @@ def test_names_are_checked(name: str, tmp_path: Path) -> None:
         adapted.save(tmp_path / "folder", name)
     assert not (tmp_path / "folder").exists()
     adapted.remove()
-    with pytest.raises(LightningMMError, match=r"got '.*'; write one such as 'lora'"):
+    with pytest.raises(LightningMMError, match=r"got '.*'; choose one such as 'lora'"):
         load(tmp_path, network, name)

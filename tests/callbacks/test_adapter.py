@@ -188,6 +188,58 @@ def test_one_callback_adapts_each_module_and_another_takes_over(tmp_path: Path) 
         trainer(tmp_path, [callback(basis=Additive())]).test(first, loader())
 
 
+class Fails(Theirs):
+    """Fails after its network ran, in one stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage, self.seen = stage, 0
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        loss = super().step(batch)
+        if self.trainer.state.stage == self.stage:
+            assert self.adapter.current.situation.available is batch[2]
+            self.seen += 1
+            raise RuntimeError("in the step")
+        return loss
+
+    def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        return self.step(batch)
+
+
+@pytest.mark.parametrize(
+    ("verb", "stage"),
+    [
+        ("fit", "sanity_check"),
+        ("fit", "train"),
+        ("fit", "validate"),
+        ("validate", "validate"),
+        ("test", "test"),
+        ("predict", "predict"),
+    ],
+)
+def test_the_mask_of_a_batch_ends_with_it_also_when_its_step_fails(tmp_path: Path, verb: str, stage: str) -> None:
+    module, hook = Fails(stage), callback()
+    run = trainer(tmp_path, [hook], num_sanity_val_steps=1 if stage == "sanity_check" else 0)
+    with pytest.raises(RuntimeError, match="in the step"):
+        getattr(run, verb)(module, loader(), *([loader()] if verb == "fit" else []))
+    assert module.seen == 1
+    assert module.adapter.current.situation.available is None
+    module.stage = ""
+    getattr(run, verb)(module, loader(), *([loader()] if verb == "fit" else []))
+    assert module.adapter.current.situation.available is None
+
+
+def test_a_step_that_ends_the_epoch_leaves_no_mask(tmp_path: Path) -> None:
+    class Stops(Theirs):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 1 else None
+
+    module = Stops()
+    trainer(tmp_path, [callback()], epochs=1).fit(module, loader())
+    assert module.adapter.current.situation.available is None
+
+
 def test_a_trainer_without_the_callback_says_so(tmp_path: Path) -> None:
     theirs = module()
     trainer(tmp_path, [callback()], epochs=1).fit(theirs, loader(), loader())

@@ -147,7 +147,7 @@ def test_checkpoints_of_another_placement_are_refused(tmp_path: Path) -> None:
     for hook in (callback(20), callback(16, placement={"strategy": "last"}), without):
         with pytest.raises(LightningMMError, match=r"other settings than the config asks for, in placement; placement"):
             trainer(tmp_path, [hook]).validate(Eager(), loader(), ckpt_path=saver.last_model_path)
-    with pytest.raises(LightningMMError, match=r"names out of the 2 layers .* got \['"):
+    with pytest.raises(LightningMMError, match=r"names of some of the 2 layers .* got \['"):
         trainer(tmp_path, [callback(16, targets=["radar*"])]).validate(
             Eager(), loader(), ckpt_path=saver.last_model_path
         )
@@ -196,7 +196,9 @@ def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
     for module, message in ((Manual(), "optimizes by itself"), (Broken(), broken), (Nothing(), nothing)):
         with pytest.raises(LightningMMError, match=message):
             trainer(tmp_path, [callback()]).fit(module, loader())
-    with pytest.raises(LightningMMError, match=r"takes no layer; the smallest that takes one is 4 parameters"):
+    with pytest.raises(
+        LightningMMError, match=r"is too small for any layer; the smallest sufficient budget is 4 parameters"
+    ):
         trainer(tmp_path, [callback(3)]).fit(Eager(), loader())
     complete = Samples()
     complete.mask = torch.ones_like(complete.mask)

@@ -113,6 +113,11 @@ def test_a_checkpoint_of_another_network_is_a_few_keys() -> None:
             "model.model: unknown key 'chanels' of lightning_mm.models.MultiEncoderSegmenter; did you mean 'channels'?",
         ),
         (
+            UNION.format(problem="Group 'distillation' does not accept option 'weigt'"),
+            "model.model.distillation: unknown key 'weigt'; --help lists all keys, --print_config shows a config in "
+            "full",
+        ),
+        (
             UNION.format(
                 problem="Parser key \"decoder\":\n              Expected a typing.Literal['unet', 'fpn']. Got value: x"
             ),

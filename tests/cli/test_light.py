@@ -26,6 +26,7 @@ before = set(sys.modules)
 from lightning_mm.cli import main
 for command in json.loads(sys.argv[1]):
     assert main(command) == 0, command
+print()
 print(*{name.split(".")[0] for name in set(sys.modules) - before})
 """
     run = subprocess.run(
@@ -38,3 +39,10 @@ print(*{name.split(".")[0] for name in set(sys.modules) - before})
 
 def test_lists_pages_and_helps_import_nothing_but_python() -> None:
     assert imported(*AT_ONCE) == {"lightning_mm"}
+
+
+def test_reading_studies_and_results_imports_neither_torch_nor_lightning() -> None:
+    study = str(REPOSITORY / "experiments" / "scenes" / "study.yaml")
+    results = str(REPOSITORY / "experiments" / "results" / "scenes")
+    found = imported(["compare", "-c", study, "--dry_run"], ["table", results, results])
+    assert found.isdisjoint({"torch", "lightning", "jaxtyping", "wandb", "matplotlib"})

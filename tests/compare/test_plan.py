@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lightning_mm.compare.cells import cut, patched
 from lightning_mm.compare.plan import Plan, Step, short
 from lightning_mm.compare.study import read_study
-from lightning_mm.errors import LightningMMError
-from tests.compare.test_study import read, write_study
+from tests.support.studies import read, write_study
 
 
 def names(steps: list[Step], out: Path) -> list[str]:
@@ -118,38 +114,3 @@ def test_keys_do_not_change_with_comments_but_with_configs(tmp_path: Path) -> No
     assert key() == before
     (tmp_path / "base.yaml").write_text("data: {modalities: [a, b, c], batch_size: 3}\n")
     assert key() != before
-
-
-CONFIG: dict[str, Any] = {
-    "data": {"modalities": ["a", "b", "c"], "train_policy": None, "dataset": {"channels": {"a": 1, "b": 2}}},
-    "model": {"init_args": {"fill": None, "model": {"init_args": {"encoders": {"b": [{"c": 1}], "a": 2, "c": 3}}}}},
-    "trainer": {"callbacks": [{"class_path": "x.KeyedSeed"}, {"class_path": "lightning.ModelCheckpoint"}]},
-}
-
-
-def test_patches() -> None:
-    policy = {"class_path": "p"}
-    changed = patched(CONFIG, {"callbacks": [{"class_path": "y"}], "train_policy": policy, "fill": {"class_path": "f"}})
-    assert [one["class_path"] for one in changed["trainer"]["callbacks"]] == [
-        "x.KeyedSeed",
-        "y",
-        "lightning.ModelCheckpoint",
-    ]
-    assert changed["data"]["train_policy"] == policy
-    assert changed["model"]["init_args"]["fill"] == {"class_path": "f"}
-    assert CONFIG["data"]["train_policy"] is None, "the config itself stays"
-
-
-def test_arguments_of_a_callback_are_changed() -> None:
-    changed = patched(CONFIG, {"init_args": {"KeyedSeed": {"seed": 5}}})
-    assert changed["trainer"]["callbacks"][0] == {"class_path": "x.KeyedSeed", "init_args": {"seed": 5}}
-    with pytest.raises(LightningMMError, match=r"there is no 'Other' among those of the configs, \['KeyedSeed'"):
-        patched(CONFIG, {"init_args": {"Other": {}}})
-
-
-def test_a_dedicated_network_is_cut_to_its_modalities() -> None:
-    changed = patched(CONFIG, {"only": ["a", "c"]})
-    assert changed["data"]["modalities"] == ["a", "c"]
-    assert changed["model"]["init_args"]["model"]["init_args"]["encoders"] == {"a": 2, "c": 3}
-    assert changed["data"]["dataset"]["channels"] == {"a": 1, "b": 2}, "not all modalities: something else"
-    assert cut([{"a": 1, "b": {"a": 1, "b": 2}}], {"a", "b"}, ["b"]) == [{"b": {"a": 1, "b": 2}}]

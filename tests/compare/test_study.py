@@ -6,25 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from lightning_mm.compare import Study, read_study
+from lightning_mm.compare import read_study
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-
-METHODS = {"zero_fill": None, "adapted": {"configs": ["ssf.yaml"], "tune": {"model.lr": [0.1, 0.2]}}}
-
-
-def write_study(folder: Path, **content: Any) -> Path:
-    """A study with its configs; ``content`` replaces keys of a working one."""
-    (folder / "base.yaml").write_text("data: {modalities: [a, b, c]}\n")
-    (folder / "ssf.yaml").write_text("trainer: {max_epochs: 1}\n")
-    study = folder / "study.yaml"
-    study.write_text(yaml.safe_dump({"seeds": [0, 1], "methods": METHODS, **content}, sort_keys=False))
-    return study
-
-
-def read(folder: Path, **content: Any) -> Study:
-    return read_study(write_study(folder, **content))
+from tests.support.studies import METHODS, read
 
 
 def test_defaults(tmp_path: Path) -> None:

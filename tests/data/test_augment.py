@@ -75,7 +75,7 @@ def test_the_generator_alone_decides() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(LightningMMError, match="size must be positive, got 0"):
+    with pytest.raises(LightningMMError, match="size must be a whole number of at least 1, got 0"):
         RandomCropResize(0)
     for scale in [(0.0, 1.0), (0.9, 0.5), (0.5, 1.5)]:
         with pytest.raises(LightningMMError, match="ascending pair"):

@@ -100,7 +100,7 @@ def test_the_key_alone_decides() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(LightningMMError, match="FlipClips: p must be between 0 and 1, got 2"):
         FlipClips(2)
-    with pytest.raises(LightningMMError, match="CropClips: size must be positive, got 0"):
+    with pytest.raises(LightningMMError, match="CropClips: size must be a whole number of at least 1, got 0"):
         CropClips(0)
     for scale in [(0.0, 1.0), (0.9, 0.5), (0.5, 1.5)]:
         with pytest.raises(LightningMMError, match="CropClips: scale must be an ascending pair"):

@@ -188,12 +188,12 @@ def test_one_key_one_result_and_what_is_absent_changes_nothing() -> None:
 
 def test_errors() -> None:
     for make, message in [
-        (lambda: HorizontalFlip(1.5), r"HorizontalFlip: p must lie in \[0, 1\], got 1.5"),
+        (lambda: HorizontalFlip(1.5), r"HorizontalFlip: p must be between 0 and 1, got 1.5"),
         (lambda: RandomCrop((0, 4)), r"RandomCrop: size must be a positive height and width, got \(0, 4\)"),
         (lambda: RandomScaleCrop((4, 4), (2.0, 1.0)), "scale must be an ascending pair above 0"),
-        (lambda: GaussianBlur(["rgb"], (-1.0, 1.0)), "std must be an ascending pair of 0 or more"),
+        (lambda: GaussianBlur(["rgb"], (-1.0, 1.0)), "std must be an ascending pair of at least 0"),
         (lambda: GaussianBlur(["rgb"], kernel_size=4), "kernel_size must be a positive odd number, got 4"),
-        (lambda: ColorJitter(["rgb"], contrast=2.0), r"contrast must lie in \[0, 1\], got 2.0"),
+        (lambda: ColorJitter(["rgb"], contrast=2.0), r"contrast must be between 0 and 1, got 2.0"),
     ]:
         with pytest.raises(LightningMMError, match=message):
             make()

@@ -184,11 +184,11 @@ def test_bad_settings() -> None:
         with pytest.raises(LightningMMError, match="JitterSequences: std must be 0 or more and finite, got"):
             JitterSequences(std)
     for scale in [(1.1, 0.9), (-1.0, 1.0), (0.0, float("inf"))]:
-        with pytest.raises(LightningMMError, match="JitterSequences: scale must be an ascending pair of 0 or more"):
+        with pytest.raises(LightningMMError, match="JitterSequences: scale must be an ascending pair of at least 0"):
             JitterSequences(0.1, scale)
     for keep in [(0.9, 0.5), (0.0, 1.0), (0.5, 1.5)]:
         with pytest.raises(LightningMMError, match="WarpSequences: keep must be an ascending pair"):
             WarpSequences(keep)
-    with pytest.raises(LightningMMError, match="WarpSequences: speed must be above 0"):
+    with pytest.raises(LightningMMError, match="WarpSequences: speed must be an ascending pair above 0"):
         WarpSequences(speed=(0.0, 1.0))
     assert repr(JitterSequences(0.1, (1.0, 2.0))) == "JitterSequences(std=0.1, scale=(1.0, 2.0))"

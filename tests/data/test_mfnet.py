@@ -66,7 +66,7 @@ def test_a_thermal_picture_in_colours_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "ther/00202N.jpg", values)
     dataset = MFNet("test", root=str(tmp_path))
     assert dataset[0]["inputs"]["thermal"].shape == (3, 12, 16)
-    with pytest.raises(LightningMMError, match=rf"{path} is a coloured picture, expected one channel of thermal"):
+    with pytest.raises(LightningMMError, match=rf"{path} is a colour image, expected one channel of thermal"):
         dataset[1]
 
 

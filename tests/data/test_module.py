@@ -335,7 +335,10 @@ class TestErrors:
 
     @pytest.mark.parametrize(("setting", "value"), [("batch_size", 0), ("eval_batch_size", 0), ("num_workers", -1)])
     def test_settings_out_of_range(self, setting: str, value: int) -> None:
-        with pytest.raises(LightningMMError, match=f"data.{setting} must be at least {max(0, value + 1)}, got {value}"):
+        with pytest.raises(
+            LightningMMError,
+            match=f"data.{setting} must be a whole number of at least {max(0, value + 1)}, got {value}",
+        ):
             _data(**{setting: value})
 
     def test_policy_that_does_not_fit_is_told_before_training(self) -> None:

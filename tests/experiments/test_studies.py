@@ -1,17 +1,14 @@
-"""Every method of the studies through `lightning-mm compare`, and the commands of the demo."""
+"""Every method of the studies through `lightning-mm compare`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lightning_mm.cli import main
-from lightning_mm.cli.demo import CHANNELS, demo_commands, experiments_folder
 from lightning_mm.compare import read_study
 from lightning_mm.compare.recipes import BASE, RECIPES
-from lightning_mm.errors import DataNotFoundError
 from tests.support.experiments import STUDIES, name_of, small
 from tests.support.fake_data import write_data
 
@@ -65,35 +62,3 @@ def test_studies_run(
         assert list((here / "study" / method).rglob("test.done.json"))
     assert not skipped - {name for name in SHARES[path] if study.method(name).recipe.what == RECIPES["bn_refit"].what}
     assert sorted(each.name for each in here.iterdir()) == ["report", "study"], "nothing outside of --out and --results"
-
-
-def test_the_demo_is_made_of_commands_that_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands = demo_commands(tmp_path, experiments_folder())
-    verbs = [command[0] for _, command in commands]
-    assert verbs == ["fit"] * (2 + len(CHANNELS)) + ["sweep"] * (1 + len(CHANNELS)) + ["table"]
-    for _, command in commands[2:3]:
-        assert main([*command, "--print_config"]) == 0
-        config = yaml.safe_load(capsys.readouterr().out)
-        channels = config["model"]["init_args"]["model"]["init_args"]["channels"]
-        assert list(channels) == config["data"]["modalities"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_demo_says_where_it_sought_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lightning_mm.cli.demo.__file__", str(tmp_path / "site" / "lightning_mm" / "cli" / "demo.py"))
-    with pytest.raises(DataNotFoundError, match="_experiments/scenes"):
-        experiments_folder()
-
-
-@pytest.mark.slow
-def test_the_demo_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--fast", "--out", "here"]) == 0
-    out = capsys.readouterr().out
-    assert "The report lies in here/report" in out
-    lines = Path("here/report/sweep.csv").read_text().splitlines()
-    figures = {tuple(line.split(",")[:2]) for line in lines[1:]}
-    combinations = ["rgb", "depth", "thermal", "rgb+depth", "rgb+thermal", "depth+thermal", "rgb+depth+thermal"]
-    expected = {(method, one) for method in ("zero_fill", "adapted") for one in combinations}
-    assert figures == expected | {("dedicated", name) for name in CHANNELS}
-    assert Path("here/report/sweep.png").stat().st_size > 0

@@ -124,7 +124,7 @@ def test_kinds_and_fills(tmp_path: Path) -> None:
             torch.testing.assert_close(alone[row], expected[row], rtol=1e-5, atol=1e-5)
     assert index.not_folded is not None
     assert "'rgb' cannot be folded: a bottleneck" in index.not_folded
-    with pytest.raises(LightningMMError, match="a bottleneck is no change of the weights"):
+    with pytest.raises(LightningMMError, match="a bottleneck is not a change of weights"):
         export_adapted(adapted, call, folder, formats=["torch"], mixed=False)
     assert list(index.programs) == list(Runtime(folder).index.programs), "the earlier export is still there"
 
@@ -226,7 +226,7 @@ def test_mistakes_are_answered_before_anything_is_traced(nothing_left: Path, mon
     for options, text in (
         ({"formats": []}, "formats must be a non-empty list"),
         ({"formats": "onnx"}, "formats must be a non-empty list"),
-        ({"formats": ["onxx"]}, r"one of the formats \['torch', 'onnx'\], got 'onxx'"),
+        ({"formats": ["onxx"]}, r"format must be one of \['torch', 'onnx'\], got 'onxx'"),
         ({"combinations": ["depth"]}, "unknown modality 'depth'"),
         ({"tolerance": -1.0}, "tolerance must be 0 or more, got -1"),
     ):

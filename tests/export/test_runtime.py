@@ -174,7 +174,7 @@ def test_inputs_that_do_not_fit(exported: Path) -> None:
     ):
         with pytest.raises(LightningMMError, match=text):
             runtime(given, available=available)
-    with pytest.raises(LightningMMError, match=r"one of the formats \['torch', 'onnx'\], got 'tensorrt'"):
+    with pytest.raises(LightningMMError, match=r"format must be one of \['torch', 'onnx'\], got 'tensorrt'"):
         Runtime(exported, "tensorrt")
 
 

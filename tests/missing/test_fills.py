@@ -136,7 +136,7 @@ def test_fills_of_fills_are_saved_in_plain_settings() -> None:
         "init_args": {"fills": {"a": {"class_path": "os.system"}}},
     }
     harmful["init_args"]["fills"]["a"]["init_args"] = {}  # type: ignore[index]
-    with pytest.raises(LightningMMError, match=r"'os\.system', which is no Fill"):
+    with pytest.raises(LightningMMError, match=r"expected a Fill in the saved adapter, got 'os\.system'"):
         from_settings(harmful, Fill)
 
 

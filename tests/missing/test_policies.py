@@ -145,7 +145,7 @@ def test_repr_shows_the_settings() -> None:
 def test_errors_name_expected_and_came() -> None:
     with pytest.raises(LightningMMError, match=r"between 0 and 1, got 1\.5"):
         IndependentMissing(1.5)
-    with pytest.raises(LightningMMError, match="min_present must be at least 1, got 0"):
+    with pytest.raises(LightningMMError, match="min_present must be a whole number of at least 1, got 0"):
         IndependentMissing(0.5, min_present=0)
     cases: list[tuple[MissingnessPolicy, str]] = [
         (IndependentMissing({"lidar": 0.5}), "unknown modality 'lidar'; expected names out of"),

@@ -88,7 +88,7 @@ def test_what_cannot_be_is_told(policy: ExactShare, names: Modalities, message: 
     with pytest.raises(LightningMMError, match=message):
         policy.draw(names, [0], epoch=0, seed=0)
     for wrong in (-0.1, 1.1):
-        with pytest.raises(LightningMMError, match="p_missing must be a probability"):
+        with pytest.raises(LightningMMError, match="p_missing must be between 0 and 1"):
             ExactShare(wrong)
-    with pytest.raises(LightningMMError, match="block must be at least 1"):
+    with pytest.raises(LightningMMError, match="block must be a whole number of at least 1"):
         ExactShare(0.5, block=0)

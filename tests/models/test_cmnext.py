@@ -296,7 +296,7 @@ def test_a_file_that_is_no_mit_is_named_with_the_way_out(other: CMNeXt, tmp_path
         ({"variant": "B9"}, r"variant must be one of \['B0', .* got 'B9'"),
         ({"modalities": ["rgb"]}, r"needs a main modality and at least one other, got \['rgb'\]"),
         ({"modalities": ["rgb", "pop"]}, "modality 'pop' cannot name a part"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ({"drop_path": 1.0}, "drop_path must be at least 0 and below 1"),
     ],
 )
@@ -310,7 +310,7 @@ def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> Non
     [
         ({"thermal": torch.zeros(2, 1, 64, 64)}, r"'thermal': expected \[batch, 3, .* got \(2, 1, 64, 64\); repeat a"),
         ({"thermal": torch.zeros(2, 3, 64, 32)}, "'thermal': expected the batch and size of 'rgb'"),
-        ({"rgb": torch.zeros(2, 3, 16, 64)}, "'rgb': height and width must be at least 32, got 16 x 64"),
+        (dict.fromkeys(NAMES[2], torch.zeros(2, 3, 16, 64)), "height and width must be at least 32, got 16 x 64"),
         ({"radar": torch.zeros(2, 3, 64, 64)}, r"inputs have unknown \['radar'\]"),
     ],
 )

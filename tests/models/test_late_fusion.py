@@ -209,7 +209,7 @@ def test_wrong_settings_are_named() -> None:
         build(encoders={"a": Wide(5, out_channels=8)})({"a": torch.zeros(2, 5)})
     with pytest.raises(LightningMMError, match="modality 'pop' cannot name a part of a network"):
         build(encoders={"pop": VectorEncoder(3)})
-    with pytest.raises(LightningMMError, match="num_classes must be at least 1, got 0"):
+    with pytest.raises(LightningMMError, match="num_classes must be a whole number of at least 1, got 0"):
         build(num_classes=0)
     with pytest.raises(LightningMMError, match=r"dropout must be at least 0 and below 1, got 1\.5"):
         build(dropout=1.5)

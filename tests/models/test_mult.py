@@ -17,8 +17,7 @@ from lightning_mm.adapters.layers.types import Adaptable
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Zeros, fill_inputs
 from lightning_mm.models import MulT
-from lightning_mm.models.mult.attention import attendable
-from lightning_mm.models.mult.encoder import embed
+from lightning_mm.models.mult.encoder import attendable, embed
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise
 from tests.support.model_checks import rows
@@ -242,8 +241,8 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
     ("settings", "message"),
     [
         ({"heads": 3}, "dim must be a multiple of heads, got dim 8 and heads 3"),
-        ({"widths": {"a": 0}}, "modality 'a': expected at least 1 channel, got 0"),
-        ({"levels": 0}, "levels must be at least 1, got 0"),
+        ({"widths": {"a": 0}}, "channels of modality 'a' must be a whole number of at least 1, got 0"),
+        ({"levels": 0}, "levels must be a whole number of at least 1, got 0"),
         ({"relu_dropout": 1.0}, "relu_dropout must be at least 0 and below 1, got 1.0"),
         ({"attention_dropout": {"video": 0.1}}, r"attention_dropout has unknown \['video'\]; expected some of"),
         ({"attention_dropout": {"text": 2.0}}, "attention_dropout of 'text' must be at least 0 and below 1, got 2.0"),

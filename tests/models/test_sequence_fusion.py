@@ -13,7 +13,7 @@ from lightning_mm import Modalities
 from lightning_mm.adapters import Additive, Basis, OneHot
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models import SequenceFusionTransformer
-from lightning_mm.models.sequence_fusion import SelfAttention
+from lightning_mm.models.attention import Attention
 from tests.support.model_checks import check_absence, check_adapter, check_compiles, check_travels
 
 WIDTHS = {"text": 6, "audio": 3, "video": 4}
@@ -97,7 +97,7 @@ def test_the_order_of_steps_and_modalities_counts() -> None:
 
 def test_attention_against_a_loop_over_heads() -> None:
     torch.manual_seed(0)
-    attention = SelfAttention(8, 2, dropout=0.0).eval()
+    attention = Attention(8, 2, dropout=0.0).eval()
     tokens, valid = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True, True, False, False, False]])
     with torch.no_grad():
         for row in range(2):
@@ -113,7 +113,9 @@ def test_attention_against_a_loop_over_heads() -> None:
                     )
                 )
                 heads.append((query @ key.T / math.sqrt(4)).softmax(1) @ value)
-            torch.testing.assert_close(attention(tokens, valid)[row], attention.out(torch.cat(heads, 1)))
+            torch.testing.assert_close(
+                attention(tokens, tokens, tokens, valid[:, None])[row], attention.out(torch.cat(heads, 1))
+            )
 
 
 def test_dropout_acts_in_training_only_and_every_parameter_has_a_use() -> None:
@@ -183,13 +185,13 @@ def test_missing_input_and_wrong_mask_are_named() -> None:
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(LightningMMError, match="a multiple of heads, got width 8 and heads 3"):
         build(heads=3)
-    with pytest.raises(LightningMMError, match="modality 'a': expected at least 1 channel, got 0"):
+    with pytest.raises(LightningMMError, match="channels of modality 'a' must be a whole number of at least 1, got 0"):
         build(widths={"a": 0})
     with pytest.raises(LightningMMError, match="modality 'keys' cannot name a part of a network"):
         build(widths={"keys": 2})
-    with pytest.raises(LightningMMError, match="fusion_layers must be at least 1, got 0"):
+    with pytest.raises(LightningMMError, match="fusion_layers must be a whole number of at least 1, got 0"):
         build(fusion_layers=0)
-    with pytest.raises(LightningMMError, match="layers must be at least 0, got -1"):
+    with pytest.raises(LightningMMError, match="layers must be a whole number of at least 0, got -1"):
         build(layers=-1)
     for dropout in (-0.1, 1.0):
         with pytest.raises(LightningMMError, match=f"dropout must be at least 0 and below 1, got {dropout}"):

@@ -167,7 +167,7 @@ def test_wrong_settings_are_told() -> None:
     with pytest.raises(LightningMMError, match=r"kernel_size must be odd, .* got 4"):
         SequenceEncoder(3, kernel_size=4)
     for kind in (ImageEncoder, SpectrogramEncoder, SequenceEncoder, VectorEncoder):
-        with pytest.raises(LightningMMError, match="depth must be at least 1, got 0"):
+        with pytest.raises(LightningMMError, match="depth must be a whole number of at least 1, got 0"):
             kind(3, depth=0)
-        with pytest.raises(LightningMMError, match="must be at least 1, got 0"):
+        with pytest.raises(LightningMMError, match="must be a whole number of at least 1, got 0"):
             kind(0)

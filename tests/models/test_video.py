@@ -259,7 +259,7 @@ def test_mistakes_are_named() -> None:
     for settings, message in [
         ({"streams": {"rgb": "r3d_19"}}, r"modality 'rgb': no video network 'r3d_19'; expected one of \['mc3_18'"),
         ({"streams": {"rgb": "mc3_18"}, "weights": "IMAGENET"}, "'rgb': video network 'mc3_18' has no weights 'IMAGEN"),
-        ({"streams": {"rgb": "mc3_18"}, "num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"streams": {"rgb": "mc3_18"}, "num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ({"streams": {"rgb": "mc3_18"}, "dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ]:
         with pytest.raises(LightningMMError, match=message):

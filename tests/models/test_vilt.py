@@ -140,7 +140,7 @@ def test_settings_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> N
         tiny(hidden_size=30)
     with pytest.raises(LightningMMError, match=r"image_size by patch_size, got .* and 50 / 8"):
         tiny(image_size=50)
-    with pytest.raises(LightningMMError, match="num_classes must be at least 1"):
+    with pytest.raises(LightningMMError, match="num_classes must be a whole number of at least 1"):
         tiny(0)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(LightningMMError, match=r"ViLT needs .*: pip install 'lightning-mm\[transformers\]'"):

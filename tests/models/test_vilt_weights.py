@@ -209,7 +209,7 @@ def test_weights_that_do_not_fit_are_told_and_change_nothing(tmp_path: Path) -> 
     state = network.to_reference("vqa_classifier")
     lacking = {key: value for key, value in state.items() if key != "pooler.dense.bias"}
     cases: list[tuple[dict[str, Tensor], str | None, str]] = [
-        (lacking, None, r"it lacks backbone\.pooler\.dense\.bias \("),
+        (lacking, None, r"state_dict lacks backbone\.pooler\.dense\.bias; use"),
         ({**state, "prompt": torch.ones(1)}, None, r"1 keys that the reference ViLT does not have: \['prompt'\]"),
         ({f"model.{key}": value for key, value in state.items()}, None, "without a prefix"),
         ({**state, "pooler.dense.bias": torch.ones(3)}, None, r"dense\.bias \(3,\) instead of \(32,\)"),
@@ -223,7 +223,10 @@ def test_weights_that_do_not_fit_are_told_and_change_nothing(tmp_path: Path) -> 
             network.load_reference(wrong, head)
     with pytest.raises(DataNotFoundError, match=r"no ViLT weights at .*none\.ckpt; fetch a checkpoint from"):
         ViLT(pretrained=str(tmp_path / "none.ckpt"), **SIZES)
-    for content, message in (([1, 2], "are a list, expected"), ({"state_dict": {"a": 1}}, "is no checkpoint of")):
+    for content, message in (
+        ([1, 2], "are a list, expected"),
+        ({"state_dict": {"a": 1}}, "other.ckpt: expected a state_dict of tensors"),
+    ):
         torch.save(content, tmp_path / "other.ckpt")
         with pytest.raises(LightningMMError, match=message):
             ViLT(pretrained=str(tmp_path / "other.ckpt"), **SIZES)

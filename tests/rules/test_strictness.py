@@ -157,6 +157,19 @@ def test_sizes_of_one_call_agree() -> None:
             weigh(values, weights)
 
 
+def test_a_size_may_be_an_attribute() -> None:
+    class Head:
+        width = 3
+
+        @checked
+        def forward(self, values: Float[Tensor, "sample {self.width}"]) -> Float[Tensor, "{self.width} sample"]:
+            return values.T
+
+    assert Head().forward(torch.ones(2, 3)).shape == (3, 2)
+    with pytest.raises(BeartypeCallHintViolation, match="values"):
+        Head().forward(torch.ones(2, 4))
+
+
 def test_dataclasses_are_checked_and_an_int_is_a_float() -> None:
     @checked
     @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _segformer(family: str) -> dict[str, object]:
 
 TINY_STREAM = "{class_path: tests.support.cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
-    "scenes": {"data.dataset.init_args.size": 32},
+    "scenes": {"data.dataset.init_args.size": 32, "data.dataset.init_args.test_length": 8},
     "ombria": {"data.dataset.init_args.size": 32},
     "ms_lesions": {"data.dataset.init_args.size": 32},
     "utd_mhad": {},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -16,7 +17,7 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 
-_prepare = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _switch = {"on": True}
 
 
@@ -41,34 +42,38 @@ def checked(thing: Any) -> Any:
         return thing
     checking: Callable[..., Any] | None = None
 
-    @functools.wraps(thing)
+    def prepared() -> Callable[..., Any]:
+        nonlocal checking
+        if checking is None:
+            checking = _prepare(thing)
+        return checking
+
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        nonlocal checking
         if not _switch["on"]:
             return thing(*args, **kwargs)
-        if checking is None:
-            checking = _prepare(_with_objects(thing))
         with jaxtyped("context"):
-            return checking(*args, **kwargs)
+            return prepared()(*args, **kwargs)
 
-    return call
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        """Itself a generator, or torch.compile does not take it for a context manager."""
+        return (yield from (prepared() if _switch["on"] else thing)(*args, **kwargs))
+
+    return functools.wraps(thing)(generate if inspect.isgeneratorfunction(thing) else call)
 
 
-def _with_objects(function: FunctionType) -> FunctionType:
-    """A copy whose annotations are objects, not text; what only a type checker can look up is not checked."""
+def _prepare(function: FunctionType) -> Callable[..., Any]:
+    """Check a copy whose annotations are objects, not text; what only a type checker can look up is not checked."""
     copy = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    copy.__kwdefaults__, copy.__qualname__, copy.__module__ = (
-        function.__kwdefaults__,
-        function.__qualname__,
-        function.__module__,
-    )
-    copy.__annotations__ = {
-        name: _resolved(annotation, function.__globals__) for name, annotation in function.__annotations__.items()
-    }
-    return copy
+    copy.__kwdefaults__, copy.__qualname__ = function.__kwdefaults__, function.__qualname__
+    copy.__module__ = function.__module__
+    hints = function.__annotations__
+    copy.__annotations__ = {name: _resolved(hint, function.__globals__) for name, hint in hints.items()}
+    checking = _check(copy)
+    # a size such as "{self.width}" is looked up among the arguments
+    return jaxtyped(checking, typechecker=None) if any("{" in str(hint) for hint in hints.values()) else checking
 
 
 def _resolved(annotation: Any, names: dict[str, Any]) -> Any:

@@ -239,6 +239,7 @@ def test_wrong_base_checkpoints_are_named_and_change_nothing(tmp_path: Path) -> 
         ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem'\], got 'hinge'"),
     ],
 )
+@pytest.mark.wrong_types
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(LightningMMError, match=message):
         build(**settings)

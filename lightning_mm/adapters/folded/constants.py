@@ -1,4 +1,4 @@
-"""Encoders of absent modalities as constants: in a folded network they see the same fill in every call.
+"""Replace encoders of absent modalities by constants: in a folded network they get the same fill in every call.
 
 Shapes: B samples.
 """
@@ -18,9 +18,13 @@ from lightning_mm.tree import map_tensors, tensors_of
 
 
 class OneRowForward:
-    """Replaces an encoder's ``forward`` in a folded network whose combination lacks its modality.
+    """A replacement for the ``forward`` of an encoder of an absent modality, in a folded network.
 
-    All rows are the same there: it runs on the first, and the result is expanded.
+    All rows of its input are equal: the encoder runs on the first, and the result is repeated for all.
+
+    Args:
+        encoder: The encoder.
+        modality: Name of its modality.
     """
 
     def __init__(self, encoder: nn.Module, modality: str) -> None:
@@ -30,19 +34,19 @@ class OneRowForward:
         size = tensors_of((args, kwargs))[0].shape[0]
         first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
         output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
-        # rows of their own: the network may change them in place
+        # contiguous, so no two rows share memory: the network may change them in place
         return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]).contiguous())
 
 
 class ConstantForward:
-    """Replaces an encoder's ``forward``: returns its output for the row of the fill.
+    """A replacement for the ``forward`` of an encoder that returns its stored output for the fill.
 
-    The output becomes the encoder's buffers and replaces all its weights.
+    The output is stored in the encoder's buffers and replaces all its weights.
 
     Args:
-        encoder: Loses its parameters, buffers and children.
-        given: What it was called with.
-        output: Its output, of one row or of more that are equal.
+        encoder: The encoder; its parameters, buffers and children are removed.
+        given: The arguments that it was called with.
+        output: Its output, of one row or of several equal ones.
     """
 
     def __init__(self, encoder: nn.Module, given: Any, output: Any) -> None:
@@ -56,41 +60,41 @@ class ConstantForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = tensors_of((args, kwargs))
-        found = [tuple(leaf.shape[1:]) for leaf in given]
-        if found != self.shapes:
+        shapes = [tuple(leaf.shape[1:]) for leaf in given]
+        if shapes != self.shapes:
             raise LightningMMError(
                 f"the encoder of an absent modality ({type(self.encoder).__name__}) is a constant for inputs of shapes "
-                f"{self.shapes} after the batch axis, as in the example it was folded with; got {found}: fold without "
+                f"{self.shapes} after the batch axis, as in the example it was folded with, got {shapes}; fold without "
                 "`example`, or with one of these shapes"
             )
         rows, size = iter(self.encoder._buffers.values()), given[0].shape[0]
 
-        def of_all(place: torch.Tensor) -> torch.Tensor:
+        def repeated(placeholder: torch.Tensor) -> torch.Tensor:
             row = next(rows)
             assert row is not None
-            # memory of its own: the network may change it in place
+            # a copy: the network may change it in place
             return row.expand(size, *row.shape[1:]).clone(memory_format=torch.contiguous_format)
 
-        return map_tensors(self.form, of_all)
+        return map_tensors(self.form, repeated)
 
 
 @torch.no_grad()
 def fold_constant_encoders(
     folded: nn.Module, combination: str, example: Call, modalities: Sequence[str] | None = None
 ) -> list[str]:
-    """Replace the encoders of absent modalities by constants, for inputs of the example's shapes.
+    """Replace the encoders of absent modalities by constants, for inputs with the shapes of the example.
 
     Args:
-        folded: A folded network, changed in place; on an error it is of no use any more.
+        folded: A folded network, changed in place; unusable after an error.
         combination: Its combination, for messages.
         example: ``(args, kwargs)`` of a typical call.
-        modalities: Whose encoders; all that are absent by default.
+        modalities: The modalities to replace encoders of; default: all absent ones.
 
     Returns:
-        The modalities whose encoders are constants now.
+        The modalities with encoders that are now constants.
 
     Raises:
-        LightningMMError: If the network does not run on the example, or reads the encoder's weights itself.
+        LightningMMError: If the network does not run on the example, or reads the weights of an encoder itself.
     """
     encoders = {
         module.__dict__["forward"].modality: module
@@ -125,12 +129,12 @@ def fold_constant_encoders(
         after = folded(*example[0], **example[1])
     except Exception as error:
         raise LightningMMError(
-            f"the encoders of {', '.join(seen)} cannot be constants: the network uses what is in them itself "
+            f"the encoders of {', '.join(seen)} cannot be constants: the network reads their attributes itself "
             f"({type(error).__name__}: {error}); fold without `example`"
         ) from error
     if not same_tensors(before, after):
         raise LightningMMError(
-            f"the encoders of {', '.join(seen)} cannot be constants: their outputs are not the same in every call; "
+            f"the encoders of {', '.join(seen)} cannot be constants: their outputs differ between calls; "
             "fold without `example`"
         )
     return list(seen)

@@ -1,4 +1,4 @@
-"""The plain network of one combination: the adapter is in its weights, absent inputs are filled, there are no hooks."""
+"""The plain network of one combination: adapter folded into the weights, absent inputs filled, no hooks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lightning_mm.tree import batch_size
 
 
 class Folded(nn.Module):
-    """A copy of the base for one combination; called like the base, costs what the base costs.
+    """A copy of the base for one combination; called like the base, at the cost of the base.
 
     Args:
-        network: The base with the adaptation in its weights.
+        network: The base with the adapter folded into its weights.
         combination: Its name, for messages.
         available: The combination as ``Bool[M]``.
-        fill: Placeholder for absent inputs.
-        absent: Where the absent modalities' inputs lie.
+        fill: Placeholder for absent inputs; with None inputs are not changed.
+        paths: Path to the input of each modality in a call.
     """
 
     available: Bool[Tensor, " modality"]
@@ -53,18 +53,19 @@ class Folded(nn.Module):
         size = next((size for value in values.values() if (size := batch_size(value)) is not None), None)
         if size is None:
             raise LightningMMError(
-                f"the network folded for {self.combination!r} was called without any input of {list(self.paths)}"
+                f"the network folded for {self.combination!r} was called without any input of {list(self.paths)}; "
+                "pass at least one, which gives the batch size"
             )
         for (name, path), present in zip(self.paths.items(), self.present):
             if not present and self.fill is not None and values[name] is not None:
-                nobody = torch.zeros(size, dtype=torch.bool, device=self.available.device)
-                call = path.put(call, self.fill(name, values[name], nobody))
+                none_available = torch.zeros(size, dtype=torch.bool, device=self.available.device)
+                call = path.put(call, self.fill(name, values[name], none_available))
         if self.available_path is not None:
             call = self.available_path.put(call, self.available.expand(size, -1))
         return self.network(*call[0], **call[1])
 
     def train(self, mode: bool = True) -> Folded:
-        """A folded network is for inference: it stays in eval mode."""
+        """Stay in eval mode: a folded network is for inference."""
         return super().train(False)
 
 
@@ -72,8 +73,8 @@ class Folded(nn.Module):
 def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: Call | None = None) -> Folded:
     """Fold the adapter of one combination into a copy of the base.
 
-    The weights of adapted layers change: a network that also reads them elsewhere (tied by hand, ``x @ layer.weight``)
-    must not be folded; compare with the hooks on an example if in doubt.
+    The weights of adapted layers change, so a network that also reads them elsewhere (tied weights,
+    ``x @ layer.weight``) must not be folded; if in doubt, compare with the hooks on an example.
 
     Args:
         base: The network that the adapter is attached to; not changed.
@@ -82,7 +83,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: C
         example: See :meth:`Adapted.fold`.
 
     Raises:
-        LightningMMError: If the combination does not exist, or a layer cannot take the fold (it is named).
+        LightningMMError: If the combination does not exist, a layer cannot be folded (it is named), or an encoder
+            cannot become a constant.
     """
     name = adapter.modalities.canonical(combination)
     network, copied = copy.deepcopy((base, adapter))
@@ -97,8 +99,8 @@ def fold_network(base: nn.Module, adapter: Adapter, combination: str, example: C
             if not site.foldable:
                 kind = type(modules[site.name]).__name__
                 raise LightningMMError(
-                    f"layer {site.name!r} cannot be folded: the forward of {kind} does more than its layer (an "
-                    "activation, standardised weights); keep the hooks, or leave it out with `exclude`"
+                    f"layer {site.name!r} cannot be folded: the forward of {kind} does more than apply its weights (an "
+                    "activation, standardised weights); keep the hooks, or leave the layer out with `exclude`"
                 )
             try:
                 copied.bank(site).fold(LayerCall(call, site, modules[site.name]))

@@ -1,6 +1,6 @@
-"""The small protocol of all adapter kinds: a kind is a plain description, a bank its parameters at one layer.
+"""The base classes of all adapter kinds: a kind is a plain description, a bank holds its parameters at one layer.
 
-A user's own kind is one file: a :class:`Kind` with the layers it goes to, and a :class:`Bank` with its rows.
+A new kind is one file: a :class:`Kind`, which selects layers, and a :class:`Bank`, which holds rows of parameters.
 
 Shapes: K rows of the basis, C channels of the layer.
 """
@@ -23,70 +23,70 @@ from lightning_mm.errors import LightningMMError
 class Bank(nn.Module):
     """The parameters of one layer for all combinations; a fresh bank changes nothing.
 
-    Every parameter has the K rows of the basis on its first axis. A bank is not called; its methods see one
-    :class:`~lightning_mm.adapters.call.LayerCall`, whose ``mix(table)`` is one row for each sample.
+    Every parameter has the K rows of the basis on its first axis. A bank is not called itself; its methods receive a
+    :class:`~lightning_mm.adapters.call.LayerCall`, and ``call.mix(table)`` returns one row per sample.
     """
 
     changes_input: bool = False
     """Whether :meth:`enter` changes the arguments of the layer."""
 
     needs_input: bool = False
-    """Whether :meth:`leave` reads the input of the layer; of several banks at one layer such ones act first."""
+    """Whether :meth:`leave` reads the input of the layer; of several banks at one layer, these act first."""
 
     def enter(self, call: LayerCall) -> Call:
-        """The changed arguments ``(args, kwargs)`` of the layer, before it runs."""
+        """Return the changed arguments ``(args, kwargs)`` of the layer, before it runs."""
         return call.args, call.kwargs
 
     def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *changed"]:
-        """The modulated output of the layer; ``output`` may be overwritten where ``call.in_place`` says so."""
+        """Return the modulated output of the layer; may modify ``output`` in place if ``call.in_place`` is True."""
         return output
 
     def fold(self, call: LayerCall) -> None:
-        """Write the adaptation of one combination into ``call.module``, a copy of the layer; the route has one row.
+        """Fold one combination into the weights of ``call.module``, a copy of the layer; the route has one row.
 
         Raises:
-            LightningMMError: If the layer cannot take it.
+            LightningMMError: If the layer cannot be folded.
         """
         raise NotImplementedError
 
 
 class Kind:
-    """Which layers are adapted, and how; its attributes are its settings, named like its ``__init__`` arguments."""
+    """A description of which layers are adapted and how; its attributes are named like its ``__init__`` arguments."""
 
     targets: tuple[type[nn.Module], ...]
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """The layers of a network that this kind is for; default: all of the types ``targets``.
+        """Select the layers of a network to adapt; default: all layers of the types ``targets``.
 
         Returns:
-            For each of them what :meth:`bank` has to know, in plain types (``site.details``); and for those of its
-            types that it cannot adapt the reason why not. An entry ``channel_axis`` says where the channels lie in the
-            output of a module that is no layer of torch.
+            For each selected layer the details that :meth:`bank` needs, in plain types (``site.details``); and for each
+            layer of the right type that cannot be adapted, the reason. An entry ``channel_axis`` gives the axis of
+            the channels in the output of a module that is not a layer of torch.
         """
         return {name: {} for name, module in network.named_modules() if isinstance(module, self.targets)}, {}
 
     def idle(self, sites: Sequence[Site]) -> str | None:
-        """What of this kind has none of the layers that were chosen in the end; such a setting is a mistake."""
+        """Name a part of this kind that got none of the chosen layers, which is an error; None if there is none."""
         return None
 
     def bank(self, site: Site, rows: int) -> Bank:
-        """A fresh bank for one layer."""
+        """Create a fresh bank for one layer."""
         raise NotImplementedError
 
 
 def chosen_by_pattern(kind: Kind, network: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The layers of the types of a kind whose names fit one of the patterns; None takes all.
+    """Select the layers of a kind's types with names that match one of the patterns; None selects all.
 
     Raises:
-        LightningMMError: If a pattern fits none of them.
+        LightningMMError: If a pattern matches none of them.
     """
     every = {name: module for name, module in network.named_modules() if isinstance(module, kind.targets)}
     for pattern in layers or ():
         if not any(fnmatchcase(name, pattern) for name in every):
             types = ", ".join(sorted(t.__name__ for t in kind.targets))
             raise LightningMMError(
-                f"{type(kind).__name__}(layers=[{pattern!r}]): no layer of {type(network).__name__} that is one of "
-                f"{types} is called that; they are named like {list(every)[:5]}"
+                f"{type(kind).__name__}(layers=[{pattern!r}]): the pattern matches no layer of "
+                f"{type(network).__name__} of the types {types}; these have names like {list(every)[:5]}"
             )
     if layers is None:
         return every

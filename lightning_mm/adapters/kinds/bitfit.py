@@ -1,4 +1,4 @@
-"""Biases alone: each combination has biases of its own in the layers that have some.
+"""Biases only: each combination has its own biases in the layers that have a bias.
 
 Reference: Ben Zaken et al., "BitFit", ACL 2022.
 """
@@ -18,8 +18,8 @@ from lightning_mm.adapters.layers.types import Adaptable
 class BitFit(Kind):
     """A change of the existing biases of linear, convolution and normalisation layers; identity at the start.
 
-    Layers without a bias are passed by (:class:`ShiftOnly` goes to them too). Of ``nn.MultiheadAttention`` it is the
-    bias of the output projection: those of queries, keys and values are added inside.
+    Layers without a bias are skipped (:class:`ShiftOnly` adapts them too). In ``nn.MultiheadAttention`` only the bias
+    of the output projection changes: the biases of queries, keys and values are added inside the layer.
     """
 
     targets = Adaptable

@@ -1,10 +1,10 @@
-"""BatchNorm statistics of each combination, as rows of an adapter: computed from data, nothing is trained.
+"""BatchNorm statistics of each combination as rows of an adapter: estimated from data, without training.
 
-A BatchNorm with statistics (mean, var), weight g and bias b puts out ``y``; with those of a combination (mean_c, var_c)
-it puts out ``y * s + t`` where ``s = sqrt(var + eps) / sqrt(var_c + eps)`` and
-``t = b * (1 - s) + g * (mean - mean_c) / sqrt(var_c + eps)``. That is one SSF row on its output, so that routing in
-mixed batches, saving and folding are those of any adapter. It is computed from the input of the BatchNorm in float32:
-where features hardly vary, s is large, and y in half precision has lost what matters.
+If a BatchNorm with statistics (mean, var), weight g and bias b outputs ``y``, then with the statistics (mean_c, var_c)
+of a combination it outputs ``y * s + t`` where ``s = sqrt(var + eps) / sqrt(var_c + eps)`` and
+``t = b * (1 - s) + g * (mean - mean_c) / sqrt(var_c + eps)``. This is one SSF row on its output, so routing in mixed
+batches, saving and folding work as for any adapter. It is computed from the input of the BatchNorm in float32: if
+features hardly vary, s is large and y in half precision has lost the digits that matter.
 
 Shapes: B samples, M modalities, K rows of the basis, C channels.
 """
@@ -27,25 +27,24 @@ from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.adapters.tracing import full_precision
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, NotApplicableError
 from lightning_mm.tree import batch_size, take_rows
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BatchNorm = nn.modules.batchnorm._BatchNorm
-"""What the types above have in common."""
-FEWEST = 2
-"""Samples in a batch without which there is no variance to speak of."""
+"""Base class of the types above."""
+MIN_SAMPLES = 2
+"""The fewest samples in a batch that have a variance."""
 
 
-class NoBatchNormError(LightningMMError):
+class NoBatchNormError(NotApplicableError):
     """The network has no BatchNorm with running statistics, so there is nothing to re-estimate."""
 
 
 class BatchNormSSFBank(SSFBank):
-    """A scale and a shift after a BatchNorm that act on what it was given, together with its own.
+    """A scale and a shift after a BatchNorm, combined with its weights and applied to its input.
 
-    Statistics of features that hardly vary make both large; applied to an output in half precision, their difference
-    would be lost.
+    If features hardly vary, both are large; applied to an output in half precision, their difference would be lost.
     """
 
     needs_input = True
@@ -60,19 +59,19 @@ class BatchNormSSFBank(SSFBank):
         assert shift is not None
         layout = call.site.layout(output)
         with full_precision(output.device.type):
-            own = (layer.running_var.float() + layer.eps).rsqrt()
-            own = own if layer.weight is None else own * layer.weight.float()
-            offset = -layer.running_mean.float() * own
+            slope = (layer.running_var.float() + layer.eps).rsqrt()
+            slope = slope if layer.weight is None else slope * layer.weight.float()
+            offset = -layer.running_mean.float() * slope
             offset = offset if layer.bias is None else offset + layer.bias.float()
-            factor, term = layout.place(own * scale, output), layout.place(offset * scale + shift, output)
+            factor, term = layout.place(slope * scale, output), layout.place(offset * scale + shift, output)
             changed = torch.addcmul(term, call.input.float(), factor).to(output.dtype)
-            # samples that lack nothing keep the very output of the layer
+            # complete samples keep the exact output of the layer
             used = layout.place(call.uses_rows().unsqueeze(1).expand(-1, call.site.channels), output)
             return torch.where(used, changed, output)
 
 
 class BatchNormSSF(Kind):
-    """SSF after BatchNorm layers only, the form that re-estimated statistics take; filled by ``refit_batch_norm``."""
+    """SSF after BatchNorm layers only, to hold re-estimated statistics; filled by ``refit_batch_norm``."""
 
     targets = BatchNorms
 
@@ -81,17 +80,17 @@ class BatchNormSSF(Kind):
 
 
 def batch_norm_names(network: nn.Module) -> list[str]:
-    """Names of the BatchNorm layers with running statistics.
+    """List the names of the BatchNorm layers with running statistics.
 
     Raises:
-        NoBatchNormError: If there is none.
+        NoBatchNormError: If the network has no such layer.
     """
     layers = network.named_modules()
     names = [name for name, layer in layers if isinstance(layer, BatchNorms) and layer.running_mean is not None]
     if not names:
         raise NoBatchNormError(
-            f"{type(network).__name__} has no BatchNorm with running statistics to refit; leave bn_refit out for this "
-            "network (other norms keep none, and track_running_stats=False uses those of each batch)"
+            f"{type(network).__name__} has no BatchNorm with running statistics to refit; leave out bn_refit for this "
+            "network (other norms keep no statistics, and track_running_stats=False uses batch statistics)"
         )
     return names
 
@@ -100,25 +99,25 @@ def batch_norm_names(network: nn.Module) -> list[str]:
 def refit_batch_norm(
     adapter: Adapter, network: nn.Module, batches: Iterable[Call], observed: Iterable[Tensor] | None = None
 ) -> None:
-    """Estimate the BatchNorm statistics of every combination anew and write them to the rows of the adapter.
+    """Re-estimate the BatchNorm statistics of every combination and write them to the rows of the adapter.
 
     For each combination a copy of the network runs over the batches with that combination, its BatchNorms in train mode
-    with cumulative averages and all else in eval mode. The network itself is not changed. A layer that does not run in
-    a combination keeps the statistics of the base there.
+    with cumulative averages and everything else in eval mode. The network itself is not changed. A layer that does not
+    run in a combination keeps the statistics of the base there.
 
     Args:
-        adapter: Of kind :class:`BatchNormSSF` (or SSF on BatchNorm layers only) and basis OneHot; BatchNorms that it
-            does not adapt keep their statistics.
-        network: The network that it is, or will be, attached to.
-        batches: Calls ``(args, kwargs)`` of the network, batch first, on its device. What stands in absent places is
-            filled, and ``available`` handed on where the network takes it.
-        observed: For each batch ``Bool[B, M]``, what is really there; default: everything. A sample counts for the
-            combinations of whose modalities it observed all; batches with fewer than two such samples are left out.
+        adapter: An adapter of kind :class:`BatchNormSSF` (or SSF on BatchNorm layers only) with basis OneHot;
+            BatchNorms that it does not adapt keep their statistics.
+        network: The network that the adapter is, or will be, attached to.
+        batches: Calls ``(args, kwargs)`` of the network, batch first, on its device. Absent inputs are filled, and
+            ``available`` is passed on if the network takes it.
+        observed: For each batch ``Bool[B, M]``, the modalities that were really observed; default: all. A sample counts
+            for a combination if all of its modalities were observed; batches with fewer than two of these are skipped.
 
     Raises:
         NoBatchNormError: If the network has no BatchNorm with running statistics.
-        LightningMMError: If the adapter is of another form, a layer does more than its BatchNorm, a combination is
-            observed nowhere, or statistics are not finite.
+        LightningMMError: If the adapter has another kind or basis, a layer does more than a BatchNorm, a combination is
+            never observed, or statistics are not finite.
 
     Example:
         >>> import torch
@@ -155,24 +154,24 @@ def refit_batch_norm(
     copied.detach()
     modules = dict(bare.named_modules())
     norms = {name: cast(BatchNorm, modules[name]) for name in names}
-    of_base = {name: _statistics(norm) for name, norm in norms.items()}
+    base_statistics = {name: _statistics(norm) for name, norm in norms.items()}
     for row, combination in enumerate(adapter.basis.names):
         mask = adapter.modalities.mask(combination)
         used = [_select(call, mask_of_call[:, mask].all(1)) for call, mask_of_call in zip(calls, seen)]
-        enough = [call for call in used if _samples(adapter, call) >= FEWEST]
+        enough = [call for call in used if _samples(adapter, call) >= MIN_SAMPLES]
         if not enough:
             raise LightningMMError(
-                f"bn_refit of {combination!r}: none of {len(calls)} batches holds {FEWEST} samples that observed all "
-                "of its modalities; give more or larger batches, or leave it out with OneHot(combinations=[...])"
+                f"bn_refit of {combination!r}: none of {len(calls)} batches holds {MIN_SAMPLES} samples that observed "
+                "all of its modalities; pass more or larger batches, or leave it out with OneHot(combinations=[...])"
             )
         _run(bare, norms, adapter, enough, mask.to(adapter.device))
         for name, norm in norms.items():
             bank = cast(SSFBank, adapter.banks[bank_key(name)])
-            _write(bank, row, norm, of_base[name], f"{name!r} in combination {combination!r}")
+            _write(bank, row, norm, base_statistics[name], f"{name!r} in combination {combination!r}")
 
 
 def _layers(adapter: Adapter, network: nn.Module) -> list[str]:
-    """The BatchNorms to refit, after a check that the adapter has the form of other statistics."""
+    """Return the BatchNorms to refit; checks that the adapter can hold their statistics."""
     tracked = set(batch_norm_names(network))
     modules = dict(network.named_modules())
     others = [site.name for site in adapter.sites if not isinstance(modules.get(site.name), BatchNorms)]
@@ -181,19 +180,19 @@ def _layers(adapter: Adapter, network: nn.Module) -> list[str]:
         raise LightningMMError(
             "refit_batch_norm needs an adapter of kind BatchNormSSF with basis OneHot, got kind "
             f"{type(adapter.kind).__name__} with basis {type(adapter.basis).__name__}"
-            + (f", which adapts {others[0]!r} too" if others else "")
+            + (f", which also adapts {others[0]!r}" if others else "")
         )
     more = [site.name for site in adapter.sites if site.name in tracked and not site.foldable]
     if more:
         raise LightningMMError(
             f"layer {more[0]!r} cannot be refitted: the forward of {type(modules[more[0]]).__name__} does more than "
-            "its BatchNorm (an activation); leave it out with `exclude`"
+            "a BatchNorm (e.g. an activation); leave it out with `exclude`"
         )
     return [site.name for site in adapter.sites if site.name in tracked]
 
 
 def _run(network: nn.Module, norms: Mapping[str, BatchNorm], adapter: Adapter, calls: list[Call], mask: Tensor) -> None:
-    """Leave the statistics of one combination in the BatchNorms of a copy of the network."""
+    """Estimate the statistics of one combination in the BatchNorms of a copy of the network."""
     network.eval()
     average = _AverageOverSamples()
     for norm in norms.values():
@@ -209,7 +208,7 @@ def _run(network: nn.Module, norms: Mapping[str, BatchNorm], adapter: Adapter, c
 
 
 class _AverageOverSamples:
-    """Before a BatchNorm runs: gives each batch the weight of its samples, so that a small last one counts for less."""
+    """A hook before a BatchNorm that weights each batch by its number of samples, so a small last one counts less."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -222,7 +221,7 @@ class _AverageOverSamples:
 
 
 def _statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Mean and variance in float64; on the CPU, as some devices have no such numbers."""
+    """Return mean and variance in float64, on the CPU since some devices do not support it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return norm.running_mean.to("cpu", torch.float64), norm.running_var.to("cpu", torch.float64)
@@ -230,10 +229,10 @@ def _statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _write(bank: SSFBank, row: int, norm: BatchNorm, base: tuple[Tensor, Tensor], where: str) -> None:
     mean, var = base
-    if norm.num_batches_tracked:  # else it did not run
+    if norm.num_batches_tracked:  # otherwise it did not run
         mean, var = _statistics(norm)
     if not (mean.isfinite().all() and var.isfinite().all()):
-        raise LightningMMError(f"bn_refit: the statistics of layer {where} are not finite; look for NaN in the inputs")
+        raise LightningMMError(f"bn_refit: the statistics of layer {where} are not finite; check the inputs for NaN")
     deviation = (var + norm.eps).sqrt()
     scale = (base[1] + norm.eps).sqrt() / deviation
     weight = torch.ones_like(mean) if norm.weight is None else norm.weight.to("cpu", torch.float64)
@@ -250,6 +249,6 @@ def _samples(adapter: Adapter, call: Call) -> int:
 
 
 def _select(call: Call, keep: Tensor) -> Call:
-    """The chosen samples (``Bool[B]``) of every leaf of a call."""
+    """Return the chosen samples (``Bool[B]``) of every leaf of a call."""
     chosen: Call = call if keep.all() else take_rows(call, keep.nonzero().flatten(), len(keep))
     return chosen

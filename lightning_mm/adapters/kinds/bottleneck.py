@@ -1,4 +1,4 @@
-"""A small network after a layer: ``h + up(activation(down(h)))``, with weights of its own for each combination.
+"""A small network after a layer: ``h + up(activation(down(h)))``, with separate weights for each combination.
 
 Reference: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, section 2.1.
 
@@ -21,16 +21,16 @@ from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Convolution
 from lightning_mm.adapters.tracing import full_precision
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
 Activation = Literal["gelu", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
 class BottleneckBank(Bank):
-    """``K`` rows of ``down [K, R, C]`` with a bias ``[K, R]``, and ``up [K, R, C]``, zero at first, with ``[K, C]``.
+    """``K`` rows of two layers: ``down [K, R, C]``, ``[K, R]``, and ``up [K, R, C]``, ``[K, C]``, initially zero.
 
-    Where a sample uses several rows, what their networks put out is added.
+    If a sample uses several rows, the outputs of their networks are added.
     """
 
     def __init__(self, rows: int, channels: int, width: int, activation: Activation) -> None:
@@ -56,29 +56,27 @@ class BottleneckBank(Bank):
             return output + layout.channels_back(change.view(x.shape))
 
     def fold(self, call: LayerCall) -> None:
-        raise LightningMMError("a bottleneck is no change of the weights and cannot be folded; keep the hooks instead")
+        raise LightningMMError("a bottleneck is not a change of weights and cannot be folded; keep the hooks instead")
 
 
 class Bottleneck(Kind):
     """A bottleneck after linear, convolution and attention layers; identity at the start, cannot be folded.
 
     Args:
-        width: R, of the bottleneck.
+        width: R, the width of the bottleneck.
         activation: ``gelu``, ``relu`` or ``silu``.
-        layers: Names or patterns of the layers it comes after, e.g. ``["*self_attn", "*linear2"]`` for the two places
-            of the paper; default: all of its types.
+        layers: Names or patterns of the layers to adapt, e.g. ``["*self_attn", "*linear2"]`` for the two positions used
+            in the paper; default: all layers of these types.
 
     Raises:
-        LightningMMError: If a setting does not fit; when it meets a network, if a pattern fits none of its layers.
+        LightningMMError: If a setting is invalid; later, if a pattern matches no layer of the network.
     """
 
     targets = (nn.Linear, *Convolution, nn.MultiheadAttention)
 
     def __init__(self, width: int = 4, activation: Activation = "gelu", layers: list[str] | None = None) -> None:
-        if width < 1:
-            raise LightningMMError(f"Bottleneck needs a width of at least 1, got {width}")
-        if activation not in _ACTIVATIONS:
-            raise LightningMMError(f"Bottleneck: activation must be one of {list(_ACTIVATIONS)}, got {activation!r}")
+        check_whole("Bottleneck: width", width, 1)
+        check_choice("Bottleneck: activation", activation, _ACTIVATIONS)
         self.width, self.activation, self.layers = width, activation, layers
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

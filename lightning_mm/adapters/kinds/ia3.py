@@ -1,4 +1,4 @@
-"""(IA)^3: keys and values of attention and the inner activations of feed-forward blocks are scaled.
+"""(IA)^3: scales of the keys and values of attention and of the inner activations of feed-forward blocks.
 
 Reference: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
 NeurIPS 2022, section 3.3.
@@ -27,14 +27,14 @@ from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError
 
 OUTPUTS = ("*key", "*value", "*k_proj", "*v_proj", "*.k", "*.v", "*k_lin", "*v_lin", "*to_k", "*to_v")
-"""What projections to keys and values are called in widespread networks."""
+"""Names of the projections to keys and values in common networks."""
 
 INPUTS = ("*linear2", "*fc2", "*down_proj", "*output.dense", "*mlp.3", "*.wo", "*lin2")
-"""What second layers of feed-forward blocks are called in widespread networks."""
+"""Names of the second layers of feed-forward blocks in common networks."""
 
 
 class InputScaleBank(Bank):
-    """``K`` rows of a scale of what a layer is given; ``scale`` holds the distance from 1."""
+    """``K`` rows of a scale of the input of a layer; ``scale`` holds the difference from 1."""
 
     changes_input = True
 
@@ -56,14 +56,14 @@ class IA3(Kind):
     """Scales of the outputs of some linear layers and of the inputs of others; identity at the start.
 
     Args:
-        outputs: Names or patterns of the layers whose outputs are scaled: projections to keys and values. Default:
-            those that are called as in widespread networks (:data:`OUTPUTS`).
-        inputs: Names or patterns of the layers whose inputs are scaled: the second ones of feed-forward blocks.
-            Default: :data:`INPUTS`. A layer that both fit counts as one of these.
+        outputs: Names or patterns of layers to scale the outputs of: projections to keys and values. Default: their
+            names in common networks (:data:`OUTPUTS`).
+        inputs: Names or patterns of layers to scale the inputs of: the second layers of feed-forward blocks. Default:
+            :data:`INPUTS`. They take precedence for a layer that matches both.
 
     Raises:
-        LightningMMError: When it meets a network, if a pattern of yours fits none of its linear layers, or none of the
-            default ones does.
+        LightningMMError: Later, if one of these patterns matches no linear layer of the network, or no default pattern
+            does.
     """
 
     targets = (nn.Linear,)
@@ -77,32 +77,32 @@ class IA3(Kind):
             for pattern in patterns or ():
                 if not any(fnmatchcase(name, pattern) for name in linear):
                     raise LightningMMError(
-                        f"IA3({setting}=[{pattern!r}]): no linear layer of {type(network).__name__} is called that; "
-                        f"they are named like {list(linear)[:5]}"
+                        f"IA3({setting}=[{pattern!r}]): the pattern matches no linear layer of "
+                        f"{type(network).__name__}; these have names like {list(linear)[:5]}"
                     )
         details: dict[str, dict[str, Any]] = {}
         reasons: dict[str, str] = {}
         for name, module in linear.items():
-            entering = _fits(name, INPUTS if self.inputs is None else self.inputs)
+            scales_input = _matches(name, INPUTS if self.inputs is None else self.inputs)
             if self.inputs is None and name.endswith("attention.output.dense"):
-                entering = False  # behind attention, no feed-forward block
-            if not entering and not _fits(name, OUTPUTS if self.outputs is None else self.outputs):
+                scales_input = False  # part of attention, not of a feed-forward block
+            if not scales_input and not _matches(name, OUTPUTS if self.outputs is None else self.outputs):
                 continue
-            if entering and known_type(module) is None:
-                reasons[name] = f"{type(module).__name__} has a forward of its own, so its input is not known"
+            if scales_input and known_type(module) is None:
+                reasons[name] = f"{type(module).__name__} overrides forward, so its use of the input is unknown"
                 continue
-            details[name] = {"inputs": module.in_features if entering else 0}
+            details[name] = {"inputs": module.in_features if scales_input else 0}
         if not details and not reasons:
             raise LightningMMError(
-                f"IA3 knows no projection to keys or values and no feed-forward block in {type(network).__name__}; "
-                f"name its layers in `outputs` and `inputs`, out of {list(linear)[:5]}"
+                f"IA3 finds no projection to keys or values and no feed-forward block in {type(network).__name__}; "
+                f"name its layers in `outputs` and `inputs`, e.g. from {list(linear)[:5]}"
             )
         for setting, group, scaled in (("outputs", self.outputs, False), ("inputs", self.inputs, True)):
             if group is None and not any(bool(about["inputs"]) == scaled for about in details.values()):
                 what = "second layer of a feed-forward block" if scaled else "projection to keys or values"
                 warnings.warn(
                     f"IA3 finds no {what} in {type(network).__name__} (fused projections and nn.MultiheadAttention "
-                    f"have none of their own), and scales the others alone; name such layers in `{setting}`",
+                    f"have no separate ones) and scales only the other layers; name such layers in `{setting}`",
                     stacklevel=5,
                 )
         return details, reasons
@@ -112,5 +112,5 @@ class IA3(Kind):
         return InputScaleBank(rows, width) if width else SSFBank(rows, site.channels, ("scale",))
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,9 +1,10 @@
-"""Low-rank change of a layer's weight: ``W x + scaling * up(down(x))``, with factors of its own for each combination.
+"""Low-rank change of a layer's weight: ``W x + scaling * up(down(x))``, with separate factors for each combination.
 
-With a basis that looks rows up, every sample is taken through the factors of its row, in one product for the whole
-batch (for convolutions one of B groups): the cost does not grow with the number of combinations. With a basis that adds
-rows up, all samples go through all rows, which are few, and the part of rows that a sample does not use is left out
-between the two factors. Either way no row meets a sample that does not use it, so that a non-finite one cannot spread.
+With a basis that looks rows up, every sample is multiplied by the factors of its row, in one product for the whole
+batch (for convolutions, one with B groups): the cost does not grow with the number of combinations. With a basis that
+adds rows up, all samples pass through all rows, which are few, and the result of rows that a sample does not use is
+zeroed between the two factors. Either way a sample never meets a row that it does not use, so a non-finite row cannot
+spread.
 
 Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section 4.1; the form for
 convolutions is that of the peft library.
@@ -30,11 +31,11 @@ from lightning_mm.adapters.layers.fold import fold_weight_change
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
 from lightning_mm.adapters.tracing import full_precision, tracing
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
 
 
 class LoRABank(Bank):
-    """``K`` rows of two factors of a weight ``[out, *in]``: ``down [K, R, *in]``; ``up [K, R, out]``, zero at first.
+    """``K`` rows of two factors of a weight ``[out, *in]``: ``down [K, R, *in]``; ``up [K, R, out]``, initially zero.
 
     Args:
         rows: K.
@@ -47,7 +48,7 @@ class LoRABank(Bank):
 
     def __init__(self, rows: int, weight: Sequence[int], rank: int, scaling: float = 1.0) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(math.prod(weight[1:]))  # that of a fresh layer
+        bound = 1 / math.sqrt(math.prod(weight[1:]))  # as torch initialises a layer
         self.scaling = scaling
         self.down = nn.Parameter(torch.empty(rows, rank, *weight[1:]).uniform_(-bound, bound))
         self.up = nn.Parameter(torch.zeros(rows, rank, weight[0]))
@@ -57,11 +58,11 @@ class LoRABank(Bank):
         if given.is_floating_point():
             given = given.to(output.dtype)
         with full_precision(output.device.type):
-            with_rows = self._with_own_rows if call.basis.looks_up else self._with_all_rows
+            with_rows = self._with_one_row_each if call.basis.looks_up else self._with_all_rows
             return with_rows(call, output, given)
 
-    def _with_own_rows(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
-        """Each sample goes through the factors of its row."""
+    def _with_one_row_each(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
+        """Pass each sample through the factors of its row."""
         layer, layout, batch = call.module, call.site.layout(output), call.route.shape[0]
         up = call.gather(self._scaled_up(output.dtype)).flatten(1, 2)  # [B, R, out]
         if isinstance(layer, nn.Embedding):
@@ -87,14 +88,14 @@ class LoRABank(Bank):
         return layout.merged(changed.view(base.shape))
 
     def _with_all_rows(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
-        """All samples go through the factors of all rows in one product, and what is not theirs is left out between."""
-        layer, layout, own = call.module, call.site.layout(output), call.in_place
+        """Pass all samples through the factors of all rows at once, zeroing unused rows between the two factors."""
+        layer, layout, in_place = call.module, call.site.layout(output), call.in_place
         rank = self.down.shape[1]
         down = self.down.to(output.dtype).flatten(0, 1)  # [K * R, *in]
         up = self._scaled_up(output.dtype).flatten(0, 1)  # [K * R, out]
         mark = None
         if output.device.type != "cpu" or tracing() or not (is_finite(up) and is_finite(down)):
-            # 0 * NaN is NaN: a row that is not finite marks those who use it, and is left out of the products
+            # 0 * NaN is NaN: a non-finite row is left out of the products and marks the samples that use it
             finite = up.isfinite().all(1) & down.isfinite().flatten(1).all(1)
             mark = torch.where(finite, 0.0, torch.nan).to(output.dtype)
             up = torch.where(finite.unsqueeze(1), up, 0.0)
@@ -110,11 +111,11 @@ class LoRABank(Bank):
             shape = [1] * hidden.ndim
             shape[layout.channel_axis] = -1
             hidden = hidden + mark.view(shape)
-        hidden = hidden.masked_fill_(~used, 0.0) if own else torch.where(used, hidden, 0.0)
+        hidden = hidden.masked_fill_(~used, 0.0) if in_place else torch.where(used, hidden, 0.0)
         if isinstance(layer, _ConvNd):
             change: Tensor = _CONVOLUTIONS[hidden.ndim](hidden, up.mT.view(*up.mT.shape, *[1] * (hidden.ndim - 2)))
-            return output.add_(change) if own else output + change
-        if own and output.is_contiguous():
+            return output.add_(change) if in_place else output + change
+        if in_place and output.is_contiguous():
             output.view(-1, output.shape[-1]).addmm_(hidden.flatten(0, -2), up)
             return output
         flat = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up)
@@ -126,7 +127,7 @@ class LoRABank(Bank):
     def factors(
         self, call: LayerCall
     ) -> tuple[Float32[Tensor, "batch slotrank *weight"], Float32[Tensor, "batch slotrank out"]]:
-        """The factors of each sample in float32, ``[B, S * R, *in]`` and ``[B, S * R, out]``; the second is scaled."""
+        """Return each sample's factors in float32: ``[B, S * R, *in]``, and ``[B, S * R, out]``, which is scaled."""
         with full_precision(call.route.device.type):
             tables = (self.down.float(), self.up.float() * self.scaling)
             down, up = (call.gather(table).flatten(1, 2) for table in tables)
@@ -145,15 +146,15 @@ class LoRABank(Bank):
 
 
 def _without_padding(layer: nn.Embedding, ids: Tensor, hidden: Tensor) -> Tensor:
-    """Zero where a token is padding, which an embedding never trains."""
+    """Zero the change for padding tokens, which an embedding never trains."""
     return hidden if layer.padding_idx is None else hidden.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0.0)
 
 
-_CONVOLUTIONS: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the axes of a batch
+_CONVOLUTIONS: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the number of axes of a batch
 
 
 def _convolve(layer: _ConvNd, x: Tensor, filters: Tensor, groups: int = 1) -> Tensor:
-    """Convolve as the layer does, with other filters and without a bias."""
+    """Convolve like the layer, with other filters and without bias."""
     padding = layer.padding
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
@@ -167,7 +168,7 @@ def _convolve_each(
     x: Float[Tensor, "batch step channel *space"],
     filters: Float[Tensor, "batch filter channel *kernel"],
 ) -> Float[Tensor, "batch step filter *out"]:
-    """Convolve each sample with filters of its own: one group per sample."""
+    """Convolve each sample with its own filters: one group per sample."""
     batch = x.shape[0]
     grouped = x.transpose(0, 1).flatten(1, 2)  # [T, B * C, *space]
     hidden = _convolve(layer, grouped, filters.flatten(0, 1), groups=batch)
@@ -177,25 +178,24 @@ def _convolve_each(
 class LoRA(Kind):
     """A low-rank change of the weights of linear, convolution (groups=1) and embedding layers; identity at the start.
 
-    Layers of a subclass with a ``forward`` of its own are left out: what they do with their input is not known.
+    Layers of a subclass that overrides ``forward`` are left out: how they use their input is unknown.
 
     Args:
-        rank: Of the change. One larger than the rank that the weight can have, min(out, in * kernel size), is cut to
-            it, so that ``LoRA(rank=10_000)`` is a change without restriction.
-        alpha: The change is scaled by ``alpha / rank``, with the rank after the cut; None: not scaled.
-        layers: Names or patterns (``"head*"``) of the layers that this kind is for; default: all linear and convolution
-            layers (embeddings only where they are named here). ``targets`` and ``exclude`` of ``adapt`` count as well.
+        rank: Rank of the change. It is limited to the largest rank of the weight, min(out, in * kernel size), so that
+            ``LoRA(rank=10_000)`` is an unrestricted change.
+        alpha: The change is scaled by ``alpha / rank``, with the limited rank; None for no scaling.
+        layers: Names or patterns (``"head*"``) of the layers to adapt; default: all linear and convolution layers
+            (embeddings only if named here). ``targets`` and ``exclude`` of ``adapt`` apply as well.
 
     Raises:
-        LightningMMError: If the rank is less than one or alpha is no positive number; when it meets a network, if a
-            pattern fits none of its layers of these types.
+        LightningMMError: If the rank is not a whole number of at least 1 or alpha is not a positive number; later, if a
+            pattern matches no layer of these types in the network.
     """
 
     targets = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
     def __init__(self, rank: int = 4, alpha: float | None = None, layers: list[str] | None = None) -> None:
-        if rank < 1:
-            raise LightningMMError(f"LoRA needs a rank of at least 1, got {rank}")
+        check_whole("LoRA: rank", rank, 1)
         if alpha is not None and not 0 < alpha < math.inf:
             raise LightningMMError(f"LoRA scales by alpha / rank, so alpha must be a positive number, got {alpha}")
         self.rank, self.alpha, self.layers = rank, alpha, layers
@@ -208,13 +208,13 @@ class LoRA(Kind):
             if isinstance(module, nn.Embedding) and self.layers is None:
                 continue
             if known_type(module) is None:
-                reasons[name] = f"{type(module).__name__} has a forward of its own, so what LoRA adds to is not known"
+                reasons[name] = f"{type(module).__name__} overrides forward, so its use of the weight is unknown"
             elif getattr(module, "groups", 1) != 1:
-                reasons[name] = f"it has groups={module.groups}, and LoRA adapts convolutions with groups=1"
+                reasons[name] = f"it has groups={module.groups}, and LoRA adapts convolutions with groups=1 only"
             elif isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
                 reasons[name] = "it renormalises its weight (max_norm) or scales gradients by frequency"
             elif isinstance(module, nn.Embedding):
-                # as a linear layer on one-hot tokens: weight [dim, num]
+                # treated as a linear layer on one-hot tokens: weight [dim, num]
                 details[name] = {"weight": [module.embedding_dim, module.num_embeddings]}
             else:
                 details[name] = {"weight": list(module.weight.shape)}
@@ -224,7 +224,7 @@ class LoRA(Kind):
         weight = site.details["weight"]
         if len(weight) > 2 and any(layout.batch_axis != 0 for layout in site.layouts):
             raise LightningMMError(
-                f"layer {site.name!r} cannot be adapted by LoRA: it is a convolution whose samples do not lie on the "
+                f"layer {site.name!r} cannot be adapted by LoRA: it is a convolution and its samples are not on the "
                 "first axis; leave it out with `exclude`"
             )
         rank = min(self.rank, weight[0], math.prod(weight[1:]))

@@ -24,7 +24,7 @@ from lightning_mm.adapters.tracing import full_precision
 
 
 class NormTuningBank(Bank):
-    """``K`` rows of a change of the weight ``[K, C]`` and, where there is one, of the bias."""
+    """``K`` rows of a change of the weight ``[K, C]`` and, if the layer has one, of the bias."""
 
     needs_input = True
 
@@ -34,9 +34,9 @@ class NormTuningBank(Bank):
         self.bias = nn.Parameter(torch.zeros(rows, channels)) if bias else None
 
     def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
-        """Add what the change of the weight makes of the normalised input of the layer, and the change of the bias.
+        """Add the normalised input times the change of the weight, and the change of the bias.
 
-        The input is normalised once more, since it cannot be recovered from an output whose weight is zero.
+        The input is normalised a second time: it cannot be recovered from the output where the weight is zero.
         """
         layout = call.site.layout(output)
         with full_precision(output.device.type):
@@ -52,9 +52,9 @@ class NormTuningBank(Bank):
 
 
 class NormTuning(Kind):
-    """A change of the weights and biases of normalisation layers that have some; identity at the start.
+    """A change of the weights and biases of normalisation layers that have them; identity at the start.
 
-    Layers of a subclass with a ``forward`` of its own are left out.
+    Layers of a subclass that overrides ``forward`` are left out.
     """
 
     targets = Normalisation
@@ -66,9 +66,9 @@ class NormTuning(Kind):
             if not isinstance(module, self.targets) or module.weight is None:
                 continue
             if known_type(module) is None:
-                reasons[name] = f"{type(module).__name__} has a forward of its own, so how it normalises is not known"
+                reasons[name] = f"{type(module).__name__} overrides forward, so its normalisation is unknown"
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
-                reasons[name] = f"it normalises over {len(module.normalized_shape)} axes, and has no channels"
+                reasons[name] = f"it normalises over {len(module.normalized_shape)} axes and has no channel axis"
             else:
                 details[name] = {"bias": getattr(module, "bias", None) is not None}
         return details, reasons
@@ -78,7 +78,7 @@ class NormTuning(Kind):
 
 
 def normalised(layer: nn.Module, x: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
-    """What a norm layer in eval mode makes of its input, without its weight and bias."""
+    """Apply a norm layer in eval mode to an input, without its weight and bias."""
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     if isinstance(layer, nn.RMSNorm):

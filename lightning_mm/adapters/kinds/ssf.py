@@ -1,4 +1,4 @@
-"""Scale and shift of the features after a layer: ``h * scale + shift`` per channel, or one of the two.
+"""Scale and shift of the output of a layer: ``h * scale + shift`` per channel, or one of the two.
 
 Reference: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, section 3.2; for missing modalities
 Reza et al., arXiv 2310.03986, section 3.
@@ -23,12 +23,12 @@ from lightning_mm.adapters.tracing import tracing
 
 
 class SSFBank(Bank):
-    """``K`` rows of a scale and a shift; ``scale`` holds the distance from 1, so that rows add up under any basis.
+    """``K`` rows of a scale and a shift; ``scale`` holds the difference from 1, so that rows can be added up.
 
     Args:
         rows: K.
         channels: C.
-        parts: Which of ``scale`` and ``shift`` are learned; the other is left out.
+        parts: Which of ``scale`` and ``shift`` are learned.
     """
 
     scale: nn.Parameter | None
@@ -41,13 +41,13 @@ class SSFBank(Bank):
 
     @property
     def invertible(self) -> bool:
-        """Whether outputs may be overwritten in training, see :mod:`lightning_mm.adapters.layers.in_place`."""
+        """Whether outputs may be modified in place in training, see :mod:`lightning_mm.adapters.layers.in_place`."""
         return self.scale is not None
 
     def coefficients(
         self, call: LayerCall
     ) -> tuple[Float32[Tensor, "batch channel"] | None, Float32[Tensor, "batch channel"] | None]:
-        """Scale and shift of each sample in float32, both ``[B, C]``; None for the one that is not learned."""
+        """Return scale and shift of each sample in float32, both ``[B, C]``; None for a part that is not learned."""
         scale = None if self.scale is None else 1 + call.mix(self.scale)
         return scale, None if self.shift is None else call.mix(self.shift)
 
@@ -76,7 +76,7 @@ class SSFBank(Bank):
 
 
 class SSF(Kind):
-    """A scale and a shift per channel after each linear, convolution and normalisation layer; identity at the start."""
+    """A scale and a shift per channel after linear, convolution, norm and attention layers; identity at the start."""
 
     targets = Adaptable
 
@@ -96,7 +96,7 @@ class ScaleOnly(Kind):
 class ShiftOnly(Kind):
     """The shift of :class:`SSF` without its scale: half the parameters.
 
-    Unlike :class:`BitFit` it goes to layers without a bias too; folding gives them one.
+    Unlike :class:`BitFit` it also adapts layers without a bias; folding adds a bias to them.
     """
 
     targets = Adaptable

@@ -1,7 +1,7 @@
-"""Several kinds at once, e.g. a low-rank change of the weights and then a scale and a shift.
+"""Several kinds at once, e.g. a low-rank change of the weights followed by a scale and a shift.
 
-On a layer that several of them are for they act one after the other: first what adds to the layer's weight (it needs
-the input of the layer), then what changes its output, each in the order of the list.
+On a layer that several kinds adapt, they act one after another: first the kinds that need the input of the layer (such
+as changes of its weight), then the kinds that only change its output, each in the order of the list.
 
 Shapes: K rows of the basis.
 """
@@ -24,7 +24,7 @@ from lightning_mm.errors import LightningMMError
 
 
 class TogetherBank(Bank):
-    """The banks of several kinds at one layer, under the place of their kind in the list."""
+    """The banks of several kinds at one layer, keyed by the position of their kind in the list."""
 
     def __init__(self, banks: Mapping[int, Bank]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TogetherBank(Bank):
         self.changes_input = any(bank.changes_input for bank in banks.values())
 
     def in_order(self) -> list[Bank]:
-        """First those that read the input of the layer, see the top of this file."""
+        """Return the banks in the order in which they act: first those that read the input of the layer."""
         banks = [cast(Bank, bank) for bank in self.banks.values()]
         return sorted(banks, key=lambda bank: not bank.needs_input)
 
@@ -52,15 +52,15 @@ class TogetherBank(Bank):
 
 
 class Together(Kind):
-    """Several kinds; each goes to the layers that it is for, and a layer may have a bank of each.
+    """Several kinds; each adapts the layers it selects, and one layer may have a bank of each.
 
     Args:
-        kinds: For example ``[SSF(), LoRA(rank=4)]``, or a full change of the head alone:
+        kinds: For example ``[SSF(), LoRA(rank=4)]``, or with an unrestricted change of the head:
             ``[SSF(), LoRA(rank=10_000, layers=["head*"])]``.
 
     Raises:
-        LightningMMError: If there is none, or one of them holds several itself; when it meets a network, if one of them
-            has no layer there.
+        LightningMMError: If the list is empty or contains another ``Together``; later, if one of the kinds adapts no
+            layer of the network.
     """
 
     def __init__(self, kinds: list[Kind]) -> None:
@@ -75,16 +75,16 @@ class Together(Kind):
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         chosen, refused = zip(*(kind.choose(network) for kind in self.kinds))
         details: dict[str, dict[str, Any]] = {
-            name: {"kinds": [found.get(name) for found in chosen]}
+            name: {"kinds": [layers.get(name) for layers in chosen]}
             for name, _ in network.named_modules()
-            if any(name in found for found in chosen)
+            if any(name in layers for layers in chosen)
         }
         for about in details.values():
-            axes = [own["channel_axis"] for own in about["kinds"] if own and "channel_axis" in own]
+            axes = [part["channel_axis"] for part in about["kinds"] if part and "channel_axis" in part]
             about |= {"channel_axis": axes[0]} if axes else {}
-        reasons = {name: reason for found in refused for name, reason in found.items() if name not in details}
-        pairs = [(type(kind).__name__, found) for kind, found in zip(self.kinds, refused)]
-        partly = [f"{name} by {kind} ({found[name]})" for kind, found in pairs for name in found if name in details]
+        reasons = {name: reason for layers in refused for name, reason in layers.items() if name not in details}
+        pairs = [(type(kind).__name__, layers) for kind, layers in zip(self.kinds, refused)]
+        partly = [f"{name} by {kind} ({layers[name]})" for kind, layers in pairs for name in layers if name in details]
         if partly:
             warnings.warn(
                 f"{len(partly)} layers are left out of a part of the adapter: {'; '.join(partly)}", stacklevel=5
@@ -100,5 +100,5 @@ class Together(Kind):
     def bank(self, site: Site, rows: int) -> TogetherBank:
         parts = enumerate(zip(self.kinds, site.details["kinds"]))
         return TogetherBank(
-            {i: kind.bank(replace(site, details=own), rows) for i, (kind, own) in parts if own is not None}
+            {i: kind.bank(replace(site, details=details), rows) for i, (kind, details) in parts if details is not None}
         )

@@ -1,1 +1,1 @@
-"""What has to be known about the layers that are adapted."""
+"""Types, axes, modulation and folding of adapted layers."""

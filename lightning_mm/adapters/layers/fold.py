@@ -1,4 +1,4 @@
-"""Write a scale and a shift per channel, or a change of the weight, into the weights of a layer: they cost nothing."""
+"""Fold a scale and a shift per channel, or a change of the weight, into the weights of a layer, at no extra cost."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lightning_mm.errors import LightningMMError
 def fold_scale_shift(
     module: nn.Module, scale: Float[Tensor, " channel"] | None, shift: Float[Tensor, " channel"] | None
 ) -> None:
-    """Change ``module`` so that it puts out ``old_output * scale + shift``; None is a scale of 1, a shift of 0.
+    """Change ``module`` so that it outputs ``old_output * scale + shift``; None is a scale of 1 or a shift of 0.
 
-    The parameters are replaced, not written to: weights that the layer shares with another one stay as they are there.
+    The parameters are replaced, not modified in place: weights shared with another layer do not change there.
 
     Args:
         module: Linear, Conv, ConvTranspose, BatchNorm, InstanceNorm, LayerNorm, GroupNorm or MultiheadAttention.
@@ -25,14 +25,16 @@ def fold_scale_shift(
         shift: Per channel, ``[C]``.
 
     Raises:
-        LightningMMError: If the layer has no place for a scale or a shift, or its weights are parametrised.
+        LightningMMError: If the layer cannot hold a scale or a shift, or its weights are parametrised.
     """
     if isinstance(module, nn.MultiheadAttention):
         module = module.out_proj
     _refuse_parametrised(module)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
-        raise LightningMMError(f"{type(module).__name__} cannot take a folded scale and shift; keep the hooks instead")
+        raise LightningMMError(
+            f"a scale and shift cannot be folded into a {type(module).__name__}; keep the hooks instead"
+        )
     if isinstance(module, nn.RMSNorm) and shift is not None:
         raise LightningMMError("RMSNorm has no bias, so a shift cannot be folded into it; keep the hooks instead")
     if scale is not None:
@@ -41,7 +43,7 @@ def fold_scale_shift(
     if shift is not None:
         bias = shift if bias is None else bias + shift
     if bias is not None:
-        if isinstance(module, Normalisation) and module.weight is None:  # a bias alone is not affine
+        if isinstance(module, Normalisation) and module.weight is None:  # a norm cannot have a bias without a weight
             _replace(module, "weight", torch.ones_like(bias), like=None)
         _replace(module, "bias", bias, like=weight)
 
@@ -49,8 +51,8 @@ def fold_scale_shift(
 def _scaled(
     module: nn.Module, weight: Float[Tensor, " *weight"] | None, scale: Float[Tensor, " channel"]
 ) -> Float[Tensor, " *weight"]:
-    """The weight of a layer whose output channels are scaled."""
-    if weight is None:  # a norm layer without one
+    """Scale the output channels of a layer's weight."""
+    if weight is None:  # a norm layer without a weight
         return scale.clone()
     if isinstance(module, Transposed):
         # weight is [in, out / groups, ...]: the output channels of group g belong to the g-th block of input channels
@@ -60,7 +62,7 @@ def _scaled(
 
 
 def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
-    """Set a new parameter; weights that the layer shares with another one stay as they are there."""
+    """Set a new parameter, so that weights shared with another layer do not change there."""
     value = value if like is None else value.to(like.dtype)
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     for flag in ("affine", "elementwise_affine"):
@@ -70,15 +72,15 @@ def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -
 
 @torch.no_grad()
 def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> None:
-    """Change ``module`` so that it puts out what it did for ``input * scale``, per input channel ``[C_in]``.
+    """Change ``module`` so that it outputs what it did for ``input * scale``, per input channel ``[C_in]``.
 
     Raises:
-        LightningMMError: If it is no linear or convolution layer with groups=1, or its weights are parametrised.
+        LightningMMError: If it is not a linear or convolution layer with groups=1, or its weights are parametrised.
     """
     _refuse_parametrised(module)
     if not isinstance(module, (nn.Linear, *Convolution)) or getattr(module, "groups", 1) != 1:
         kind = type(module).__name__
-        raise LightningMMError(f"{kind} cannot take a folded scale of its input; keep the hooks instead")
+        raise LightningMMError(f"an input scale cannot be folded into a {kind}; keep the hooks instead")
     axis = 0 if isinstance(module, Transposed) else 1
     shape = [len(scale) if i == axis else 1 for i in range(module.weight.ndim)]
     _replace(module, "weight", module.weight * scale.view(shape), like=module.weight)
@@ -117,6 +119,6 @@ def _refuse_parametrised(module: nn.Module) -> None:
     old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
     if parametrize.is_parametrized(module) or old_style:
         raise LightningMMError(
-            f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot take a fold; "
+            f"{type(module).__name__} has parametrised weights (weight or spectral norm) and cannot be folded; "
             "call torch.nn.utils.parametrize.remove_parametrizations on it first"
         )

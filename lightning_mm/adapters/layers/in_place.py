@@ -1,9 +1,9 @@
-"""Outputs of layers that are overwritten instead of copied: one switch, :data:`ENABLED`, turns all of it off.
+"""Modulation of layer outputs in place instead of in a copy; one switch, :data:`ENABLED`, turns it off.
 
-An output is overwritten where it is new memory that nobody else has. In training this halves the features that are
-kept for the gradient: the gradient of a scale needs the output of the layer, and ``(after - shift) / scale`` tells it
-from the modulated one, which the network keeps for its own gradient anyway.
-``experiments/benchmarks/adapters.py`` shows what the switch brings in time and memory.
+An output is modified in place if it is new memory that nothing else refers to. In training this halves the features
+that are stored for the backward pass: the gradient of a scale needs the output of the layer, which is recovered as
+``(after - shift) / scale`` from the modulated one, and the network stores that one for its own gradient anyway.
+``experiments/benchmarks/adapters.py`` measures what the switch saves in time and memory.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ from lightning_mm.adapters.layers.modulate import gradients, modulate_
 from lightning_mm.adapters.layers.types import known_type
 
 ENABLED = True
-"""Whether anything is overwritten; read in every call."""
-FARTHEST = 0.75
-"""Scales up to this far from 1 are divided by; smaller ones would make much of the rounding of what is divided."""
-HELD_HERE = 2
-"""References to a tensor that :meth:`Outputs.left_alone` counts if nobody else has one: its own, and the count's."""
+"""Whether outputs are modified in place; read in every call."""
+MAX_DISTANCE = 0.75
+"""Scales up to this distance from 1 are divided by; dividing by smaller ones would amplify rounding errors."""
+OWN_REFERENCES = 2
+"""References to a tensor that :meth:`Outputs.left_alone` counts if there are no others: its variable and the count."""
 
 
 def may_overwrite(module: nn.Module, output: Any, site: Site, invertible: bool) -> bool:
-    """Whether the output of a layer may be overwritten.
+    """Return whether the output of a layer may be modified in place.
 
     Args:
         module: The layer.
         output: Its output.
-        site: What the probe saw of it.
-        invertible: Whether its bank is among the :func:`invertible_banks` of this call, which gradients need.
+        site: The description of the layer by the probe.
+        invertible: Whether its bank is among the :func:`invertible_banks` of this call, as gradients require.
     """
-    is_own = (
+    is_new_memory = (
         ENABLED
         and isinstance(output, Tensor)
         and known_type(module) is not None
         and len(module._forward_hooks) == 1
         and not _global_forward_hooks
     )
-    if not is_own or not torch.is_grad_enabled():
-        return is_own
+    if not is_new_memory or not torch.is_grad_enabled():
+        return is_new_memory
     return invertible and site.left_alone and output.dtype in (torch.float32, torch.float64) and output._base is None
 
 
 def invertible_banks(banks: nn.Module, rows_at_once: int) -> frozenset[nn.Module]:
-    """The banks whose ``scale``, as it is now, can be divided by; one look for all of them.
+    """Find the banks with a ``scale`` that can currently be divided by, with one check for all of them.
 
     Args:
-        banks: Those with an attribute ``invertible`` take part.
-        rows_at_once: How many rows of a table a sample adds up at most.
+        banks: The banks; only those with a true attribute ``invertible`` are considered.
+        rows_at_once: The largest number of rows that are added up for one sample.
     """
     chosen = (bank for bank in banks.children() if getattr(bank, "invertible", False))
     scales: dict[nn.Module, Any] = {bank: bank.scale for bank in chosen}
     if not ENABLED or not scales:
         return frozenset()
-    farthest = torch.stack(torch._foreach_norm([scale.detach() for scale in scales.values()], torch.inf))
-    bound = FARTHEST / rows_at_once
-    return frozenset(bank for bank, far in zip(scales, farthest.tolist()) if far < bound)
+    distances = torch.stack(torch._foreach_norm([scale.detach() for scale in scales.values()], torch.inf))
+    bound = MAX_DISTANCE / rows_at_once
+    return frozenset(bank for bank, distance in zip(scales, distances.tolist()) if distance < bound)
 
 
 def modulate_in_place(features: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    """``features * scale + shift`` in the memory of the features, with or without gradients."""
+    """Compute ``features * scale + shift`` in the memory of the features, with or without gradients."""
     if not torch.is_grad_enabled():
         return modulate_(features, scale, shift)
     changed: Tensor = ModulateInPlace.apply(features, scale, shift)
@@ -75,7 +75,7 @@ def modulate_in_place(features: Tensor, scale: Tensor, shift: Tensor | None) -> 
 
 
 class ModulateInPlace(torch.autograd.Function):
-    """``features * scale + shift`` in the memory of the features.
+    """``features * scale + shift`` in the memory of the features, with gradients.
 
     ``sum(gradient * before) = (sum(gradient * after) - shift * sum(gradient)) / scale``, for scales away from zero.
     """
@@ -99,9 +99,10 @@ class ModulateInPlace(torch.autograd.Function):
 
 
 class Outputs:
-    """Outputs of layers in one call, to tell whether the network leaves them as they are.
+    """The layer outputs of one call, recorded to find those that the network leaves alone.
 
-    It does if nothing changes them in place (``nn.ReLU(inplace=True)`` does) and nobody has them when the call is over.
+    It leaves an output alone if it does not modify it in place (as ``nn.ReLU(inplace=True)`` does) and holds no
+    reference to it after the call.
     """
 
     def __init__(self) -> None:
@@ -111,12 +112,12 @@ class Outputs:
         self._seen.append((name, output, output._version))
 
     def left_alone(self, returned: Any) -> set[str]:
-        """The names of those layers, after a call that has ``returned`` this."""
+        """Return the names of these layers, after a call that returned ``returned``."""
         storages = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)}
         names, touched = {name for name, _, _ in self._seen}, set()
         while self._seen:
             name, output, version = self._seen.pop()
-            alone = sys.getrefcount(output) <= HELD_HERE and output._version == version
+            alone = sys.getrefcount(output) <= OWN_REFERENCES and output._version == version
             if not alone or output.untyped_storage().data_ptr() in storages:
                 touched.add(name)
         return names - touched

@@ -1,4 +1,4 @@
-"""Where the samples and the channels lie in the output of a layer.
+"""The axes of samples and channels in the output of a layer.
 
 Shapes: B samples, T steps (or windows, positions) merged into the batch axis, C channels.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 from lightning_mm.errors import LightningMMError
 
 Order = Literal["plain", "sample_major", "step_major", "any"]
-"""``plain``: the axis has B entries; merged axes: ``sample_major`` is b * T + t, ``step_major`` is t * B + b; ``any``:
-not known, and not needed where all samples are of one combination."""
+"""``plain``: the batch axis has B entries; merged axes: ``sample_major`` is b * T + t, ``step_major`` is t * B + b;
+``any``: unknown, and not needed if all samples have one combination."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Axes of one kind of output of a layer."""
+    """The axes of the outputs of a layer that have ``ndim`` axes."""
 
     ndim: int
     batch_axis: int
@@ -31,9 +31,9 @@ class Layout:
     def place(
         self, coefficients: Shaped[Tensor, "batch channel"], output: Float[Tensor, " *output"]
     ) -> Shaped[Tensor, " *#output"]:
-        """Bring ``[B, C]`` coefficients to a shape that broadcasts with the output ``[..., B or B*T, ..., C, ...]``.
+        """Reshape ``[B, C]`` coefficients to broadcast with the output ``[..., B or B*T, ..., C, ...]``.
 
-        A single row holds for all samples, wherever they lie.
+        A single row applies to all samples, whatever their axis.
         """
         if coefficients.shape[0] == 1:
             return coefficients.view([-1 if axis == self.channel_axis else 1 for axis in range(self.ndim)])
@@ -50,7 +50,7 @@ class Layout:
         return coefficients.reshape(shape)
 
     def by_sample(self, tensor: Shaped[Tensor, " *layer"], batch: int) -> Shaped[Tensor, "batch step *rest"]:
-        """Samples first, then the steps merged with them (or one): ``[B, T, ...]``, the other axes in their order."""
+        """Move samples first, then the steps merged with them (or one): ``[B, T, ...]``, then all other axes."""
         times = self._times(tensor.shape[self.batch_axis], batch)
         moved = tensor.movedim(self.batch_axis, 0)
         if self.order == "step_major":
@@ -66,7 +66,7 @@ class Layout:
     def channels_last(
         self, tensor: Shaped[Tensor, " *layer"], batch: int
     ) -> Shaped[Tensor, "batch step *rest channel"]:
-        """As :meth:`by_sample`, with the channels on the last axis."""
+        """Move axes as in :meth:`by_sample`, and channels to the last axis."""
         return self.by_sample(tensor, batch).movedim(self._channel_by_sample, -1)
 
     def channels_back(self, tensor: Shaped[Tensor, "batch step *rest channel"]) -> Shaped[Tensor, " *layer"]:
@@ -75,16 +75,16 @@ class Layout:
 
     @property
     def _channel_by_sample(self) -> int:
-        """Where :meth:`by_sample` puts the channels."""
+        """The axis of the channels after :meth:`by_sample`."""
         return self.channel_axis + (1 if self.channel_axis > self.batch_axis else 2)
 
     def _times(self, size: int, batch: int) -> int:
-        """How many entries each sample has on the batch axis; with one row for all samples, all of them."""
+        """Return the number of entries per sample on the batch axis; all of them if one row applies to all samples."""
         if batch == 1:
             return size
         if size % max(batch, 1) or (self.order == "plain" and size != batch):
             raise LightningMMError(
-                f"a layer put out {size} entries on axis {self.batch_axis} for {batch} samples; expected "
+                f"a layer returned {size} entries on axis {self.batch_axis} for {batch} samples; expected "
                 f"{'as many' if self.order == 'plain' else 'a multiple'}. The network runs it on a part of the batch, "
                 "or the example was not typical; leave the layer out with `exclude`"
             )
@@ -93,25 +93,26 @@ class Layout:
 
 @dataclass(frozen=True)
 class Site:
-    """A module of the base that gets a bank: its name, channels and the layouts in which it fires (one per rank)."""
+    """A module of the base that gets a bank: its name, channels and the layouts of its outputs (one per ndim)."""
 
     name: str
     channels: int
     layouts: tuple[Layout, ...]
     foldable: bool = True
-    """Whether a scale and a shift can be written into its weights; a subclass that does more than its layer may not."""
+    """Whether a scale and a shift can be folded into its weights; False for some subclasses that override forward."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What the kind of adapter noted about the layer, in plain types, see ``Kind.choose``."""
+    """Details of the layer that the kind of adapter needs, in plain types, see ``Kind.choose``."""
     left_alone: bool = False
-    """Whether the network leaves the output as it is, see :class:`~lightning_mm.adapters.layers.in_place.Outputs`."""
+    """Whether the network leaves the output alone, see :class:`~lightning_mm.adapters.layers.in_place.Outputs`."""
 
     def layout(self, output: Float[Tensor, " ..."]) -> Layout:
+        """Return the layout of an output, by its number of axes."""
         for layout in self.layouts:
             if layout.ndim == output.ndim:
                 return layout
         raise RuntimeError(
-            f"layer {self.name!r} put out {output.ndim} axes, in the probe {[layout.ndim for layout in self.layouts]}; "
-            "give `example` a call that is typical of the data"
+            f"layer {self.name!r} returned {output.ndim} axes, but {[layout.ndim for layout in self.layouts]} for "
+            "`example`; pass an example that is typical of the data"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +137,6 @@ class Site:
 def changed_indices(
     before: Shaped[Tensor, " *output"], after: Shaped[Tensor, " *output"], axis: int
 ) -> Int[Tensor, " changed"]:
-    """Which entries along an axis differ anywhere, as indices; NaN counts as equal to NaN."""
+    """Return the indices along an axis at which any entry differs; NaN counts as equal to NaN."""
     different = ~torch.isclose(before, after, rtol=1e-5, atol=1e-7, equal_nan=True)
     return different.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Layers that can be adapted, by type."""
+"""Types of layers that can be adapted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention, nn.
 
 
 def known_type(module: nn.Module) -> type[nn.Module] | None:
-    """The torch layer whose own ``forward`` the module runs; None for a subclass that does something else."""
+    """Return the torch layer type with the ``forward`` that the module runs; None if a subclass overrides it."""
     kinds = (*Adaptable, nn.Embedding)
     return next((kind for kind in kinds if isinstance(module, kind) and type(module).forward is kind.forward), None)

@@ -1,1 +1,1 @@
-"""What has to be known about the network that is adapted."""
+"""Inputs, layers and encoders of an adapted network."""

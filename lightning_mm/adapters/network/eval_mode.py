@@ -1,4 +1,4 @@
-"""Run a network in eval mode for a while, and leave no trace of it."""
+"""Run a network in eval mode and restore its state afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def quiet(network: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, plain tensors; modes and the random state are restored."""
+    """Run a network in eval mode, without gradients and nested tensors; restores its modes and the random state."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -43,7 +43,7 @@ def refuse_nested_tensors(network: nn.Module) -> list[nn.TransformerEncoder]:
 
 
 class FrozenState:
-    """Freezes a network: no gradients, eval mode, plain tensors; remembers what it was before.
+    """A frozen network (no gradients, eval mode, no nested tensors) with the state to restore.
 
     Args:
         network: Changed in place until :meth:`restore`.
@@ -58,12 +58,12 @@ class FrozenState:
         self._packing = refuse_nested_tensors(network)
 
     def freeze(self) -> None:
-        """Undo a ``train()`` call on the network: its norm layers and dropout stay in eval mode."""
+        """Undo a ``train()`` call on the network, so that norm layers and dropout stay in eval mode."""
         if any(module.training for module, _ in self._modules):
             self.network.eval()
 
     def restore(self) -> None:
-        """Give the network its ``requires_grad`` and its modes back."""
+        """Restore ``requires_grad`` and the training modes of the network."""
         for parameter, required in self._required_grad:
             parameter.requires_grad_(required)
         for module, training in self._modules:

@@ -1,4 +1,4 @@
-"""Where each modality lies in a call of a network: a parameter, or a path into a dict, list or tuple argument."""
+"""The path to the input of each modality in a call: a parameter, or keys into a dict, list or tuple argument."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class InputPath:
-    """One argument of ``forward`` (by position and name) and the keys that lead into it."""
+    """One argument of ``forward`` (by position and name) and the keys of a value inside it."""
 
     position: int | None
     name: str
     keys: tuple[str | int, ...] = ()
 
     def get(self, call: Call) -> Any:
-        """The value in a call, None when it was not given."""
+        """Return the value in a call; None if it was not passed."""
         args, kwargs = call
         if self.name in kwargs:
             value = kwargs[self.name]
@@ -41,7 +41,7 @@ class InputPath:
         return value
 
     def put(self, call: Call, value: Any) -> Call:
-        """The same call with another value here; containers on the way are copied, not changed."""
+        """Return the call with another value at this path; containers are copied, not modified."""
         args, kwargs = call
         if self.name in kwargs or self.position is None or self.position >= len(args):
             return args, {**kwargs, self.name: _put(kwargs.get(self.name), self.keys, value)}
@@ -66,12 +66,12 @@ def _put(container: Any, keys: tuple[str | int, ...], value: Any) -> Any:
 
 
 def forward_of(network: nn.Module) -> inspect.Signature:
-    """Signature of a network's forward, that of the original for a compiled one."""
+    """Return the signature of a network's ``forward``; for a compiled network, of the original."""
     return inspect.signature(getattr(network, "_orig_mod", network).forward)
 
 
 def parameter_path(network: nn.Module, name: str) -> InputPath | None:
-    """The parameter of ``forward`` with this name, or None."""
+    """Return the path to the parameter of ``forward`` with this name, or None."""
     parameters = list(forward_of(network).parameters.values())
     for position, parameter in enumerate(parameters):
         if parameter.name == name and parameter.kind is not parameter.VAR_KEYWORD:
@@ -88,17 +88,19 @@ def locate_inputs(
         network: Its ``forward`` signature names the parameters.
         modalities: Modality names.
         where: Modality to a parameter name (``"image"``), a dotted path into an argument (``"batch.image"``) or a key
-            of a dict argument; default: the modality's own name.
+            of a dict argument; default: the name of the modality.
         example: A typical call, which shows the keys of dict arguments.
 
     Raises:
-        LightningMMError: If an input is not found, or two modalities share one; the message lists what there is.
+        LightningMMError: If an input is not found, or two modalities share one; the message lists the known inputs.
     """
     where = dict(where or {})
     names = list(modalities)
-    strangers = sorted(set(where) - set(names))
-    if strangers:
-        raise LightningMMError(f"`inputs` names {strangers}, which are not among the modalities {names}")
+    unknown = sorted(set(where) - set(names))
+    if unknown:
+        raise LightningMMError(
+            f"`inputs` names {unknown}, which are not among the modalities {names}; remove them from `inputs`"
+        )
     parameters = list(forward_of(network).parameters)
     found: dict[str, InputPath] = {}
     for modality in names:
@@ -107,12 +109,13 @@ def locate_inputs(
             raise LightningMMError(
                 f"modality {modality!r}: no argument {where.get(modality, modality)!r} in "
                 f"forward({', '.join(parameters)}) of {type(network).__name__}, nor a key of a dict argument "
-                f"({_dict_keys(network, example)}); say where it is with "
+                f"({_dict_keys(network, example)}); name it with "
                 f"inputs={{{modality!r}: 'parameter' or 'parameter.key'}}"
             )
         if path in found.values():
             raise LightningMMError(
-                f"modality {modality!r} and another one are both read from {path.name!r}; see `inputs`"
+                f"modality {modality!r} and another one are both read from {path.name!r}; name an input for each "
+                "modality in `inputs`"
             )
         found[modality] = path
     return found
@@ -148,7 +151,7 @@ def _dict_keys(network: nn.Module, example: Call) -> str:
 def check_available(
     available: Any, modalities: Sequence[str], call: Call, paths: Mapping[str, InputPath]
 ) -> Bool[Tensor, "batch modality"]:
-    """Raise a LightningMMError unless ``available`` is ``Bool[B, M]`` for the B of the inputs; returns it."""
+    """Raise a LightningMMError unless ``available`` is ``Bool[B, M]`` with the B of the inputs, and return it."""
     if not isinstance(available, Tensor):
         raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
     size = None
@@ -162,5 +165,7 @@ def check_available(
             f"got {available.dtype} {tuple(available.shape)}"
         )
     if size is not None and available.shape[0] != size:
-        raise LightningMMError(f"`available` has {available.shape[0]} rows, the inputs have {size} samples")
+        raise LightningMMError(
+            f"`available` has {available.shape[0]} rows, the inputs have {size} samples; pass one row per sample"
+        )
     return available

@@ -1,7 +1,8 @@
-"""Find out, by a few forwards of an example, which layers fire and where samples and channels lie in their outputs.
+"""Find the layers that run and the axes of samples and channels in their outputs, by a few forwards of an example.
 
-Batch axis: from two batch sizes. Order inside a merged axis (B*T or T*B): by changing one sample. Channel axis: for
-layers whose own ``forward`` is torch's, from its definition; for all others by changing one entry of a weight or bias.
+The batch axis is found by comparing two batch sizes, and the order inside a merged axis (B*T or T*B) by changing one
+sample. The channel axis follows from the type of layers that run the ``forward`` of torch, and is found by changing one
+entry of a weight or bias for all others.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from lightning_mm.tree import map_tensors
 
 
 class Unroutable(Exception):
-    """A layer whose outputs cannot be told apart by sample; the text says why."""
+    """A layer with outputs that cannot be assigned to samples; the message is the reason."""
 
 
-_NO_CHANNELS = "its output is no plain tensor, or no axis of it holds the channels"
+_NO_CHANNELS = "its output is not a plain tensor, or has no channel axis"
 
 
 def main_output(output: Any) -> Any:
-    """The tensor that is adapted: the output itself, or the first of a tuple (``nn.MultiheadAttention``)."""
+    """Return the tensor that is adapted: the output, or the first item of a tuple (``nn.MultiheadAttention``)."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -49,15 +50,15 @@ def probe(
     """Run the example and describe the outputs of ``modules``.
 
     Args:
-        network: Run in eval mode, without gradients, its mode and the global random state are given back.
+        network: Run in eval mode without gradients; its modes and the global random state are restored.
         modules: Name to submodule of the network.
         example: ``(args, kwargs)`` of a typical call, batch first.
         size: Its number of samples, at least one.
-        channels: The channel axes of modules of which it is known, from the front or (negative) from the back.
-        grouped: Whether the network will see one combination at a time: where samples lie then does not matter.
+        grouped: Whether the network runs on one combination at a time, so that the batch axis does not matter.
+        channels: Channel axes that are already known, by module name; negative ones count from the last axis.
 
     Returns:
-        The sites that can be adapted, and for the others the reason why not.
+        The sites that can be adapted, and for the other modules the reason why not.
     """
     with quiet(network):
         three = _shapes(network, modules, resized(example, 3, size))
@@ -93,6 +94,8 @@ def probe(
 
 
 def resized(example: Call, size: int, batch: int) -> Call:
+    """Repeat or drop samples of an example of ``batch`` samples to get ``size``; also replaces NaN and infinity."""
+
     def resize(tensor: Tensor) -> Tensor:
         if tensor.ndim and tensor.shape[0] == batch:
             tensor = tensor[torch.arange(size, device=tensor.device) % batch]
@@ -131,10 +134,10 @@ def _watch(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, Any
 
 @dataclass
 class _Seen:
-    """What one call told of the layers, by name."""
+    """Properties of layers that were observed in one call, by name."""
 
     axes: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
-    """The channel axis and the number of channels, for each number of axes of the output."""
+    """Channel axis and number of channels, for each number of axes of the output."""
     unfoldable: set[str] = field(default_factory=set)
     left_alone: set[str] = field(default_factory=set)
 
@@ -182,13 +185,13 @@ def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> 
         if isinstance(module, Convolution):  # an unbatched input has one axis less
             return output.ndim - (3 if "1d" in known.__name__ else 4 if "2d" in known.__name__ else 5) + 1
         return output.ndim - 1 if issubclass(known, CHANNELS_LAST) else 1
-    changed = copy.copy(module)  # same children and buffers, own parameter table
+    changed = copy.copy(module)  # shares children and buffers, but not the parameter table
     changed._parameters = dict(module._parameters)
     for entry in ("bias", "weight"):
         parameter = module._parameters.get(entry)
         if parameter is None or parameter.ndim == 0:
             continue
-        for step in (1.0, -1.0, 30.0, -30.0):  # an activation inside the layer may hide the small or one-sided ones
+        for step in (1.0, -1.0, 30.0, -30.0):  # an activation inside the layer may hide small or one-sided steps
             altered = parameter.detach().clone()
             altered[0] += step * (1 + altered[0].abs())
             changed._parameters[entry] = nn.Parameter(altered)
@@ -205,9 +208,9 @@ def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> 
 
 
 def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int) -> bool:
-    """Whether a scale and a shift in the weights of a layer come out as a scale and a shift of its output."""
+    """Return whether a scale and a shift folded into the weights of a layer scale and shift its output."""
     if known_type(module) is not None:
-        return True  # and what cannot take a fold is refused by fold_scale_shift
+        return True  # fold_scale_shift refuses the layers that cannot be folded
     channels = output.shape[axis]
     scale = torch.linspace(0.5, 1.5, channels, dtype=output.dtype, device=output.device)
     shift = torch.linspace(-1.0, 1.0, channels, dtype=output.dtype, device=output.device)
@@ -226,7 +229,7 @@ def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int)
 def _grouped(
     two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
 ) -> list[Layout]:
-    """Layouts of which only the channel axis must be known; where samples lie is kept where it can be told."""
+    """Return layouts with a known channel axis; the batch axis is kept if it is known too."""
     try:
         found = _layouts(two, three, axes)
     except Unroutable:
@@ -234,7 +237,7 @@ def _grouped(
     if found and all(layout.order == "plain" for layout in found):
         return found
     if not two:
-        raise Unroutable("it never fires as a module in the example")
+        raise Unroutable("it never runs as a module in the example")
     if any(len(shape) not in axes for shape in two):
         raise Unroutable(_NO_CHANNELS)
     return [Layout(ndim, 0 if axis else 1, axis, "any") for ndim, (axis, _) in axes.items()]
@@ -244,9 +247,9 @@ def _layouts(
     two: list[tuple[int, ...]], three: list[tuple[int, ...]], axes: dict[int, tuple[int, int]]
 ) -> list[Layout]:
     if not two:
-        raise Unroutable("it never fires as a module in the example")
+        raise Unroutable("it never runs as a module in the example")
     if len(two) != len(three):
-        raise Unroutable("how often it fires depends on the batch size")
+        raise Unroutable("the number of its runs depends on the batch size")
     found: dict[int, Layout] = {}
     for small, large in zip(two, three):
         if len(small) not in axes:
@@ -256,11 +259,11 @@ def _layouts(
             raise Unroutable("its output does not grow with the batch, so it is shared by all samples")
         axis, channel_axis = differing[0], axes[len(small)][0]
         if 3 * small[axis] != 2 * large[axis] or axis == channel_axis:
-            raise Unroutable(f"its batch axis cannot be told: output {list(small)} for 2 samples, {list(large)} for 3")
+            raise Unroutable(f"its batch axis is unknown: output {list(small)} for 2 samples, {list(large)} for 3")
         order: Order = "plain" if small[axis] == 2 else "sample_major"
         layout = Layout(len(small), axis, channel_axis, order)
         if found.setdefault(layout.ndim, layout) != layout:
-            raise Unroutable("it fires several times with its samples on different axes")
+            raise Unroutable("it runs several times with samples on different axes")
     return list(found.values())
 
 
@@ -271,7 +274,7 @@ def _order_merged(
     layouts: dict[str, list[Layout]],
     reasons: dict[str, str],
 ) -> None:
-    """Tell B*T from T*B: only the entries of the first sample may change when the first sample does."""
+    """Distinguish B*T from T*B: if the first sample changes, only its entries may change."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -294,7 +297,7 @@ def _order_merged(
             first_half, even = set(range(size // 2)), set(range(0, size, 2))
             fits: list[Order] = [o for o, part in (("sample_major", first_half), ("step_major", even)) if rows <= part]  # type: ignore[misc]
             if not rows or len(fits) != 1 or orders.setdefault(old.ndim, fits[0]) != fits[0]:
-                reasons[name] = "the order of samples and steps inside its first axis cannot be told"
+                reasons[name] = "the order of samples and steps inside its batch axis is unknown"
         layouts[name] = [
             Layout(layout.ndim, layout.batch_axis, layout.channel_axis, orders.get(layout.ndim, layout.order))
             for layout in layouts[name]

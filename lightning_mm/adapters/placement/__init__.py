@@ -1,1 +1,1 @@
-"""Which layers to adapt."""
+"""Choice of the layers to adapt."""

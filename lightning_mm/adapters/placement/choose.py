@@ -1,4 +1,4 @@
-"""Choose the layers that get an adapter, under a budget of parameters."""
+"""Choose the layers to adapt, within a budget of parameters."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import nn
 
 from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.placement.sensitivity import LayerSensitivity
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 
 Strategy = Literal["gain", "disturbance", "random", "last", "all"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 def budget_parameters(budget: str | float | int, total: int) -> int:
-    """A budget as a number of parameters per combination.
+    """Convert a budget to a number of parameters per combination.
 
     Args:
         budget: Percent of the network (``"0.25 %"``), a share of it (a float up to 1) or a count (an int).
-        total: Parameters of the network.
+        total: Number of parameters of the network.
 
     Raises:
-        LightningMMError: If it is none of these.
+        LightningMMError: If the budget has another form or is not positive.
 
     Example:
         >>> budget_parameters("0.25 %", 80_000), budget_parameters(0.0025, 80_000), budget_parameters(200, 80_000)
@@ -57,43 +57,42 @@ def place(
     strategy: Strategy = "gain",
     seed: int = 0,
 ) -> list[str]:
-    """Choose layers, best first, each that still fits the budget; one that is too large is passed over.
+    """Choose layers, best first, that fit the remaining budget; layers that are too large are skipped.
 
     Args:
-        layers: As :func:`~lightning_mm.adapters.placement.sensitivity.sensitivity` gives them, in forward order.
-        budget: Parameters per combination, see :func:`budget_parameters`; None, for the strategy ``all`` only, is no
-            bound.
-        total: Parameters of the network.
-        strategy: What is best: most ``gain`` per parameter; most ``disturbance``; ``random`` by the seed; ``last`` in
-            forward order; or ``all`` layers, which must fit.
-        seed: Of ``random``.
+        layers: As returned by :func:`~lightning_mm.adapters.placement.sensitivity.sensitivity`, in forward order.
+        budget: Parameters per combination, see :func:`budget_parameters`; None means no limit and is allowed for the
+            strategy ``all`` only.
+        total: Number of parameters of the network.
+        strategy: The order of layers: highest ``gain`` per parameter first; highest ``disturbance`` first; ``random``;
+            ``last`` layers first; or ``all`` layers, which must fit.
+        seed: Seed of the strategy ``random``.
 
     Returns:
-        Names in forward order.
+        Names of the chosen layers, in forward order.
 
     Raises:
-        LightningMMError: If a setting is wrong, or the budget takes no layer (or not ``all``); the message says what
-            would do.
+        LightningMMError: If a setting is invalid, or the budget is too small for any layer (or for ``all``); the
+            message names a sufficient budget.
 
     Example:
         >>> layers = [LayerSensitivity("a", 8, 0.5, 1.0), LayerSensitivity("b", 4, 0.1, 3.0)]
         >>> place(layers, 8, 1000), place(layers, 8, 1000, "disturbance"), place(layers, None, 1000, "all")
         (['b'], ['a'], ['a', 'b'])
     """
-    if strategy not in STRATEGIES:
-        raise LightningMMError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    check_choice("strategy", strategy, STRATEGIES)
     if not layers:
-        raise LightningMMError("there is no layer to place an adapter on")
+        raise LightningMMError("there is no layer to place an adapter on; expected at least one in `layers`")
     if budget is None and strategy != "all":
         raise LightningMMError(
-            f"strategy {strategy!r} needs a budget, e.g. '0.25 %' of the network; only 'all' has none"
+            f"strategy {strategy!r} needs a budget, e.g. '0.25 %' of the network; only 'all' works without one"
         )
     every = sum(one.parameters for one in layers)
     bound = every if budget is None else budget_parameters(budget, total)
     if strategy == "all" and bound < every:
         raise LightningMMError(
-            f"a budget of {_shown(bound, total)} does not take all {len(layers)} layers, which need "
-            f"{_shown(every, total)}; take another strategy, or none of the budget"
+            f"a budget of {_shown(bound, total)} is too small for all {len(layers)} layers, which need "
+            f"{_shown(every, total)}; choose another strategy, or set no budget"
         )
     left, chosen = bound, set()
     for one in _ranked(layers, strategy, seed):
@@ -103,27 +102,32 @@ def place(
     if not chosen:
         least = min(layers, key=lambda one: one.parameters)
         raise LightningMMError(
-            f"a budget of {_shown(bound, total)} takes no layer; the smallest that takes one is "
+            f"a budget of {_shown(bound, total)} is too small for any layer; the smallest sufficient budget is "
             f"{_shown(least.parameters, total)}, for layer {least.name!r}"
         )
     return [one.name for one in layers if one.name in chosen]
 
 
 def keep_layers(adapter: Adapter, network: nn.Module, names: Collection[str]) -> None:
-    """Keep an attached adapter's banks at some layers, and none at the others.
+    """Keep the banks of an attached adapter at some layers and remove all others.
 
-    Banks that stay are the same objects; a layer of a former choice that comes back gets a fresh one. Call it before an
-    optimizer is made.
+    Banks that are kept are the same objects; a layer that was removed by an earlier call and is named again gets a
+    fresh bank. Call this before creating an optimizer.
+
+    Args:
+        adapter: The adapter, attached to the network.
+        network: Its base.
+        names: Names of the layers to keep.
 
     Raises:
-        LightningMMError: If there is no name, or one is no layer that the adapter was built for.
+        LightningMMError: If there are no names, or the adapter was not built for one of them.
     """
     candidates = adapter.candidates or adapter.sites
-    strangers = sorted(set(names) - {site.name for site in candidates})
-    if strangers or not names:
+    unknown = sorted(set(names) - {site.name for site in candidates})
+    if unknown or not names:
         raise LightningMMError(
-            f"expected names out of the {len(candidates)} layers that this adapter was built for, "
-            f"got {strangers or 'none'}; they are named like {[site.name for site in candidates][:5]}"
+            f"expected names of some of the {len(candidates)} layers that this adapter was built for, "
+            f"got {unknown or 'none'}; these have names like {[site.name for site in candidates][:5]}"
         )
     adapter.candidates = candidates
     kept = tuple(site for site in candidates if site.name in names)
@@ -132,14 +136,14 @@ def keep_layers(adapter: Adapter, network: nn.Module, names: Collection[str]) ->
     adapter.detach()
     banks, rows = adapter.banks, len(adapter.basis.names)
     adapter.sites, adapter.banks = kept, nn.ModuleDict()
-    for site in kept:  # in the order of the sites, as in an adapter that was built for these alone
+    for site in kept:  # in the order of the sites, as in an adapter that was built for these only
         key = bank_key(site.name)
         adapter.banks[key] = banks[key] if key in banks else adapter.kind.bank(site, rows)
     adapter.attach(network)
 
 
 def _ranked(layers: Sequence[LayerSensitivity], strategy: str, seed: int) -> list[LayerSensitivity]:
-    """Best first; equals stay in forward order."""
+    """Sort layers by the strategy, best first; ties stay in forward order."""
     if strategy == "random":
         return random.Random(seed).sample(list(layers), len(layers))
     if strategy == "last":
@@ -148,8 +152,8 @@ def _ranked(layers: Sequence[LayerSensitivity], strategy: str, seed: int) -> lis
         return list(layers)
     if strategy == "disturbance" and all(math.isnan(one.disturbance) for one in layers):
         raise LightningMMError(
-            "strategy 'disturbance': no layer's output could be compared with that of complete data, as no sample had "
-            "observed more than it was shown with; mark in the batches what was observed, or take 'gain'"
+            "strategy 'disturbance': no layer's output could be compared with that of complete data, since no sample "
+            "had more modalities observed than available; pass `observed` in the batches, or choose 'gain'"
         )
     by: dict[str, Callable[[LayerSensitivity], float]] = {
         "gain": lambda one: one.gain / max(one.parameters, 1),

@@ -1,4 +1,4 @@
-"""How much each layer is disturbed by missing modalities, and how much the loss would gain from an adapter there.
+"""Measure how much missing modalities disturb each layer, and how much an adapter there would lower the loss.
 
 Shapes: B samples, M modalities, T steps merged into the batch axis, C channels.
 """
@@ -23,15 +23,15 @@ from lightning_mm.errors import LightningMMError
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What was seen of one layer.
+    """The measurements of one layer.
 
     Args:
-        name: Of the layer in the network.
-        parameters: What one combination adds there (the one that adds most).
-        disturbance: How far its output moves when modalities go missing, relative to its size; NaN where that could not
-            be seen, as no sample had observed more than it was shown with.
-        gain: Mean squared gradient of the loss with respect to the parameters of its bank, summed over them: a step
-            of gradient descent of rate r there lowers the loss by ``r * gain``.
+        name: Name of the layer in the network.
+        parameters: Number of parameters that one combination adds there (the combination that adds most).
+        disturbance: Relative change of its output when modalities go missing; NaN if it could not be measured because
+            no sample had more modalities observed than available.
+        gain: Mean squared gradient of the loss with respect to the parameters of its bank, summed over them: one step
+            of gradient descent with rate r lowers the loss by ``r * gain``.
     """
 
     name: str
@@ -46,32 +46,32 @@ def sensitivity(
     batches: Iterable[Sequence[Any]],
     loss: Callable[[Any, Tensor], Tensor],
 ) -> list[LayerSensitivity]:
-    """Look at every adapted layer while a few batches pass; nothing is trained and no gradient is left behind.
+    """Measure every adapted layer on a few batches; trains nothing and leaves no gradients.
 
-    The disturbance of a layer is the mean of ``||h(available) - h(observed)|| / ||h(observed)||`` over the samples that
-    lack something, where each channel of the output h was first divided by its root mean square over the batch, so that
-    loud channels do not hide the others.
+    The disturbance of a layer is the mean of ``||h(available) - h(observed)|| / ||h(observed)||`` over incomplete
+    samples, where each channel of the output h is first divided by its root mean square over the batch, so that
+    channels with large values do not dominate.
 
     The gain is an empirical Fisher information: squared gradients with respect to the bank's parameters at the
     identity, averaged over batches and summed over parameters. Squared gradients of single samples, as in the FISH
-    mask, would need a backward pass for each; here the gradient is that of a batch and row of the bank, so of a batch
-    and combination under the basis ``OneHot``, all in one pass. The noise of single samples averages out of it, which
-    brings it nearer to what a step of training gains.
+    mask, would need one backward pass per sample; here the gradient is taken per batch and row of the bank, which is
+    per batch and combination with the basis ``OneHot``, all in one pass. The noise of single samples averages out,
+    which brings the gain closer to that of a training step.
 
     Args:
-        adapter: A fresh one, attached to the network.
+        adapter: A fresh adapter, attached to the network.
         network: Its base.
-        batches: Each ``(batch, available)``, where ``available`` is ``Bool[B, M]``; or ``(batch, available, observed)``
-            if not all was observed. The batch is anything that ``loss`` takes.
+        batches: Tuples ``(batch, available)``, where ``available`` is ``Bool[B, M]``; or ``(batch, available,
+            observed)`` if some modalities were not observed. The batch is passed to ``loss``.
         loss: Runs the network on a batch with a given availability, and returns the mean loss of the batch. It is
-            called twice a batch: with ``available``, and, without gradients, with what was observed.
+            called twice per batch: with ``available``, and, without gradients, with ``observed``.
 
     Returns:
-        The layers in the order in which they first fired; those that did not fire come last.
+        The layers in the order in which they first ran; layers that did not run come last.
 
     Raises:
-        LightningMMError: If the adapter is a grouped one, no sample of the batches lacks anything, or a loss is no
-            finite scalar that depends on the adapter.
+        LightningMMError: If the adapter is grouped, all samples of the batches are complete, or a loss is not a finite
+            scalar that depends on the adapter.
 
     Reference:
         Sung, Nair, Raffel, "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
@@ -80,11 +80,11 @@ def sensitivity(
         raise LightningMMError(
             "sensitivity compares outputs of layers sample by sample; build the adapter without grouped"
         )
-    with adapter.every_row():  # the same samples with and without what is missing
-        return _looked(adapter, network, batches, loss)
+    with adapter.every_row():  # layers run on the same samples in both calls
+        return _measure(adapter, network, batches, loss)
 
 
-def _looked(
+def _measure(
     adapter: Adapter,
     network: nn.Module,
     batches: Iterable[Sequence[Any]],
@@ -102,9 +102,9 @@ def _looked(
             value = loss(batch, available)
             _check_loss(value, number)
             flat = [parameter for bank in banks.values() for parameter in bank]
-            found = iter(torch.autograd.grad(value, flat, allow_unused=True))
+            grads = iter(torch.autograd.grad(value, flat, allow_unused=True))
         for name, bank in banks.items():
-            gradients = [gradient for _ in bank if (gradient := next(found)) is not None]
+            gradients = [gradient for _ in bank if (gradient := next(grads)) is not None]
             gains[name] += sum(float(gradient.float().square().sum()) for gradient in gradients)
         number += 1
         if bool(lost.any()):
@@ -112,8 +112,8 @@ def _looked(
                 loss(batch, observed)
     if not lacking:
         raise LightningMMError(
-            f"no sample of {number} batches lacks a modality, so that nothing can be told of what missing ones do; "
-            "it takes batches of training data whose policy drops some"
+            f"no sample of {number} batches lacks a modality, so the effect of missing ones cannot be measured; "
+            "pass batches of training data with a policy that drops some modalities"
         )
     order = sorted(banks, key=lambda name: disturbances.fired.get(name, len(banks)))
     costs = {site.name: parameters_of(adapter, site) for site in adapter.sites}
@@ -121,19 +121,19 @@ def _looked(
 
 
 def parameters_of(adapter: Adapter, site: Site) -> int:
-    """What the bank of one layer adds for one combination; over all layers ``Adapter.parameters_per_combination``."""
+    """Count the parameters of one layer's bank per combination, as ``Adapter.parameters_per_combination`` does."""
     rows = adapter.basis.weights(adapter.modalities.masks(adapter.modalities.incomplete()).to(adapter.device))
     numbers = sum(parameter.numel() for parameter in adapter.bank(site).parameters())
     return int(rows.sum(1).max()) * numbers // len(adapter.basis.names)
 
 
 def sensitivity_table(layers: Sequence[LayerSensitivity], total: int, chosen: Collection[str] | None = None) -> str:
-    """A markdown table, a line per layer; chosen ones are marked.
+    """Format layers as a markdown table, one line per layer, with chosen layers marked.
 
     Args:
-        layers: As :func:`sensitivity` gives them.
-        total: Parameters of the network, for the shares.
-        chosen: Names of the layers that get an adapter, if that is known.
+        layers: As returned by :func:`sensitivity`.
+        total: Number of parameters of the network, for the shares.
+        chosen: Names of the chosen layers; None leaves out the column.
     """
     head = ["layer", "parameters", "share of the network", "disturbance", "gain", "gain per parameter"]
     rows = [
@@ -155,7 +155,7 @@ def sensitivity_table(layers: Sequence[LayerSensitivity], total: int, chosen: Co
 
 
 class _Disturbances:
-    """Keeps what layers put out with something missing, and compares it with what they put out when it is there."""
+    """A comparison of layer outputs with ``available`` and with ``observed`` modalities."""
 
     def __init__(self, adapter: Adapter, network: nn.Module) -> None:
         self.adapter, self.modules = adapter, dict(network.named_modules())
@@ -165,15 +165,17 @@ class _Disturbances:
         self.counts = {site.name: 0 for site in adapter.sites}
 
     def mean(self, name: str) -> float:
+        """Return the mean relative change of the output of a layer; NaN if nothing was compared."""
         return self.sums[name] / self.counts[name] if self.counts[name] else math.nan
 
     @contextmanager
     def noting(self, keep: bool) -> Iterator[None]:
+        """Record the order in which layers run inside, and if ``keep``, their outputs."""
         self.kept = {}
 
         def note(site: Site, output: Tensor) -> None:
             self.fired.setdefault(site.name, len(self.fired))
-            if keep:  # copies: an activation that works in place would change what is kept
+            if keep:  # copies: an in-place activation would change them
                 self.kept.setdefault(site.name, []).append(output.detach().clone())
 
         with self._listening(note):
@@ -181,10 +183,12 @@ class _Disturbances:
 
     @contextmanager
     def comparing(self, lost: Bool[Tensor, " batch"]) -> Iterator[None]:
+        """Compare the outputs of layers that run inside with the kept ones, for the samples in ``lost``."""
+
         def note(site: Site, output: Tensor) -> None:
             kept = self.kept.get(site.name)
             if not kept:
-                return  # it fires only when nothing is missing
+                return  # it only runs if no modality is missing
             before = kept.pop(0)
             if before.shape == output.shape:
                 ratios = _ratios(site, before, output, lost.to(output.device))
@@ -199,7 +203,7 @@ class _Disturbances:
     def _listening(self, note: Callable[[Site, Tensor], None]) -> Iterator[None]:
         def hook(site: Site) -> Callable[..., None]:
             def listen(module: nn.Module, args: Any, output: Any) -> None:
-                if self.adapter.enabled:  # not the network as its own teacher
+                if self.adapter.enabled:  # not in calls of the network as its own teacher
                     note(site, main_output(output))
 
             return listen
@@ -215,13 +219,13 @@ class _Disturbances:
 def _ratios(
     site: Site, without: Float[Tensor, " *output"], complete: Float[Tensor, " *output"], lost: Bool[Tensor, " batch"]
 ) -> Float[Tensor, " some"]:
-    """Relative change of each sample that lost something; samples whose complete output is zero have none."""
+    """Return the relative change of each sample in ``lost``; samples with a complete output of zero are left out."""
     layout, batch = site.layout(complete), len(lost)
-    ours, theirs = (layout.channels_last(one.float(), batch).flatten(1, -2) for one in (without, complete))
-    size = theirs.square().mean((0, 1)).sqrt()  # of each channel
-    weight = torch.where(size > 0, 1 / size, 0.0)  # a channel that is silent has no relative change
-    change = ((ours - theirs) * weight)[lost].flatten(1).norm(dim=1)
-    norm = (theirs * weight)[lost].flatten(1).norm(dim=1)
+    without, complete = (layout.channels_last(one.float(), batch).flatten(1, -2) for one in (without, complete))
+    size = complete.square().mean((0, 1)).sqrt()  # of each channel
+    weight = torch.where(size > 0, 1 / size, 0.0)  # a channel of zeros has no relative change
+    change = ((without - complete) * weight)[lost].flatten(1).norm(dim=1)
+    norm = (complete * weight)[lost].flatten(1).norm(dim=1)
     return change[norm > 0] / norm[norm > 0]
 
 
@@ -230,9 +234,11 @@ def _check_loss(value: Any, number: int) -> None:
         got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise LightningMMError(f"the loss of batch {number} must be a scalar tensor, got {got}")
     if not bool(torch.isfinite(value)):
-        raise LightningMMError(f"the loss of batch {number} is {value.item()}: layers cannot be ranked by it")
+        raise LightningMMError(
+            f"the loss of batch {number} is {value.item()}; expected a finite number: check the inputs and targets"
+        )
     if not value.requires_grad:
         raise LightningMMError(
-            f"the loss of batch {number} does not depend on the adapter: it has no gradient; "
-            "it must come from the network that the adapter is attached to"
+            f"the loss of batch {number} has no gradient, so it does not depend on the adapter; compute it from the "
+            "outputs of the network that the adapter is attached to"
         )

@@ -1,1 +1,1 @@
-"""Saved adapters."""
+"""Saving and loading of adapters."""

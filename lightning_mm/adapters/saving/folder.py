@@ -1,4 +1,4 @@
-"""An adapter's saved form: ``adapter_model.safetensors``, and ``adapter_config.json`` with its base's fingerprint."""
+"""The files of a saved adapter: ``adapter_model.safetensors``, and ``adapter_config.json`` with a base fingerprint."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from lightning_mm.version import __version__
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NAME = re.compile(r"\w[\w.+-]*")
-"""Names of adapters in one folder."""
+"""Pattern of the names of adapters in one folder."""
 
 
 def fingerprint(network: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and values of all weights and buffers of a network."""
+    """Hash the names, shapes, dtypes and values of all weights and buffers of a network."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -42,7 +42,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
-    """Everything but the weights, in plain types."""
+    """Describe an adapter without its weights, in plain types."""
     return {
         "version": __version__,
         "kind": settings_of(adapter.kind),
@@ -60,7 +60,7 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
 
 
 def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
-    """A fresh adapter as described by :func:`adapter_config`."""
+    """Build a fresh adapter from the description by :func:`adapter_config`."""
     return Adapter(
         from_settings(config["kind"], Kind),
         from_settings(config["basis"], Basis),
@@ -76,16 +76,16 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
 
 def check_fingerprint(expected: str, network: nn.Module) -> None:
     """Raise a LightningMMError unless the network has the weights that the adapter was trained on."""
-    found = fingerprint(network)
-    if found != expected:
+    actual = fingerprint(network)
+    if actual != expected:
         raise LightningMMError(
-            f"the adapter was trained on a base with fingerprint {expected}, this {type(network).__name__} has "
-            f"{found}: it is another network or has other weights; load the base's own checkpoint first"
+            f"the adapter was trained on a base with fingerprint {expected}, but this {type(network).__name__} has "
+            f"{actual}: it is another network or has other weights; load the checkpoint of the base first"
         )
 
 
 def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Raise a LightningMMError that names every key that is missing, left over or of another shape."""
+    """Raise a LightningMMError that names every key that is missing, left over or has another shape."""
     problems = [f"missing {key}" for key in sorted(set(expected) - set(found))]
     problems += [f"left over {key}" for key in sorted(set(found) - set(expected))]
     problems += [
@@ -98,29 +98,29 @@ def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wher
 
 
 def list_adapters(folder: str | Path) -> list[str]:
-    """Names of the adapters that were saved by name in a folder, sorted; one saved without a name is not among them.
+    """List the adapters that were saved by name in a folder, sorted; an adapter saved without a name is not listed.
 
     Raises:
-        DataNotFoundError: If there is no such folder.
+        DataNotFoundError: If the folder does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataNotFoundError(f"no saved adapters in {folder}: it is no folder; `save(folder, name)` makes it")
+        raise DataNotFoundError(f"no saved adapters in {folder}: it is not a folder; `save(folder, name)` creates it")
     return sorted(one.name for one in folder.iterdir() if NAME.fullmatch(one.name) and _is_adapter(one))
 
 
 def place_of(folder: str | Path, name: str | None) -> Path:
-    """Where an adapter lies: the folder itself, or the one of its name inside.
+    """Return the folder of an adapter: ``folder`` itself, or a folder with its name inside.
 
     Raises:
-        LightningMMError: If the name is not one that a folder may have everywhere.
+        LightningMMError: If the name is not a valid folder name on every system.
     """
     if name is None:
         return Path(folder)
     if not NAME.fullmatch(name) or name in (WEIGHTS, CONFIG):
         raise LightningMMError(
-            f"the name of an adapter must be letters, digits, '_', '+', '-' and '.', the first no '+', '-' or '.', "
-            f"and not be {WEIGHTS} or {CONFIG}, got {name!r}; write one such as 'lora' or 'rgb+depth'"
+            f"the name of an adapter must be letters, digits, '_', '+', '-' and '.', must not start with '+', '-' or "
+            f"'.', and must not be {WEIGHTS} or {CONFIG}, got {name!r}; choose one such as 'lora' or 'rgb+depth'"
         )
     return Path(folder) / name
 
@@ -130,26 +130,26 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name: str | None = None) -> None:
-    """Write both files beside their places and rename them, so that a folder never holds half an adapter.
+    """Write both files to a temporary folder and rename them, so that a folder never holds half an adapter.
 
     Args:
-        adapter: What is saved.
+        adapter: The adapter.
         network: Its base, for the fingerprint.
-        folder: Made if it is not there.
-        name: Of one of several adapters in the folder; it gets a folder of its own inside.
+        folder: Created if missing.
+        name: Name of one of several adapters in the folder, each of which is saved in a folder inside.
 
     Raises:
-        LightningMMError: If the name cannot be one of a folder.
+        LightningMMError: If the name is not a valid folder name.
     """
     folder = place_of(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
-        save_file(weights, Path(beside) / WEIGHTS)
-        (Path(beside) / CONFIG).write_text(config + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        save_file(weights, Path(temporary) / WEIGHTS)
+        (Path(temporary) / CONFIG).write_text(config + "\n", encoding="utf-8")
         for file in (WEIGHTS, CONFIG):
-            os.replace(Path(beside) / file, folder / file)
+            os.replace(Path(temporary) / file, folder / file)
 
 
 def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
@@ -161,9 +161,9 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
         name: As given to ``save``.
 
     Raises:
-        DataNotFoundError: If a file is not there, or no adapter of that name.
-        LightningMMError: If the folder holds adapters by name and none is given, a file is damaged, the network is
-            another one, or keys do not fit; the message says which.
+        DataNotFoundError: If a file is missing, or there is no adapter of that name.
+        LightningMMError: If the folder holds adapters by name and no name is given, a file is damaged, the network is
+            another one, or keys do not match; the message says which.
     """
     root, folder = Path(folder), place_of(folder, name)
     if not _is_adapter(folder):
@@ -178,21 +178,24 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
         ) from None
     check_fingerprint(config["base_fingerprint"], network)
     modules = dict(network.named_modules())
-    lost = [site.name for site in adapter.sites if site.name not in modules]
-    if lost:
-        raise LightningMMError(f"the adapter in {folder} adapts layers that the network does not have: {lost}")
+    missing = [site.name for site in adapter.sites if site.name not in modules]
+    if missing:
+        raise LightningMMError(
+            f"the adapter in {folder} adapts layers that this {type(network).__name__} does not have: {missing}; "
+            "load it onto the network that it was trained on"
+        )
     check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
     adapter.load_state_dict(weights)
     return adapter
 
 
 def _explain_absence(root: Path, folder: Path, name: str | None) -> NoReturn:
-    """Say why a folder holds no adapter, and which ones are there."""
+    """Raise an error that says why a folder holds no adapter, and which adapters exist."""
     others = list_adapters(root) if root.is_dir() else []
     if name is None and others:
-        raise LightningMMError(f"{root} holds adapters by name: {others}; say which, e.g. name={others[0]!r}")
+        raise LightningMMError(f"{root} holds adapters by name: {others}; pass one of them, e.g. name={others[0]!r}")
     absent = next(file for file in (WEIGHTS, CONFIG) if not (folder / file).is_file())
-    known = f"; adapters of these names are there: {others}" if others else ""
+    known = f"; adapters with these names exist: {others}" if others else ""
     raise DataNotFoundError(
-        f"no saved adapter in {folder}: {absent} is not there; `save` writes {WEIGHTS} and {CONFIG}{known}"
+        f"no saved adapter in {folder}: {absent} is missing; `save` writes {WEIGHTS} and {CONFIG}{known}"
     )

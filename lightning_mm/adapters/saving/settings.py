@@ -1,6 +1,6 @@
-"""Plain settings of kinds, bases and fills: their class and the attributes named like their ``__init__`` arguments.
+"""Settings of kinds, bases and fills in plain types: the class, and the attributes named like ``__init__`` arguments.
 
-A kind may hold other kinds in its arguments, and a fill other fills; they are written in the same form.
+A kind may contain other kinds in its arguments, and a fill other fills; they are written in the same form.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def settings_of(thing: object) -> dict[str, Any]:
-    """``{"class_path": ..., "init_args": {...}}`` in plain types.
+    """Return ``{"class_path": ..., "init_args": {...}}`` in plain types.
 
     Raises:
-        LightningMMError: If an argument is not kept as an attribute of the same name, or is not plain.
+        LightningMMError: If an argument is not stored as an attribute of the same name, or is not a plain type.
     """
     init_args: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(thing)).parameters.items():
@@ -29,7 +29,8 @@ def settings_of(thing: object) -> dict[str, Any]:
             continue
         if not hasattr(thing, name):
             raise LightningMMError(
-                f"{type(thing).__name__} must keep its argument {name!r} as an attribute, so that it can be saved"
+                f"{type(thing).__name__} cannot be saved: it must store its argument {name!r} as an attribute of the "
+                "same name"
             )
         init_args[name] = getattr(thing, name)
     path = public_path(f"{type(thing).__module__}.{type(thing).__qualname__}")
@@ -37,12 +38,14 @@ def settings_of(thing: object) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested))
     except TypeError as error:
-        raise LightningMMError(f"the settings of {type(thing).__name__} are not plain types: {error}") from None
+        raise LightningMMError(
+            f"the settings of {type(thing).__name__} must be plain types, kinds or fills to be saved: {error}"
+        ) from None
     return plain
 
 
 def public_path(path: str) -> str:
-    """The shortest public name of a class of this package, which stays when files move; other paths as they are.
+    """Return the shortest public name of a class of this package, which survives moved files; keep other paths.
 
     Example:
         >>> public_path("lightning_mm.adapters.ssf.SSF"), public_path("mine.kinds.SSF")
@@ -56,7 +59,7 @@ def public_path(path: str) -> str:
 
 
 def with_public_paths(config: Any) -> Any:
-    """The same plain settings with every ``class_path`` as :func:`public_path` writes it, for comparison."""
+    """Return plain settings with every ``class_path`` replaced by its :func:`public_path`, for comparison."""
     if isinstance(config, list):
         return [with_public_paths(item) for item in config]
     if not isinstance(config, dict):
@@ -65,23 +68,25 @@ def with_public_paths(config: Any) -> Any:
 
 
 def from_settings(state: dict[str, Any], expected: type[T]) -> T:
-    """Build the object again; only subclasses of ``expected`` are made.
+    """Rebuild the object; only subclasses of ``expected`` are created.
 
     Raises:
-        LightningMMError: If the class does not exist or is not one of these.
+        LightningMMError: If the class does not exist or is not such a subclass.
     """
     path = public_path(str(state["class_path"]))
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         raise LightningMMError(
-            f"cannot find the class {path!r} that the saved adapter names; install what defines it"
+            f"the class {path!r} of the saved adapter was not found; install the package that defines it"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, expected)):
-        raise LightningMMError(f"the saved adapter names {path!r}, which is no {expected.__name__}")
-    nested: type[Any] = Fill if issubclass(found, Fill) else Kind
-    return found(**{key: _built(value, nested) for key, value in state["init_args"].items()})
+    if not (isinstance(cls, type) and issubclass(cls, expected)):
+        raise LightningMMError(
+            f"expected a {expected.__name__} in the saved adapter, got {path!r}; save the adapter again"
+        )
+    nested: type[Any] = Fill if issubclass(cls, Fill) else Kind
+    return cls(**{key: _built(value, nested) for key, value in state["init_args"].items()})
 
 
 def _nested(value: object) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def _nested(value: object) -> dict[str, Any]:
 
 
 def _built(value: Any, nested: type[Any]) -> Any:
-    """The value with the objects inside that are written as settings; only those of the type ``nested`` are made."""
+    """Rebuild the objects of type ``nested`` that are written as settings inside a value."""
     if isinstance(value, list):
         return [_built(item, nested) for item in value]
     if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:

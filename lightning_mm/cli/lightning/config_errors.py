@@ -1,4 +1,4 @@
-"""Shortens jsonargparse's messages: which key, what is wrong with it, and the nearest right one."""
+"""Shortens jsonargparse's messages to the key, what is wrong with it, and the nearest right one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LONGEST = 500
-"""Characters of a message that is passed on as it is."""
+"""Characters of a message that is shown unchanged."""
 
 _NOT_ACCEPTED = re.compile(r"[Oo]ption '([^']+)' is not accepted")
+_NOT_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
@@ -26,11 +27,11 @@ _NOISE = re.compile(
 
 
 def shorten(message: str, parser: ArgumentParser) -> str:
-    """Say what is wrong in a config or on the command line in a line or a few.
+    """Describe a mistake in a config or on the command line in a few lines at most.
 
     Args:
-        message: What jsonargparse says.
-        parser: The parser that says it; its options and those of its subcommands are what a key can be.
+        message: jsonargparse's message.
+        parser: The parser that raised it; its options and those of its subcommands are the possible keys.
     """
     outer = re.search(r"Subcommand '\w+' does not accept option '([^']+)'", message)
     if outer:
@@ -45,6 +46,9 @@ def shorten(message: str, parser: ArgumentParser) -> str:
             names = arguments_of(owners[-1])
             return f"{_where(message[: inner.start()])}: {_unknown(inner[1], names, owner=owners[-1])}"
         return _unknown(inner[1], _options(parser))
+    group = _NOT_IN_GROUP.search(message)
+    if group:
+        return f"{_where(message)}.{group[1]}: {_unknown(group[2], ())}"
     attribute = _NO_ATTRIBUTE.search(message)
     if attribute:
         return f"{_where(message)}: {_unknown_class(f'{attribute[1]}.{attribute[2]}')}"
@@ -55,7 +59,7 @@ def shorten(message: str, parser: ArgumentParser) -> str:
 
 
 def arguments_of(class_path: str) -> list[str]:
-    """Names that a class or function takes; those of its bases too where it passes ``**kwargs`` on."""
+    """Names of the arguments of a class or function, and of its bases if it takes ``**kwargs``."""
     found = _import(class_path)
     if not callable(found):
         return []
@@ -93,12 +97,12 @@ def _unknown_class(class_path: str) -> str:
 
 
 def _where(message: str) -> str:
-    """The path of keys that leads to what is wrong, e.g. ``model.model``."""
+    """The path of keys to the mistake, e.g. ``model.model``."""
     return ".".join(_PARSER_KEY.findall(message)) or "config"
 
 
 def _plain(message: str) -> str:
-    """What is left when the paths through unions and classes are taken out."""
+    """The message without the paths through unions and classes."""
     given = re.findall(r"^\s*Given value: (.{1,60})$", message, re.MULTILINE)
     lines = [
         _HEADING.sub("", line.strip().removeprefix("- ")) for line in message.splitlines() if not _NOISE.match(line)

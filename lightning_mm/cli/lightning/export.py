@@ -37,7 +37,7 @@ def export_task(
         combinations: Which combinations, e.g. [rgb, rgb+depth]; all by default.
         formats: [torch], [onnx] or both, the default.
         mixed: Whether there is a program for all combinations too, any, which takes available.
-        dynamic: Axes beside the batch's whose size may change, e.g. {text.values: {1: steps}}.
+        dynamic: Further axes, besides the batch's, that may change in size, e.g. {text.values: {1: steps}}.
         tolerance: How far a program may be from the network, on outputs of magnitude one or less.
         split: The split that the batch is of.
 

@@ -25,7 +25,7 @@ NOT_FOR_USERS = (
     r"Checkpoint directory .* exists and is not empty",
     # Generated and cached samples are faster without worker processes; `data.num_workers` is there for the others.
     r"The '.*_dataloader' does not have many workers",
-    # The size of the network in the summary is that of float32, which is what it is.
+    # The summary shows the size of the network in float32, which is right.
     r"Precision bf16-mixed is not supported by the model summary",
 )
 """Warnings that a user of the command line can do nothing about."""

@@ -5,7 +5,8 @@ Shapes: an input is ``[C, H, W]``, a target ``[H, W]``. Every random number come
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
 
 Sample = dict[str, Any]
 
@@ -52,7 +53,7 @@ class Compose(Augmentation):
 
 
 class Dihedral(Augmentation):
-    """Flips and quarter turns, all eight equally likely; images that are not square are not turned on their side."""
+    """Flips and quarter turns, all eight equally likely; images that are not square are only flipped."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         flip_rows, flip_columns, swap = (int(draw) for draw in rng.integers(0, 2, 3))
@@ -67,7 +68,7 @@ class Dihedral(Augmentation):
 
 
 class RandomCropResize(Augmentation):
-    """A random square crop, resized: bilinear for images, nearest for the target.
+    """Crops a random square and resizes it: bilinear for images, nearest for the target.
 
     Args:
         size: Height and width after resizing, in pixels.
@@ -78,22 +79,17 @@ class RandomCropResize(Augmentation):
     """
 
     def __init__(self, size: int, scale: tuple[float, float] = (0.6, 1.0)) -> None:
-        if size < 1:
-            raise LightningMMError(f"RandomCropResize: size must be positive, got {size}")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise LightningMMError(f"RandomCropResize: scale must be an ascending pair in (0, 1], got {scale}")
-        self.size, self.scale = size, (float(scale[0]), float(scale[1]))
+        check_whole("RandomCropResize: size", size, 1)
+        self.size, self.scale = size, check_pair("RandomCropResize: scale", scale, above_zero=True, most=1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        height, width = common_size(sample)
-        side = max(1, round(min(height, width) * rng.uniform(*self.scale)))
-        top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+        top, left, side = random_square(common_size(sample), self.scale, rng)
 
         def crop(image: Tensor) -> Tensor:
             return image[..., top : top + side, left : left + side]
 
         def resize_image(image: Tensor) -> Tensor:
-            shrink = side > self.size  # averages what is thrown away
+            shrink = side > self.size  # average the pixels that are dropped
             size = (self.size, self.size)
             out = interpolate(crop(image)[None].float(), size, mode="bilinear", align_corners=False, antialias=shrink)
             return out[0].to(image.dtype)
@@ -106,10 +102,10 @@ class RandomCropResize(Augmentation):
 
 
 def common_size(sample: Sample) -> tuple[int, int]:
-    """Height and width of the inputs and the target of a sample.
+    """Return the height and width of the inputs and the target of a sample.
 
     Raises:
-        LightningMMError: If one of them is no image, or they differ.
+        LightningMMError: If one of them is not an image, or they differ.
     """
     leaves = {name: value for name, value in sample["inputs"].items() if value is not None}
     leaves["target"] = sample["target"]
@@ -118,8 +114,8 @@ def common_size(sample: Sample) -> tuple[int, int]:
         if not isinstance(value, Tensor) or value.ndim != (2 if name == "target" else 3):
             form = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise LightningMMError(
-                f"{name}: this augmentation takes inputs [C, H, W] and a target [H, W], got {form}; write an "
-                "augmentation of your own (any callable of sample and rng) for other data"
+                f"{name}: this augmentation takes inputs [C, H, W] and a target [H, W], got {form}; write "
+                "your own augmentation (any callable of sample and rng) for other data"
             )
         sizes[name] = (value.shape[-2], value.shape[-1])
     if len(set(sizes.values())) != 1:
@@ -127,7 +123,35 @@ def common_size(sample: Sample) -> tuple[int, int]:
     return sizes["target"]
 
 
+def map_inputs(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+    """Change all inputs of a sample; one that was not observed stays None."""
+    inputs = {name: None if value is None else change(value) for name, value in sample["inputs"].items()}
+    return {**sample, "inputs": inputs}
+
+
 def map_images(sample: Sample, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Sample:
-    """A sample with all inputs and the target changed; an input that was not observed stays None."""
-    inputs = {name: None if value is None else image(value) for name, value in sample["inputs"].items()}
-    return {**sample, "inputs": inputs, "target": target(sample["target"])}
+    """Change all inputs and the target of a sample; an input that was not observed stays None."""
+    return {**map_inputs(sample, image), "target": target(sample["target"])}
+
+
+def random_square(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw the top, left and side of a square in an image of ``size``, its side a part of the shorter side."""
+    height, width = size
+    side = max(1, round(min(height, width) * rng.uniform(*scale)))
+    return int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1)), side
+
+
+def check_pair(
+    name: str, pair: Sequence[float], above_zero: bool = False, most: float = math.inf
+) -> tuple[float, float]:
+    """Return the least and greatest value of a setting as floats.
+
+    Raises:
+        LightningMMError: If they are no ascending pair, negative (with ``above_zero`` 0 is refused too), not finite, or
+            above ``most``.
+    """
+    fits = len(pair) == 2 and 0 <= pair[0] <= pair[1] <= most and math.isfinite(pair[1])
+    if not fits or (above_zero and pair[0] == 0):
+        bounds = ("above 0" if above_zero else "of at least 0") + (f" and at most {most}" if most < math.inf else "")
+        raise LightningMMError(f"{name} must be an ascending pair {bounds}, got {tuple(pair)}")
+    return float(pair[0]), float(pair[1])

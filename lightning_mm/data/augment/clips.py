@@ -6,18 +6,16 @@ target passes through and must therefore belong to the clip as a whole, not to i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lightning_mm.data.augment.base import Augmentation, Sample
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.augment.base import Augmentation, Sample, check_pair, map_inputs, random_square
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 
 
 class FlipClips(Augmentation):
-    """Left becomes right in all frames of all modalities.
+    """Exchanges left and right in all frames of all modalities.
 
     Args:
         p: Probability.
@@ -33,18 +31,17 @@ class FlipClips(Augmentation):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise LightningMMError(f"FlipClips: p must be between 0 and 1, got {p}")
+        check_fraction("FlipClips: p", p)
         self.p = float(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         _size(sample)
         flip = rng.random() < self.p
-        return _map(sample, lambda clip: clip.flip(-1)) if flip else dict(sample)
+        return map_inputs(sample, lambda clip: clip.flip(-1)) if flip else dict(sample)
 
 
 class CropClips(Augmentation):
-    """A random square out of every frame, the same in all, resized (bilinear).
+    """Crops a random square, the same in every frame, and resizes it (bilinear).
 
     Args:
         size: Height and width after resizing, in pixels.
@@ -62,26 +59,21 @@ class CropClips(Augmentation):
     """
 
     def __init__(self, size: int, scale: tuple[float, float] = (0.8, 1.0)) -> None:
-        if size < 1:
-            raise LightningMMError(f"CropClips: size must be positive, got {size}")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise LightningMMError(f"CropClips: scale must be an ascending pair in (0, 1], got {scale}")
-        self.size, self.scale = size, (float(scale[0]), float(scale[1]))
+        check_whole("CropClips: size", size, 1)
+        self.size, self.scale = size, check_pair("CropClips: scale", scale, above_zero=True, most=1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        height, width = _size(sample)
-        side = max(1, round(min(height, width) * rng.uniform(*self.scale)))
-        top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+        top, left, side = random_square(_size(sample), self.scale, rng)
 
         def crop(clip: Tensor) -> Tensor:
             cut = clip[..., top : top + side, left : left + side]
             if side == self.size:
                 return cut.contiguous()
-            # frames stand where interpolate has channels; averages what is thrown away where it shrinks
+            # interpolate takes the frames for channels; it averages the pixels that it drops
             size = (self.size, self.size)
             return interpolate(cut, size, mode="bilinear", align_corners=False, antialias=side > self.size)
 
-        return _map(sample, crop)
+        return map_inputs(sample, crop)
 
 
 def _size(sample: Sample) -> tuple[int, int]:
@@ -99,10 +91,3 @@ def _size(sample: Sample) -> tuple[int, int]:
     if len(set(sizes.values())) != 1:
         raise LightningMMError(f"clips must have one height and width to be augmented alike, got {sizes}")
     return next(iter(sizes.values()))
-
-
-def _map(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
-    return {
-        **sample,
-        "inputs": {name: None if clip is None else change(clip) for name, clip in sample["inputs"].items()},
-    }

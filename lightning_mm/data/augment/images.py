@@ -2,7 +2,7 @@
 
 Shapes: an input is ``[C, H, W]``, a target ``[H, W]``. Inputs and target move together; every random number comes from
 the generator that is passed in, and how many are drawn does not depend on what was observed. Modalities that a sample
-does not have are passed over, so that one config serves networks of fewer modalities.
+does not have are skipped, so that one config serves networks of fewer modalities.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from lightning_mm.data.augment.base import Augmentation, Sample, common_size, map_images
-from lightning_mm.data.readers.images import IMAGENET_MEAN, IMAGENET_STD, VOID
-from lightning_mm.errors import LightningMMError
+from lightning_mm.data.augment.base import Augmentation, Sample, check_pair, common_size, map_images
+from lightning_mm.data.readers.images import IMAGENET_MEAN, IMAGENET_STD, VOID, check_size
+from lightning_mm.errors import LightningMMError, check_fraction
 
 _GRAY = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 
 
 class HorizontalFlip(Augmentation):
-    """Left and right exchanged.
+    """Exchanges left and right.
 
     Args:
         p: How often.
@@ -36,7 +36,8 @@ class HorizontalFlip(Augmentation):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = _probability("HorizontalFlip", p)
+        check_fraction("HorizontalFlip: p", p)
+        self.p = float(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         common_size(sample)
@@ -46,36 +47,36 @@ class HorizontalFlip(Augmentation):
 
 
 class RandomCrop(Augmentation):
-    """A random part of fixed size; what is smaller is padded at the right and the bottom.
+    """A random crop of fixed size; smaller images are padded at the right and the bottom.
 
     Args:
         size: Height and width, in pixels.
-        ignore_index: What the target is padded with; inputs are padded with 0, the mean of a normalised one.
+        ignore_index: Pads the target; inputs are padded with 0, the mean of a normalised one.
 
     Raises:
         LightningMMError: If the size is not positive.
     """
 
     def __init__(self, size: tuple[int, int], ignore_index: int = VOID) -> None:
-        self.size, self.ignore_index = _size("RandomCrop", size), ignore_index
+        self.size, self.ignore_index = check_size("RandomCrop: size", size), ignore_index
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return _crop(sample, self.size, self.ignore_index, *rng.random(2))
 
 
 class RandomScaleCrop(Augmentation):
-    """Resized by a random factor, then a random part of fixed size; what is smaller is padded at the right and bottom.
+    """Resizes by a random factor and takes a random crop of fixed size; smaller images are padded right and bottom.
 
-    Images are resized bilinearly (averaging what is thrown away), targets by the nearest pixel.
+    Images are resized bilinearly (averaging the pixels that are dropped), targets by the nearest pixel.
 
     Args:
         size: Height and width of the crop, in pixels.
         scale: Least and greatest length that the shorter side of the image gets, as a part of the shorter side of the
             crop. An image of the size of the crop is thus scaled by this factor.
-        ignore_index: What the target is padded with; inputs are padded with 0, the mean of a normalised one.
+        ignore_index: Pads the target; inputs are padded with 0, the mean of a normalised one.
 
     Raises:
-        LightningMMError: If the size is not positive, or ``scale`` no ascending pair of positive numbers.
+        LightningMMError: If the size is not positive, or ``scale`` is no ascending pair of positive numbers.
 
     Reference:
         The training crop of SegFormer, arXiv 2105.15203; CMNeXt, arXiv 2303.01480, has 480 x 640 for MFNet and NYUDv2
@@ -85,10 +86,8 @@ class RandomScaleCrop(Augmentation):
     def __init__(
         self, size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0), ignore_index: int = VOID
     ) -> None:
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
-            raise LightningMMError(f"RandomScaleCrop: scale must be an ascending pair above 0, got {tuple(scale)}")
-        self.size, self.scale = _size("RandomScaleCrop", size), (float(scale[0]), float(scale[1]))
-        self.ignore_index = ignore_index
+        self.size, self.ignore_index = check_size("RandomScaleCrop: size", size), ignore_index
+        self.scale = check_pair("RandomScaleCrop: scale", scale, above_zero=True)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = common_size(sample)
@@ -110,10 +109,10 @@ class RandomScaleCrop(Augmentation):
 
 
 class GaussianBlur(Augmentation):
-    """The same blur on some modalities; borders are mirrored.
+    """Blurs some modalities alike; borders are mirrored.
 
     Args:
-        modalities: Which.
+        modalities: Which ones.
         std: Least and greatest standard deviation of the blur, in pixels.
         kernel_size: Pixels that are averaged along each side, an odd number; by default eight standard deviations.
         p: How often.
@@ -133,12 +132,11 @@ class GaussianBlur(Augmentation):
         kernel_size: int | None = None,
         p: float = 0.5,
     ) -> None:
-        if len(std) != 2 or not 0 <= std[0] <= std[1] < math.inf:
-            raise LightningMMError(f"GaussianBlur: std must be an ascending pair of 0 or more, got {tuple(std)}")
         if kernel_size is not None and (kernel_size < 1 or kernel_size % 2 == 0):
             raise LightningMMError(f"GaussianBlur: kernel_size must be a positive odd number, got {kernel_size}")
-        self.modalities, self.std = list(modalities), (float(std[0]), float(std[1]))
-        self.kernel_size, self.p = kernel_size, _probability("GaussianBlur", p)
+        check_fraction("GaussianBlur: p", p)
+        self.modalities, self.std = list(modalities), check_pair("GaussianBlur: std", std)
+        self.kernel_size, self.p = kernel_size, float(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = common_size(sample)
@@ -160,14 +158,14 @@ class GaussianBlur(Augmentation):
 
 
 class ColorJitter(Augmentation):
-    """Another brightness, contrast and saturation of colour pictures, one after the other.
+    """Changes brightness, contrast and saturation of colour images, one after the other.
 
-    Works on normalised inputs: normalisation is taken back first and done again afterwards; values stay in [0, 1].
+    Works on normalised inputs: the normalisation is undone first and repeated afterwards; values stay in [0, 1].
 
     Args:
-        modalities: Which; they must be red, green, blue.
+        modalities: Which ones; they must be red, green, blue.
         brightness: Greatest change of the factor from 1.
-        contrast: The same for the distance from the mean gray of the picture.
+        contrast: The same for the distance from the mean gray of the image.
         saturation: The same for the distance of a pixel from its gray.
         p: How often.
         mean: What the normalisation subtracts from red, green, blue in [0, 1].
@@ -190,16 +188,11 @@ class ColorJitter(Augmentation):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        for name, change in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if not 0 <= change <= 1:
-                raise LightningMMError(f"ColorJitter: {name} must lie in [0, 1], got {change}")
-        self.modalities, self.brightness, self.contrast, self.saturation = (
-            list(modalities),
-            brightness,
-            contrast,
-            saturation,
-        )
-        self.p, self.mean, self.std = _probability("ColorJitter", p), tuple(mean), tuple(std)
+        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "p": p}
+        for name, value in changes.items():
+            check_fraction(f"ColorJitter: {name}", value)
+        self.modalities, self.p, self.mean, self.std = list(modalities), float(p), tuple(mean), tuple(std)
+        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         changes = (self.brightness, self.contrast, self.saturation)
@@ -241,15 +234,3 @@ def _crop(sample: Sample, size: tuple[int, int], ignore_index: int, down: float,
 
 def _observed(sample: Sample, modalities: Sequence[str]) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in sample["inputs"].items() if name in modalities and value is not None]
-
-
-def _size(name: str, size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2 or min(size) < 1:
-        raise LightningMMError(f"{name}: size must be a positive height and width, got {tuple(size)}")
-    return size[0], size[1]
-
-
-def _probability(name: str, p: float) -> float:
-    if not 0 <= p <= 1:
-        raise LightningMMError(f"{name}: p must lie in [0, 1], got {p}")
-    return float(p)

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_mm.data.augment.base import Augmentation, Sample
+from lightning_mm.data.augment.base import Augmentation, Sample, check_pair
 from lightning_mm.errors import LightningMMError
 
 
 class JitterSequences(Augmentation):
     """Gaussian noise on every value and one random amplitude for each modality: ``values * factor + noise``.
 
-    Meant for standardised inputs, for which ``std`` is a part of their own standard deviation. What one modality gets
-    does not depend on whether others were observed.
+    Meant for standardised inputs, for which ``std`` is a part of their standard deviation. The draws for a modality
+    do not depend on whether others were observed.
 
     Args:
         std: Standard deviation of the noise; 0 switches it off.
@@ -40,11 +40,11 @@ class JitterSequences(Augmentation):
     def __init__(self, std: float = 0.05, scale: tuple[float, float] = (0.9, 1.1)) -> None:
         if not 0 <= std < float("inf"):
             raise LightningMMError(f"JitterSequences: std must be 0 or more and finite, got {std}")
-        self.std, self.scale = float(std), _pair("JitterSequences", "scale", scale)
+        self.std, self.scale = float(std), check_pair("JitterSequences: scale", scale)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         inputs: dict[str, Any] = {}
-        # A generator for each modality, so that one that is absent does not move the draws of those behind it.
+        # A generator for each modality, so that an absent one does not change the draws of those after it.
         seeds = rng.integers(0, 2**63, len(sample["inputs"]))
         for seed, (name, value) in zip(seeds, sample["inputs"].items()):
             inputs[name] = None
@@ -80,11 +80,8 @@ class WarpSequences(Augmentation):
     """
 
     def __init__(self, keep: tuple[float, float] = (0.8, 1.0), speed: tuple[float, float] = (0.8, 1.25)) -> None:
-        self.keep, self.speed = _pair("WarpSequences", "keep", keep), _pair("WarpSequences", "speed", speed)
-        if not 0 < self.keep[0] <= self.keep[1] <= 1:
-            raise LightningMMError(f"WarpSequences: keep must be an ascending pair in (0, 1], got {keep}")
-        if self.speed[0] <= 0:
-            raise LightningMMError(f"WarpSequences: speed must be above 0, got {speed}")
+        self.keep = check_pair("WarpSequences: keep", keep, above_zero=True, most=1)
+        self.speed = check_pair("WarpSequences: speed", speed, above_zero=True)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         part = rng.uniform(*self.keep)
@@ -111,14 +108,8 @@ def _stretch(values: Tensor, start: float, part: float, steps: int) -> Tensor:
     return torch.lerp(values[below], values[above], weight.expand(-1, values.shape[1]))
 
 
-def _pair(augmentation: str, name: str, pair: tuple[float, float]) -> tuple[float, float]:
-    if len(pair) != 2 or not 0 <= pair[0] <= pair[1] < float("inf"):
-        raise LightningMMError(f"{augmentation}: {name} must be an ascending pair of 0 or more, got {pair}")
-    return float(pair[0]), float(pair[1])
-
-
 def _values(name: str, value: Any) -> Tensor:
-    """The steps of a sequence in either form."""
+    """Take the steps out of a sequence in either form."""
     values = value
     if isinstance(value, Mapping):
         if sorted(value) != ["length", "values"]:
@@ -142,7 +133,7 @@ def _values(name: str, value: Any) -> Tensor:
 
 
 def _like(value: Any, values: Tensor) -> Any:
-    """The new steps in the form of the old value; the length keeps its type."""
+    """Put the new steps into the form of the old value; the length keeps its type."""
     if not isinstance(value, Mapping):
         return values
     length = value["length"]

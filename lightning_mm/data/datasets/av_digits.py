@@ -158,7 +158,7 @@ class AVDigits(Dataset[dict[str, Any]]):
 
 
 def log_mel(recordings: Iterable[NDArray[np.int16]]) -> Tensor:
-    """Logarithms of the power in mel bands, of recordings at 8 kHz brought to one level and one length.
+    """Compute logarithms of the power in mel bands, of recordings at 8 kHz brought to one level and one length.
 
     Shape:
         N x ``Int16[S]`` -> ``Float[N, 32, 48]``.
@@ -201,7 +201,7 @@ def _normalise(values: Tensor, statistics: tuple[float, float]) -> Tensor:
 
 
 def _belongs(sounds: dict[str, Any], split: str, speakers: str) -> NDArray[np.bool_]:
-    """Which recordings are in a split. ``Bool[N]``."""
+    """Select the recordings of a split. ``Bool[N]``."""
     if speakers == "all":
         # Up to 4: test; up to 9: validation.
         return np.asarray(np.searchsorted([5, 10], sounds["index"], side="right") == 2 - SPLITS.index(split))
@@ -212,7 +212,7 @@ def _belongs(sounds: dict[str, Any], split: str, speakers: str) -> NDArray[np.bo
 
 
 def _order(sounds: dict[str, Any], members: Array) -> Array:
-    """Positions of the members, sorted so that every first part is balanced over the digits and speakers are mixed."""
+    """Sort the members so that every first part is balanced over the digits and speakers are mixed."""
     keys = {int(i): fraction("av_digits", f"recording/{sounds['name'][i]}") for i in members}
     rounds: dict[int, int] = {}
     for digit in range(10):
@@ -222,7 +222,7 @@ def _order(sounds: dict[str, Any], members: Array) -> Array:
 
 
 def _pair(digits: Array, labels: Array, split: str, repeats: int, seed: int) -> Array:
-    """An image of the right digit for every recording, from the pool of the split. ``Int64[repeats, N]``."""
+    """Choose an image of the right digit for every recording, from the pool of the split. ``Int64[repeats, N]``."""
     fractions = np.array([fraction("av_digits", f"image/{i}") for i in range(len(labels))])
     pool = np.flatnonzero(np.searchsorted([0.6, 0.8], fractions, side="right") == SPLITS.index(split))
     rng = np.random.default_rng([_PAIRS, seed, SPLITS.index(split)])
@@ -250,7 +250,7 @@ def _read_mnist(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
-    """An array of bytes in MNIST's own format: magic number 0x0000080<rank>, then the sizes, each in four bytes."""
+    """Read an array of bytes in MNIST's format: magic number 0x0000080<rank>, then the sizes, each in four bytes."""
     with reading(path):
         data = gzip.decompress(path.read_bytes())
     head = 4 * (1 + rank)

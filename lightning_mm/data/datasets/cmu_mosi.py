@@ -36,7 +36,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
 
     Two layouts of files are read, whole and without running code that a pickle may hold. ``mult``, of the code of MulT:
     ``mosi_data.pkl`` (aligned to words) or ``mosi_data_noalign.pkl``. ``mmsa``: ``aligned_50.pkl`` or
-    ``unaligned_50.pkl``. Features are given as they are stored, as the code of MulT trains on them; minus infinity in
+    ``unaligned_50.pkl``. Features are returned as stored, as the code of MulT trains on them; minus infinity in
     audio becomes 0. Sequences of unaligned ``mmsa`` files carry the lengths that are stored (at least one step), text
     that of the words that its ``text_bert`` counts, if there is one; all others are as long as the file pads them.
 
@@ -125,7 +125,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return {"inputs": inputs, "target": self._labels[index]}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
-        """As many steps as the sample has of another modality, in the form that the file would give them."""
+        """Zeros of as many steps as the sample has of another modality, in the form of the file."""
         present = next(value for value in sample["inputs"].values() if value is not None)
         steps = len(present["values"] if isinstance(present, Mapping) else present)
         values = torch.zeros(steps, self.channels[modality])
@@ -133,7 +133,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return {"values": values, "length": steps} if self._stores_lengths and counted else values
 
     def explain_missing(self, index: int, modality: str) -> str:
-        """Which array the file lacks, and the way out; the same for all utterances."""
+        """Name the array that the file lacks, and the way out; the same for all utterances."""
         return self._lacks(modality)
 
     def _lacks(self, modality: str) -> str:
@@ -148,7 +148,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return f"{type(self).__name__}: {self.path}, {SPLITS[self.split]}"
 
     def _part(self, content: Any) -> Mapping[str, Any]:
-        """The split's own dict."""
+        """Take the dict of the split."""
         name = SPLITS[self.split]
         if not isinstance(content, Mapping) or not isinstance(content.get(name), Mapping):
             came = list(content)[:8] if isinstance(content, Mapping) else f"a {type(content).__name__}"
@@ -190,7 +190,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         return values
 
     def _stored_lengths(self, part: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Modality to the length of each of its sequences, for those that the file tells."""
+        """Read the length of each sequence of the modalities for which the file has lengths."""
         stored = {}
         for name, values in self._values.items():
             if name == "text":
@@ -209,7 +209,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
                     f"{self._where}: expected {len(values)} lengths of {name} from 0 to {values.shape[1]} in {key!r}, "
                     f"got {found[:8].tolist()}; copy the file again from the source"
                 )
-            # One step of what is stored, where there is none: no sequence is empty.
+            # At least one step: no sequence is empty.
             stored[name] = found.astype(np.int64).clip(1).tolist()
         return stored
 
@@ -234,7 +234,7 @@ class CmuMosei(CmuMosi):
 
 
 def _numbers(part: Mapping[str, Any], key: str, where: str) -> Array:
-    """An array of numbers, from an array or a list."""
+    """Read an array of numbers, from an array or a list."""
     if key not in part:
         raise LightningMMError(f"{where} lacks {key!r}, it has {list(part)[:12]}; copy the file again from the source")
     try:
@@ -249,7 +249,7 @@ def _numbers(part: Mapping[str, Any], key: str, where: str) -> Array:
 
 
 def _labels(found: Array, where: str) -> list[float]:
-    """One number per utterance, from ``(N,)`` or ``(N, 1, 1)``."""
+    """Read one number per utterance, from ``(N,)`` or ``(N, 1, 1)``."""
     if found.ndim == 0 or found.size != found.shape[0]:
         raise LightningMMError(f"{where}: expected one number for each utterance, got shape {found.shape}")
     values = found.reshape(-1).astype(np.float32)
@@ -260,7 +260,7 @@ def _labels(found: Array, where: str) -> list[float]:
 
 
 def _ids(found: Any, count: int, where: str) -> tuple[str, ...]:
-    """Names of all utterances; those of several parts (video, start, end) are joined."""
+    """Read the names of all utterances; several parts (video, start, end) are joined."""
     if found is None:
         return tuple(str(number) for number in range(count))
     if not isinstance(found, (list, tuple, np.ndarray)) or (isinstance(found, np.ndarray) and found.ndim == 0):

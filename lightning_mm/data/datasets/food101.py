@@ -32,8 +32,8 @@ class Food101(Dataset[dict[str, Any]]):
     """Classification of dishes from ``image`` and ``text``.
 
     Samples are those of ``split.json`` that have a text in ``text.json``; the class is the name of the file without its
-    number (``apple_pie_12.jpg``). Images of the validation split lie under ``images/train``. Of several texts the first
-    one that is not blank is taken.
+    number (``apple_pie_12.jpg``). Images of the validation split are under ``images/train``. Of several texts the first
+    one that is not blank is used.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -43,20 +43,20 @@ class Food101(Dataset[dict[str, Any]]):
         max_text_length: L; longer texts are cut, shorter ones padded.
         size: Side in pixels of the square that images are resized to; with ``longer``, their shorter side.
         longer: Keeps the shape of images instead, as ViLT does: their longer side is at most this (640 for 384), and
-            both are rounded down to multiples of ``multiple``. Images of a batch are then padded, and what stands for
-            an absent one is as large as the others of its batch.
+            both are rounded down to multiples of ``multiple``. Images of a batch are then padded, and the
+            placeholder of an absent one is as large as the others of its batch.
         multiple: The patch size of the network; ``size`` must be a multiple of it.
         allow_missing: Whether images may not be there; they are then None.
 
     Shape:
         A sample is ``{"inputs": {"image": Float[3, size, size], "text": {"input_ids": Int64[L], "attention_mask":
-        Int64[L]}}, "target": int}``; pixels lie between -1 and 1. With ``longer``, ``image`` is ``{"pixel_values":
+        Int64[L]}}, "target": int}``; pixels are between -1 and 1. With ``longer``, ``image`` is ``{"pixel_values":
         Float[3, H, W], "pixel_mask": Int64[H, W]}``.
 
     Raises:
-        DataNotFoundError: If the folder or a file is not there; all images are looked for at once.
+        DataNotFoundError: If the folder or a file is not there; all images are checked at once.
         LightningMMError: If ``transformers`` (which brings the tokenizer) is not installed, an argument is out of range
-            or a list is not in order; when read, if an image is damaged.
+            or a list is malformed; when read, if an image is damaged.
 
     Reference:
         Wang et al.: Recipe recognition with large multimodal food dataset, ICME Workshops 2015; the lists are those of
@@ -113,11 +113,11 @@ class Food101(Dataset[dict[str, Any]]):
         return {"inputs": inputs, "target": self.targets[index]}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
-        """An image of the least size; a text is never missing."""
+        """Zeros of the smallest image; a text is never missing."""
         return self._pixels(torch.zeros(3, self.size, self.size)) if modality == "image" else None
 
     def explain_missing(self, index: int, modality: str) -> str:
-        """Which file was not there, and the way out."""
+        """Name the file that was not found, and the way out."""
         name = self.files[index]
         return (
             f"Food101: {name} has no {modality}, expected at {self._folder / _class_of(name) / name}; complete the "
@@ -153,7 +153,7 @@ class Food101(Dataset[dict[str, Any]]):
         return self.root / "images" / ("test" if self.split == "test" else "train")
 
     def _find_images(self) -> list[Path | None]:
-        """The path of each image; a folder is listed once, as there are tens of thousands of files."""
+        """Find the path of each image; a folder is listed once, as there are tens of thousands of files."""
         folder = self._folder
         listed = {
             label: set(os.listdir(folder / label)) if (folder / label).is_dir() else set()
@@ -175,7 +175,7 @@ def _class_of(name: str) -> str:
 
 
 def _numbers(classes: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """The number of each class: 0, 1, ..., each once, as an integer or its digits."""
+    """Read the number of each class: 0, 1, ..., each once, as an integer or its digits."""
     try:
         numbers = {name: int(number) for name, number in classes.items() if isinstance(number, (int, str))}
     except ValueError as error:
@@ -189,7 +189,7 @@ def _numbers(classes: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _names(listed: Any, split: str, path: Path) -> list[str]:
-    """The files of a split."""
+    """Check the files of a split."""
     odd = [one for one in listed if not isinstance(one, str)] if isinstance(listed, list) else [listed]
     if odd:
         raise LightningMMError(
@@ -200,7 +200,7 @@ def _names(listed: Any, split: str, path: Path) -> list[str]:
 
 
 def _first_text(name: str, texts: Any, path: Path) -> str:
-    """The first text that is not blank; the empty string if there is none."""
+    """Take the first text that is not blank; the empty string if all are."""
     if not (texts is None or isinstance(texts, (str, list))):
         raise LightningMMError(
             f"Food101: {path} must give {name} a text or a list of texts, got one thing of type {type(texts).__name__}"
@@ -218,7 +218,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(vocab: Path, length: int) -> Any:
-    """The tokenizer of BERT uncased: texts of ``length`` tokens, cut or padded."""
+    """Make the tokenizer of BERT uncased: texts of ``length`` tokens, cut or padded."""
     if not vocab.is_file():
         raise DataNotFoundError(
             f"Food101: no vocabulary at {vocab}; set vocab to the vocab.txt of BERT base uncased, one token a line"

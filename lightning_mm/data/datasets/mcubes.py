@@ -28,11 +28,11 @@ class MCubeS(LabelledImages):
 
     Angle (AoLP) and degree (DoLP) of linear polarisation, and near infrared. Files: ``<root>/polL_color/NAME.png``,
     ``polL_aolp_sin/NAME.npy`` and ``polL_aolp_cos/NAME.npy``, ``polL_dolp/NAME.npy``, ``NIR_warped/NAME.png``,
-    ``GT/NAME.png`` and ``list_folder/{train,val,test}.txt``; a name is what stands before the first blank of a line.
-    Pictures have 8 or 16 bits. Files of the published set are 1024 x 1224; the left 192 columns are dropped.
+    ``GT/NAME.png`` and ``list_folder/{train,val,test}.txt``; a name is the first word of a line. Images
+    have 8 or 16 bits. Files of the published set are 1024 x 1224; the left 192 columns are dropped.
 
-    Pictures were written with OpenCV, whose arrays are blue, green, red; the files hold red first, as every PNG, and
-    that is the order here, as in the public recipe, which turns OpenCV's arrays round.
+    Images were written with OpenCV, whose arrays are blue, green, red; the files hold red first, as every PNG, and
+    that is the order here, as in the public recipe, which reverses OpenCV's arrays.
 
     Args:
         split: ``train``, ``val`` or ``test``, as listed.
@@ -41,17 +41,18 @@ class MCubeS(LabelledImages):
             labels); as stored when not given.
         eval_crop: Height and width of the centre that ``val`` and ``test`` are cropped to before resizing; published
             figures are on ``[1024, 1024]``. Not cropped when not given.
-        val_fraction: Part of the training list that is kept for validation where ``val.txt`` is not there.
+        val_fraction: Part of the training list that is kept for validation if there is no ``val.txt``.
         allow_missing: Whether a sample may lack the files of some modalities, which are then None.
         cache: Whether decoded samples are kept in memory (21 to 25 bytes a pixel, 33 with ``size``), by each worker.
 
     Shape:
         A sample is ``{"inputs": {"image": X, "aolp": X, "dolp": X, "nir": X}, "target": Int64[H, W]}`` with X =
-        ``Float[3, H, W]``: colour normalised as ImageNet; AoLP as (sine, cosine, sine) and DoLP, three times the same,
-        as stored; near infrared in [0, 1], three times the same. The target holds positions in ``class_names`` and 255.
+        ``Float[3, H, W]``: colour normalised as ImageNet; AoLP as (sine, cosine, sine) and DoLP, repeated to three
+        channels, as stored; near infrared in [0, 1], repeated to three channels. The target holds positions in
+        ``class_names`` and 255.
 
     Raises:
-        DataNotFoundError: If the folder or a file is not there; all files are looked for at once.
+        DataNotFoundError: If the folder or a file is not there; all files are checked at once.
         LightningMMError: If an argument is out of range; when read, if a file is damaged, has another form or numbers
             that are not finite, files differ in size or are smaller than the crop, or a label is out of range.
 

@@ -24,11 +24,11 @@ class MFNet(LabelledImages):
 
     Both layouts are read, the first if both are there: ``<root>/rgb/NAME.jpg`` and ``ther/NAME.jpg``, or
     ``<root>/images/NAME.png`` with four channels (the fourth is thermal, so that no modality is ever missing alone);
-    and ``labels/NAME.png``, ``train.txt``, ``test.txt`` and where it exists ``val.txt``. A name is what stands before
-    the first blank of a line; it ends in D (day) or N (night).
+    and ``labels/NAME.png``, ``train.txt``, ``test.txt`` and where it exists ``val.txt``. A name is the first word
+    of a line; it ends in D (day) or N (night).
 
     Without ``val.txt``, name ``n`` of the training list belongs to validation when ``sha256("mfnet/<n>")``, its first
-    8 bytes read as a fraction of 2^64, is below ``val_fraction``. The test list is never used for choosing.
+    8 bytes read as a fraction of 2^64, is below ``val_fraction``. The test list is never used for model selection.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -41,11 +41,11 @@ class MFNet(LabelledImages):
 
     Shape:
         A sample is ``{"inputs": {"rgb": Float[3, H, W], "thermal": Float[3, H, W]}, "target": Int64[H, W]}``: RGB
-        normalised as ImageNet, thermal in [0, 1] and three times the same; the target holds positions in
-        ``class_names``, of which all nine count. 255 would count in nothing; the published labels do not use it.
+        normalised as ImageNet, thermal in [0, 1], repeated to three channels; the target holds positions in
+        ``class_names``, of which all nine count. 255 would be ignored; the published labels do not use it.
 
     Raises:
-        DataNotFoundError: If the folder or a file is not there; all files are looked for at once.
+        DataNotFoundError: If the folder or a file is not there; all files are checked at once.
         LightningMMError: If an argument is out of range; when read, if a file is damaged or has another form (thermal
             in colours, too), files differ in size, or a label is out of range.
 
@@ -76,8 +76,8 @@ class MFNet(LabelledImages):
         image = read_image(files[0], (1, 3))
         if (image != image[..., :1]).any():
             raise LightningMMError(
-                f"{files[0]} is a coloured picture, expected one channel of thermal values, or three that are equal; "
-                "store the values themselves, not a colour map of them (and look whether rgb/ and ther/ are exchanged)"
+                f"{files[0]} is a colour image, expected one channel of thermal values, or three that are equal; "
+                "store the values themselves, not a colour map of them (and check that rgb/ and ther/ are not swapped)"
             )
         # A gray JPEG may have been saved with three equal channels.
         return image[..., :1]

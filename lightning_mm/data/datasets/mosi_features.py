@@ -33,7 +33,7 @@ class MosiFeatures(Dataset[dict[str, Any]]):
     A smoke set, not a benchmark: the features of text and video were extracted by networks that had been trained on the
     labels of the training utterances (accuracy of one modality in cross-validation on those 0.98 and 0.92, on test 0.76
     and 0.52), so that a network on top fits training and validation far better than test, and validation says little.
-    Show the share of the most frequent label (:meth:`majority`) beside every figure; on the released file it is 0.522
+    Show the share of the most frequent label (:meth:`majority`) next to every figure; on the released file it is 0.522
     for train, 0.545 for val and 0.621 for test.
 
     Splits: the official test videos (752 utterances of 31 videos); video ``id`` of the other 62 belongs to validation
@@ -107,7 +107,7 @@ class MosiFeatures(Dataset[dict[str, Any]]):
         return {"inputs": inputs, "target": int(self._labels[index])}
 
     def majority(self) -> float:
-        """Share of the most frequent label: the accuracy of always answering with it.
+        """Compute the share of the most frequent label: the accuracy of always answering with it.
 
         Raises:
             LightningMMError: If the split is empty.
@@ -118,7 +118,7 @@ class MosiFeatures(Dataset[dict[str, Any]]):
 
 
 def _read(root: Path, part: str) -> dict[str, Array]:
-    """The arrays of one half of the file, sorted by video and number of the utterance."""
+    """Read the arrays of one half of the file, sorted by video and number of the utterance."""
     path = root / FEATURES
     forms = {"utt_id": (STRINGS, 1), "video_id": (STRINGS, 1), "label": (BOOLEANS + INTEGERS, 1)}
     forms |= dict.fromkeys(MODALITIES, (NUMBERS, 2))

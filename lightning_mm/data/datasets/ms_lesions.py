@@ -133,7 +133,7 @@ class MsLesions(Dataset[dict[str, Any]]):
         return [patient for patient in self.patients if patient not in (self.test_patient, self.val_patient)]
 
     def _rows(self, z: Array) -> Array:
-        """Positions of the slices of this split; all of a patient's unless validation is split off from it."""
+        """Select the slices of this split; all of a patient unless validation is split off from it."""
         if self.split == "test" or self.val_patient is not None:
             return np.arange(len(z))
         first = np.sort(z)[len(z) - math.ceil(len(z) / 5)]  # lowest slice of the highest fifth
@@ -145,7 +145,7 @@ def _file(patient: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Array]:
-    """``image`` in the order of ``channels``, ``mask`` and ``z``, once they were seen to fit one another."""
+    """Read ``image`` in the order of ``channels``, ``mask`` and ``z``, and check that they fit together."""
     arrays = read_npz(path, _ARRAYS)
     image, mask, z = arrays["image"], arrays["mask"], arrays["z"]
     names = arrays["modalities"].tolist()
@@ -183,7 +183,7 @@ def _fit(image: Array, size: int) -> Array:
 
 
 def _overlap(side: int, size: int) -> tuple[slice, slice]:
-    """What is kept of an axis, and where it is placed, when ``side`` entries become ``size`` about their centre."""
+    """Say what is kept of an axis, and where it is placed, when ``side`` entries become ``size`` about their centre."""
     length = min(side, size)
     kept, placed = (side - length) // 2, (size - length) // 2
     return slice(kept, kept + length), slice(placed, placed + length)

@@ -134,11 +134,11 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         return self._sample(index, rng if self.split == "train" else None)
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> torch.Tensor:
-        """Of the shape of the clip that the sample has: both are cut alike, and have three channels."""
+        """Zeros in the shape of the clip that the sample has: both are cut alike, and have three channels."""
         return torch.zeros_like(next(value for value in sample["inputs"].values() if value is not None))
 
     def explain_missing(self, index: int, modality: str) -> str:
-        """Which folder was not there or holds no frame, and the way out."""
+        """Name the folder that was not found or holds no frame, and the way out."""
         return self._lacks(self.recordings[index], modality)
 
     def _sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         return np.asarray(image.resize(self.resize, Image.Resampling.BILINEAR).crop(box), dtype=np.uint8)
 
     def _problem(self, recording: Recording) -> str | None:
-        """Folders are looked for at once, frames when they are read: there are millions."""
+        """Check folders at once; frames, of which there are millions, are checked when they are read."""
         expected = {modality: recording.folder(self.root, modality) for modality in FOLDERS}
         lacking = [modality for modality, folder in expected.items() if not folder.is_dir()]
         if lacking and not self.allow_missing:
@@ -197,7 +197,7 @@ class NtuRgbd(Dataset[dict[str, Any]]):
 
 
 def spread(length: int, frames: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
-    """Positions of ``frames`` frames, one out of each of as many equal segments: the middle one, or a random one.
+    """Choose ``frames`` frames, one out of each of as many equal segments: the middle one, or a random one.
 
     Example:
         >>> spread(20, 4).tolist(), spread(3, 6).tolist()

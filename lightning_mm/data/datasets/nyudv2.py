@@ -18,15 +18,15 @@ from lightning_mm.data.readers.images import VOID, read_image, read_labels
 
 
 class NYUDv2(LabelledImages):
-    """Semantic segmentation with two modalities: ``rgb`` and ``hha``, a picture made of depth.
+    """Semantic segmentation with two modalities: ``rgb`` and ``hha``, an image made of depth.
 
     HHA encodes depth as horizontal disparity, height above ground and angle with gravity. Files:
-    ``<root>/RGB/NAME.jpg``, ``HHA/NAME.jpg``, ``Label/NAME.png``, ``train.txt`` and ``test.txt``; a name is what stands
-    before the first blank of a line. Labels on disk are 1 to 40, and 0 or 255 where there is none.
+    ``<root>/RGB/NAME.jpg``, ``HHA/NAME.jpg``, ``Label/NAME.png``, ``train.txt`` and ``test.txt``; a name is the
+    first word of a line. Labels on disk are 1 to 40, and 0 or 255 for no class.
 
     Name ``n`` of the training list belongs to validation when ``sha256("nyudv2/<n>")``, its first 8 bytes read as a
     fraction of 2^64, is below ``val_fraction``: the set has no list for it, and the test list is never used for
-    choosing.
+    model selection.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -42,7 +42,7 @@ class NYUDv2(LabelledImages):
         normalised as ImageNet, HHA in [0, 1]; the target holds positions in ``class_names`` and 255.
 
     Raises:
-        DataNotFoundError: If the folder or a file is not there; all files are looked for at once.
+        DataNotFoundError: If the folder or a file is not there; all files are checked at once.
         LightningMMError: If an argument is out of range; when read, if a file is damaged or has another form, files
             differ in size, or a label is out of range.
 

@@ -66,7 +66,7 @@ class Scenes(Dataset[dict[str, Any]]):
         val_length: Scenes in the validation split.
         test_length: Scenes in the test split.
         noise: Scale of the pixel noise; 0 switches it off.
-        seed: Another seed gives another world of scenes.
+        seed: Another seed gives other scenes.
         p_missing: Probability of each sensor to have failed in a scene, below 1; its input is then None, as in a data
             set that lacks files. At least one has worked. The scenes are the same whatever the probability.
 
@@ -108,7 +108,7 @@ class Scenes(Dataset[dict[str, Any]]):
         check_fraction("Scenes: p_missing", p_missing, below_one=True)
         self.split, self.size, self.noise, self.seed, self.p_missing = split, size, noise, seed, p_missing
         self.length = lengths[split]
-        # a key of its own, so that simulated droppings of a run do not follow the sensors
+        # a separate key, so that the modalities that a run drops do not follow the sensors
         key = zlib.crc32(f"scenes/{seed}/{split}".encode())
         worked = IndependentMissing(p_missing).draw(Modalities(self.channels), range(self.length), epoch=0, seed=key)
         self._worked = worked.numpy()
@@ -164,7 +164,7 @@ def _inside(shape: str, u: Array, v: Array) -> Array:
 
 
 def _sense(rng: np.random.Generator, image: Array, noise: float) -> Array:
-    """What the sensors make of the scene: ``[5, H, W]`` of signatures to normalised, disturbed readings."""
+    """Turn ``[5, H, W]`` of signatures into normalised, disturbed readings of the sensors."""
     size = image.shape[-1]
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     slopes = rng.standard_normal((3, 2), dtype=np.float32)

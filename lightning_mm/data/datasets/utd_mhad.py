@@ -122,7 +122,7 @@ class UtdMhad(Dataset[dict[str, Any]]):
 
 
 def _read(path: Path) -> dict[str, Array]:
-    """The arrays of the file, once they were seen to fit one another."""
+    """Read the arrays of the file and check that they fit together."""
     arrays = read_npz(path, _ARRAYS)
     count = len(arrays["action"])
     for name, form in (("inertial", (6,)), ("skeleton", (_JOINTS, 3))):

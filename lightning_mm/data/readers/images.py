@@ -21,7 +21,7 @@ from lightning_mm.errors import LightningMMError
 Array = NDArray[Any]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]; what networks that start from ImageNet weights expect."""
+"""Of RGB in [0, 1], as networks that start from ImageNet weights expect it."""
 
 VOID = 255
 """Label of pixels that count in neither loss nor metrics."""
@@ -53,10 +53,10 @@ def decode(path: Path, modes: Collection[str] | None = None, expected: str = "")
 
 
 def read_image(path: Path, channels: Sequence[int]) -> Array:
-    """Decode a picture to ``UInt8[H, W, C]`` or ``UInt16[H, W, C]``, as stored; channels in the order of the file.
+    """Decode an image to ``UInt8[H, W, C]`` or ``UInt16[H, W, C]``, as stored; channels in the order of the file.
 
-    A PNG or JPEG holds red, green, blue in this order. OpenCV turns it round when it writes and again when it reads, so
-    that a file made by OpenCV has its red first, too.
+    A PNG or JPEG holds red, green, blue in this order. OpenCV reverses it when it writes and again when it reads, so
+    that a file made by OpenCV has red first, too.
 
     Args:
         path: A PNG or JPEG file.
@@ -79,7 +79,7 @@ def read_image(path: Path, channels: Sequence[int]) -> Array:
 
 
 def read_labels(path: Path, num_classes: int, first: int = 0, void: Sequence[int] = (VOID,)) -> NDArray[np.uint8]:
-    """Decode a label image to ``UInt8[H, W]`` of classes 0 to ``num_classes - 1`` and 255 where there is none.
+    """Decode a label image to ``UInt8[H, W]`` of classes 0 to ``num_classes - 1``, and 255 if there is no class.
 
     Args:
         path: A PNG file of one channel; of one with a palette the indices are taken.
@@ -138,10 +138,10 @@ def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
 
 
 def to_tensor(values: Array, normalise: bool = False) -> torch.Tensor:
-    """``[H, W, C]`` of 8 bits, 16 bits or floats to ``Float[3, H, W]``: scaled, one channel repeated to three.
+    """Turn ``[H, W, C]`` of 8 bits, 16 bits or floats into ``Float[3, H, W]``: scaled, one channel repeated to three.
 
     Args:
-        values: The picture.
+        values: The image.
         normalise: Whether to subtract the mean of ImageNet and divide by its standard deviation.
     """
     scaled: Array = np.broadcast_to(scale(values), (*values.shape[:2], 3))
@@ -157,7 +157,7 @@ def _low_bytes(path: Path) -> Image.Image | None:
     """
     with reading(path), Image.open(path) as image:
         opened: Any = image
-        # (decoder, extents, offset, raw mode): the last says how a pixel lies in the file.
+        # (decoder, extents, offset, raw mode): the last is the order of the bytes of a pixel.
         tiles = getattr(opened, "tile", [])
         if [tile[3] for tile in tiles] not in (["RGB;16B"], ["RGBA;16B"]):
             return None

@@ -12,11 +12,11 @@ Pixels = NDArray[np.uint8]
 
 
 def jet_table() -> Pixels:
-    """The 256 colours of JET, ``UInt8[256, 3]`` in the order red, green, blue: dark blue, cyan, yellow, dark red.
+    """Make the 256 colours of JET, ``UInt8[256, 3]`` in the order red, green, blue: dark blue, cyan, yellow, dark red.
 
     The piecewise-linear definition of Octave and OpenCV: with x = level / 255, blue is 1.5 - |4 x - 1|, green
     1.5 - |4 x - 2| and red 1.5 - |4 x - 3|, each cut to [0, 1], times 255, rounded half to even. Matplotlib's map of
-    that name has other corners.
+    this name has other corners.
 
     Example:
         >>> jet_table()[[0, 64, 255]].tolist()
@@ -33,7 +33,7 @@ JET = jet_table()
 
 
 def linear_levels(depth: NDArray[np.uint16], depth_range: int) -> Pixels:
-    """16-bit depth to levels 0 to 255: linear from 0 to ``depth_range``, farther is 255; 0 (nothing measured) stays 0.
+    """Turn 16-bit depth into levels 0 to 255, linear up to ``depth_range``; farther is 255, and 0 (no value) stays 0.
 
     Example:
         >>> linear_levels(np.array([[0, 1, 4000, 9000]], dtype=np.uint16), 8000).tolist()
@@ -43,9 +43,9 @@ def linear_levels(depth: NDArray[np.uint16], depth_range: int) -> Pixels:
 
 
 def wrapped_levels(depth: NDArray[np.uint16]) -> Pixels:
-    """16-bit depth to levels as the public loader of UMDR has them: 255 times the value, its lowest 8 bits.
+    """Turn 16-bit depth into levels as the public loader of UMDR does: 255 times the value, its lowest 8 bits.
 
-    Depth goes round every 256 mm and runs backwards inside; only weights that were trained so want it.
+    Depth wraps around every 256 mm and runs backwards in between; only for weights that were trained this way.
 
     Example:
         >>> wrapped_levels(np.array([[0, 1, 255, 256, 257]], dtype=np.uint16)).tolist()

@@ -1,4 +1,4 @@
-"""The files of NTU RGB+D: lists of recordings, folders of frames, and errors that name the place."""
+"""The files of NTU RGB+D: lists of recordings and folders of frames; errors name the file."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Recording(NamedTuple):
     subject: int
 
     def folder(self, root: Path, modality: str) -> Path:
-        """Where its frames lie."""
+        """The folder of its frames."""
         return root / FOLDERS[modality] / (self.name if modality == "rgb" else self.name.removesuffix("_rgb"))
 
 
 def read_recordings(path: Path) -> list[Recording]:
-    """The recordings of a list that are long enough.
+    """Read the recordings of a list that are long enough.
 
     Raises:
-        DataNotFoundError: If there is none.
-        LightningMMError: If a line is no recording, a label is out of range, or a recording is named twice.
+        DataNotFoundError: If none is long enough.
+        LightningMMError: If a line is not a recording, a label is out of range, or a recording is named twice.
     """
     recordings = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -71,7 +71,7 @@ def read_recordings(path: Path) -> list[Recording]:
 
 
 def missing_frames(folder: Path, modality: str, recording: Recording) -> list[int]:
-    """Numbers of the frames, counted from 1, that the list names and the folder lacks."""
+    """List the numbers of the frames, counted from 1, that the folder lacks."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return [place for place in range(1, recording.length + 1) if FILES[modality].format(place) not in there]
 

@@ -1,4 +1,4 @@
-"""Photos of any mode and size as tensors: read, resized as ViLT does, and normalised to -1 to 1.
+"""Photos of any mode and size as tensors: resized as ViLT does, and normalised to -1 to 1.
 
 Shapes: H x W pixels.
 """
@@ -31,9 +31,10 @@ def read_photo(path: Path) -> Image.Image:
 
 
 def size_within(size: tuple[int, int], shorter: int, longer: int, multiple: int) -> tuple[int, int]:
-    """Width and height with their ratio kept: the shorter side ``shorter`` unless the longer would exceed ``longer``.
+    """Scale width and height, keeping their ratio.
 
-    Both are rounded down to multiples, and are one multiple at least.
+    The shorter side becomes ``shorter`` unless the longer one would exceed ``longer``. Both are rounded down
+    to multiples of ``multiple``, at least one.
 
     Example:
         >>> size_within((1000, 500), shorter=384, longer=640, multiple=32)
@@ -45,6 +46,6 @@ def size_within(size: tuple[int, int], shorter: int, longer: int, multiple: int)
 
 
 def resized(photo: Image.Image, width: int, height: int) -> Float[Tensor, "3 {height} {width}"]:
-    """Bicubic, mean and standard deviation 0.5 in each channel."""
+    """Resize (bicubic) and normalise by mean and standard deviation 0.5 in each channel."""
     values = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))) / 127.5 - 1

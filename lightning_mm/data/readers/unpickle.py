@@ -46,11 +46,11 @@ def read_pickle(path: Path) -> Any:
 
 
 class _Refused(Exception):
-    """The name of what a pickle asked for and may not have."""
+    """The name of a class, function or object that a pickle needs and that is not allowed."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Finds what an array and a plain container are made of, and nothing else."""
+    """Finds the parts of arrays and plain containers, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
@@ -63,7 +63,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes; other encodings are codecs that do more than that."""
+    """Encode bytes as protocol 2 wrote them; other encodings are codecs that do more than that."""
     if encoding not in ("latin1", "latin-1"):
         raise _Refused(f"the encoding {encoding!r}")
     return text.encode("latin1")
@@ -74,7 +74,7 @@ _NUMPY = {
     ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
     ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
 }
-"""What NumPy's pickles call, asked of NumPy itself, since the modules are private and were renamed in NumPy 2."""
+"""Functions that NumPy's pickles call; taken from NumPy, whose modules are private and were renamed in NumPy 2."""
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,

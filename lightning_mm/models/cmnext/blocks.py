@@ -37,7 +37,7 @@ Features = Mapping[str, Tensor]
 def normalise(
     norm: nn.Module, features: Float[Tensor, "batch channel height width"]
 ) -> Float[Tensor, "batch channel height width"]:
-    """Layer norm over the channels of a map."""
+    """Apply a layer norm over the channels of a map."""
     normalised: Tensor = norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return normalised
 
@@ -55,7 +55,7 @@ class SharedPatchEmbedding(nn.Module):
 
 
 class Selection(nn.Module):
-    """Says at each position how much of every modality counts, and selects channel by channel.
+    """Scores every modality at each position, and selects channel by channel.
 
     Shape:
         ``{modality: [B, C, H, W]}`` -> the scored features, and their element-wise maximum ``[B, C, H, W]``.
@@ -97,7 +97,7 @@ class MultiScalePoolAttention(nn.Module):
 def pool(
     features: Float[Tensor, "batch channel height width"], side: int
 ) -> Float[Tensor, "batch channel height width"]:
-    """The average over a square window, without what lies outside of the map."""
+    """Average over a square window, without positions outside of the map."""
     return F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
@@ -118,7 +118,7 @@ class ConvolutionalFeedForward(nn.Module):
 
 
 class MSPABlock(nn.Module):
-    """Multi-scale pooling attention, then a feed-forward whose shortcut is weighed by channel: ``[B, C, H, W]``."""
+    """Multi-scale pooling attention, then a feed-forward with a shortcut weighed by channel: ``[B, C, H, W]``."""
 
     def __init__(self, width: int, ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class AuxiliaryStage(nn.Module):
         drop_path: One rate per block.
 
     Shape:
-        ``{modality: [B, C, H, W]}`` -> what is kept of each modality ``{modality: [B, D, H', W']}``, and the features
+        ``{modality: [B, C, H, W]}`` -> the features kept of each modality ``{modality: [B, D, H', W']}``, and those
         of all together ``[B, D, H', W']``.
     """
 

@@ -1,4 +1,4 @@
-"""How CMNeXt lets two streams mend each other and makes one of them: rectification (FRM) and fusion (FFM).
+"""How CMNeXt rectifies two streams by each other (FRM) and fuses them (FFM).
 
 Shapes: B samples, C channels, H x W positions, N = H * W tokens.
 
@@ -16,7 +16,7 @@ from lightning_mm.models.cmnext.mix_transformer import to_map, to_tokens
 
 
 class FeatureRectification(nn.Module):
-    """Adds to each stream what the other knows, by channel and by position (half of each).
+    """Adds to each stream features of the other, gated by channel and by position (half of each).
 
     Shape:
         ``[B, C, H, W]`` twice -> the same.
@@ -34,13 +34,13 @@ class FeatureRectification(nn.Module):
         pooled = torch.cat([both.mean((2, 3)), both.amax((2, 3))], 1)
         channels = torch.sigmoid(self.channel_gates(F.relu(self.channel_hidden(pooled))))
         positions = torch.sigmoid(self.position_gates(F.relu(self.position_hidden(both))))
-        # [B, 2, C, H, W]: what of the main stream goes into the other, and what of the other into the main stream.
+        # [B, 2, C, H, W]: the share of the main stream that goes into the other, and the reverse.
         gates = 0.5 * (channels.unflatten(1, (2, -1, 1, 1)) + positions.unsqueeze(2))
         return main + gates[:, 1] * other, other + gates[:, 0] * main
 
 
 class FeatureFusion(nn.Module):
-    """Makes one map of two streams: they exchange their global contexts, then channels are mixed.
+    """Fuses two streams to one map: they exchange their global contexts, then channels are mixed.
 
     Shape:
         ``[B, C, H, W]`` twice -> ``[B, C, H, W]``.
@@ -66,7 +66,7 @@ class FeatureFusion(nn.Module):
 
 
 class ContextExchange(nn.Module):
-    """One stream's side of linear cross-attention: what it asks with, and the context that it gives to the other."""
+    """One stream's side of linear cross-attention: its queries, and the context that it gives to the other."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class ContextExchange(nn.Module):
     def split(
         self, tokens: Float[Tensor, "batch token channel"]
     ) -> tuple[Float[Tensor, "batch token channel"], Float[Tensor, "batch token channel"]]:
-        """What the stream keeps, and what it asks with (there is no query projection)."""
+        """Split into what the stream keeps and its queries (there is no query projection)."""
         own, asking = F.relu(self.project(tokens)).chunk(2, dim=2)
         return own, asking
 
     def context(self, asking: Float[Tensor, "batch token channel"]) -> Float[Tensor, "batch head width width"]:
-        """The sum of key times value over all positions, normalised over the channels of the keys."""
+        """Compute the sum of key times value over all positions, normalised over the channels of the keys."""
         key, value = self.key_value(asking).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return (key.transpose(2, 3) @ value * value.shape[3] ** -0.5).softmax(2)
 
@@ -93,7 +93,7 @@ class ContextExchange(nn.Module):
         asking: Float[Tensor, "batch token channel"],
         context: Float[Tensor, "batch head width width"],
     ) -> Float[Tensor, "batch token channel"]:
-        """The stream's tokens with what the other's context answers."""
+        """Add to the stream's tokens what the other's context answers."""
         answer = asking.unflatten(2, (self.heads, -1)).transpose(1, 2) @ context
         out: Tensor = self.norm(tokens + self.output(torch.cat([own, answer.transpose(1, 2).flatten(2)], 2)))
         return out

@@ -42,19 +42,19 @@ SIZES = {
 
 
 def to_tokens(features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch token channel"]:
-    """A feature map as one token per position, row by row."""
+    """Turn a feature map into one token per position, row by row."""
     return features.flatten(2).transpose(1, 2)
 
 
 def to_map(
     tokens: Float[Tensor, "batch token channel"], height: int, width: int
 ) -> Float[Tensor, "batch channel {height} {width}"]:
-    """The inverse of :func:`to_tokens`."""
+    """Turn tokens back into a map, the inverse of :func:`to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
 class DropPath(nn.Module):
-    """Leaves out a residual branch for some samples in training, and scales it up for the others.
+    """Drops a residual branch for some samples in training, and scales it up for the others.
 
     Reference:
         Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
@@ -87,7 +87,7 @@ class PatchEmbedding(nn.Module):
 
 
 class EfficientSelfAttention(nn.Module):
-    """Self-attention whose keys and values come from a coarser map: ``[B, N, C]`` -> the same."""
+    """Self-attention with keys and values from a coarser map: ``[B, N, C]`` -> the same."""
 
     def __init__(self, width: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class EfficientSelfAttention(nn.Module):
 
 
 class MixFeedForward(nn.Module):
-    """A perceptron with a depth-wise convolution inside, which tells tokens where they are: ``[B, N, C]``."""
+    """A perceptron with a depth-wise convolution inside, which gives tokens their position: ``[B, N, C]``."""
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class MixFeedForward(nn.Module):
 
 
 class MixTransformerBlock(nn.Module):
-    """Attention and feed-forward, each behind a norm and beside a shortcut: ``[B, N, C]``."""
+    """Attention and feed-forward, each after a norm and with a shortcut: ``[B, N, C]``."""
 
     def __init__(self, width: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
@@ -175,12 +175,12 @@ class MixTransformerStage(nn.Module):
 
 
 def patch_of(stage: int) -> tuple[int, int]:
-    """Kernel and stride of the patches of a stage."""
+    """Return kernel and stride of the patches of a stage."""
     return (7, 4) if stage == 0 else (3, 2)
 
 
 def drop_path_rates(highest: float, depths: Sequence[int]) -> list[list[float]]:
-    """A rate for each block of each stage, rising from 0 to the highest with depth.
+    """Compute a rate for each block of each stage, rising from 0 to the highest with depth.
 
     Example:
         >>> drop_path_rates(0.3, [2, 2])
@@ -193,7 +193,7 @@ def drop_path_rates(highest: float, depths: Sequence[int]) -> list[list[float]]:
 
 
 def initialise(network: nn.Module) -> None:
-    """The start of SegFormer: truncated normal linear layers, convolutions by fan-out, biases zero."""
+    """Initialise as SegFormer: truncated normal linear layers, convolutions by fan-out, biases zero."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

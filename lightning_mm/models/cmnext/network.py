@@ -6,21 +6,21 @@ Shapes: B samples, M modalities, K classes, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.cmnext.blocks import AuxiliaryStage
 from lightning_mm.models.cmnext.fusion import FeatureFusion, FeatureRectification
 from lightning_mm.models.cmnext.mix_transformer import HEADS, SIZES, MixTransformerStage, drop_path_rates, initialise
 from lightning_mm.models.cmnext.segformer_head import SegFormerHead
 from lightning_mm.models.cmnext.weights import mit_parts, reference_parts
-from lightning_mm.models.inputs import check_inputs, check_positive, check_probability
-from lightning_mm.models.released_weights import load_released, read_released, renamed, unwrap
+from lightning_mm.models.inputs import check_images, check_positive, check_probability
+from lightning_mm.models.released_weights import load_released, renamed, start_from, unwrap
 
 Variant = Literal["B0", "B1", "B2", "B3", "B4", "B5"]
 SMALLEST = 32
@@ -28,7 +28,7 @@ SMALLEST = 32
 
 _WITHOUT_MIT = (
     "fetch the file of this variant (mit_b0.pth to mit_b5.pth) from where github.com/NVlabs/SegFormer says, or set "
-    "mit_weights to null: a random start, and right for a checkpoint or base_ckpt, which brings weights of its own"
+    "mit_weights to null: a random start, right for a checkpoint or base_ckpt, which brings its own weights"
 )
 
 
@@ -36,22 +36,22 @@ class CMNeXt(nn.Module):
     """The first modality runs through a Mix Transformer, all others together through blocks of pooling attention.
 
     At each of four scales the strongest features of the other modalities are selected, the two streams rectify each
-    other, and are fused for a SegFormer head. The network knows of no missing modality: an absent one is what the fill
-    has put there (zeros, as in arXiv 2310.03986). With the weights that were released it gives the logits of the
-    official implementation.
+    other, and are fused for a SegFormer head. The network does not know which modalities are missing: it sees their
+    fill (zeros, as in arXiv 2310.03986). With the released weights it returns the logits of the official
+    implementation.
 
     Args:
         variant: Size of both branches, ``B0`` (10 M parameters) to ``B5``.
         modalities: Two or more names, the main one (RGB) first. The released weights know the order, not the names.
         num_classes: Number of classes K.
-        reference_reshape: True: with three or more modalities, read what is kept of each as the official implementation
-            does, its memory ``[C, H, W]`` as if it were ``[H, W, C]``, before the next scale; needed for weights that
-            were trained so. False: as it is.
+        reference_reshape: True: with three or more modalities, read the features kept of each as the official
+            implementation does, their memory ``[C, H, W]`` as if it were ``[H, W, C]``, before the next scale; needed
+            for weights that were trained so. False: as it is.
         drop_path: Highest rate of dropped residual branches, rising with depth from 0 (in training alone).
         dropout: Share of channels that are dropped before the classifier (in training alone).
         mit_weights: A file of a Mix Transformer of this size that was trained on ImageNet, for the main branch, see
-            :meth:`load_mit`; the rest starts at random all the same. ``None`` starts all of it at random. Whatever is
-            loaded later takes its place, and a checkpoint does not ask for the file.
+            :meth:`load_mit`; the rest starts at random. ``None`` starts all of it at random. Weights
+            that are loaded later replace it, and a checkpoint does not need the file.
 
     Shape:
         ``{modality: [B, 3, H, W]}`` -> logits ``[B, K, H, W]``; H and W from 32 on, best divisible by 32.
@@ -81,8 +81,7 @@ class CMNeXt(nn.Module):
         mit_weights: str | None = None,
     ) -> None:
         super().__init__()
-        if variant not in SIZES:
-            raise LightningMMError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
+        check_choice("variant", variant, SIZES)
         check_positive(num_classes=num_classes)
         check_probability(drop_path=drop_path, dropout=dropout)
         self.modalities = Modalities(modalities)
@@ -103,11 +102,14 @@ class CMNeXt(nn.Module):
         self.head = SegFormerHead(size.widths, 256 if variant in ("B0", "B1") else 512, num_classes, dropout)
         initialise(self)
         if mit_weights is not None:
-            self._start_from(mit_weights)
+            start_from("mit_weights", mit_weights, "MiT weights", _WITHOUT_MIT, self.load_mit)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch {self.num_classes} height width"]:
         """Logits of every pixel."""
-        self._check(inputs)
+        check_images(inputs, self.channels)
+        if min(inputs[self.modalities[0]].shape[2:]) < SMALLEST:
+            height, width = inputs[self.modalities[0]].shape[2:]
+            raise LightningMMError(f"height and width must be at least {SMALLEST}, got {height} x {width}")
         main, *others = self.modalities
         features, auxiliary = inputs[main], {name: inputs[name] for name in others}
         fused = []
@@ -149,18 +151,11 @@ class CMNeXt(nn.Module):
         keys = renamed([key for key in self.state_dict() if key.startswith("main.")], mit_parts(self.depths))
         load_released(self, unwrap(state_dict, ["head."]), keys, "MiT weights", "take those of the same variant")
 
-    def _start_from(self, path: str) -> None:
-        weights = read_released(path, "MiT weights", _WITHOUT_MIT)
-        try:
-            self.load_mit(weights)
-        except LightningMMError as error:
-            raise LightningMMError(f"mit_weights {path}: {error}") from error
-
     def _reference_keys(self) -> dict[str, str]:
         return renamed(self.state_dict(), reference_parts(self.depths, self.modalities.names[1:]))
 
     def _next(self, kept: dict[str, Tensor], together: Tensor) -> dict[str, Tensor]:
-        """What the next scale is given of every other modality."""
+        """Make the inputs of the next scale, one for every other modality."""
         if len(kept) == 1:
             return dict.fromkeys(kept, together)
         if self.reference_reshape:
@@ -170,23 +165,3 @@ class CMNeXt(nn.Module):
                 for name, features in kept.items()
             }
         return {name: features + together for name, features in kept.items()}
-
-    def _check(self, inputs: Mapping[str, Tensor]) -> None:
-        check_inputs(inputs, self.modalities)
-        first = tuple(inputs[self.modalities[0]].shape)
-        for name in self.modalities:
-            shape = tuple(inputs[name].shape)
-            if len(shape) != 4 or shape[1] != 3:
-                raise LightningMMError(
-                    f"modality {name!r}: expected [batch, 3, height, width], got {shape}; "
-                    "repeat a single channel with `.expand(-1, 3, -1, -1)`"
-                )
-            if min(shape[2:]) < SMALLEST:
-                raise LightningMMError(
-                    f"modality {name!r}: height and width must be at least {SMALLEST}, got {shape[2]} x {shape[3]}"
-                )
-            if shape != first:
-                raise LightningMMError(
-                    f"modality {name!r}: expected the batch and size of {self.modalities[0]!r} {first}, "
-                    f"got {shape}; all modalities must lie on one pixel grid"
-                )

@@ -1,4 +1,4 @@
-"""MulT, the multimodal transformer: its attention, its encoders, the network, and the keys of the released code."""
+"""MulT, the multimodal transformer: its encoders, the network, and its released weights."""
 
 from lightning_mm.models.mult.network import MulT
 

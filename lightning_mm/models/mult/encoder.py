@@ -1,4 +1,4 @@
-"""Positions, and the encoder in which one sequence attends to another again and again.
+"""The encoder in which one sequence attends to another again and again, positions, and what may be attended to.
 
 Shapes: B samples, T steps (Q of the sequence that asks, K of the one that is asked), D width of a step.
 """
@@ -8,22 +8,25 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.models.mult.attention import Attention
+from lightning_mm.models.attention import Attention
+
+_GAIN_OF_FUSED = 0.5**0.5
+"""The reference draws query, key and value as one matrix of ``3D`` rows, hence this smaller Xavier bound."""
 
 
 class CrossmodalLayer(nn.Module):
-    """Attention to another sequence, or to the own one, and a two-layer perceptron, each behind a norm.
+    """Attention to another sequence, or to itself, and a two-layer perceptron, each after a norm.
 
     Args:
         width: Width D of a step.
         heads: Attention heads.
         attention_dropout: Of attention weights.
         relu_dropout: Of the hidden features of the perceptron.
-        residual_dropout: Of what either part adds.
+        residual_dropout: Of what each part adds.
     """
 
     def __init__(
@@ -31,7 +34,10 @@ class CrossmodalLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = Attention(width, heads, attention_dropout)
-        # The one norm is for whoever asks and for what is asked.
+        for layer in (self.attention.query, self.attention.key, self.attention.value, self.attention.out):
+            nn.init.xavier_uniform_(layer.weight, gain=1.0 if layer is self.attention.out else _GAIN_OF_FUSED)
+            nn.init.zeros_(layer.bias)
+        # One norm for the steps that ask and those that are asked.
         self.norm_attention, self.norm_expansion = nn.LayerNorm(width), nn.LayerNorm(width)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         for layer in (self.expand, self.contract):
@@ -53,7 +59,7 @@ class CrossmodalLayer(nn.Module):
 
 
 class CrossmodalEncoder(nn.Module):
-    """A stack of :class:`CrossmodalLayer` and a norm: a sequence that takes up more of another at every level.
+    """A stack of :class:`CrossmodalLayer` and a norm: a sequence takes in more of another at every level.
 
     All levels ask the same source, its embedded steps.
 
@@ -103,16 +109,41 @@ class CrossmodalEncoder(nn.Module):
         return out
 
 
+def attendable(
+    asking: Int[Tensor, " batch"], asked: Int[Tensor, " batch"], queries: int, keys: int, causal: bool
+) -> Bool[Tensor, "batch {queries} {keys}"]:
+    """Compute which steps of a padded sequence the steps of another may attend to.
+
+    Args:
+        asking: Length of each sequence that asks, at least 1.
+        asked: Length of each sequence that is asked, at least 1; the padding after it is not attended to.
+        queries: Steps Q that the asking sequences are padded to.
+        keys: Steps K that the asked sequences are padded to.
+        causal: Whether step q sees no step after ``q + |length - length|``. The difference of the lengths is an offset
+            whichever sequence is longer, as in the reference.
+
+    Example:
+        >>> attendable(torch.tensor([2]), torch.tensor([3]), 2, 3, causal=True).int().tolist()
+        [[[1, 1, 0], [1, 1, 1]]]
+    """
+    step = torch.arange(keys, device=asked.device)
+    allowed = (step < asked.unsqueeze(1)).unsqueeze(1).expand(-1, queries, -1)
+    if not causal:
+        return allowed
+    latest = torch.arange(queries, device=asked.device) + (asking - asked).abs().unsqueeze(1)
+    return allowed & (step <= latest.unsqueeze(2))
+
+
 def embed(
     steps: Float[Tensor, "batch time width"], placed: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch time width"]:
-    """``sqrt(D)`` times the steps, and the position of those that are ``placed``."""
+    """Multiply the steps by ``sqrt(D)`` and add the position of those that are ``placed``."""
     positions = sinusoids(steps.shape[1], steps.shape[2], steps.device).to(steps.dtype)
     return math.sqrt(steps.shape[2]) * steps + torch.where(placed.unsqueeze(2), positions, 0.0)
 
 
 def sinusoids(steps: int, width: int, device: torch.device | None = None) -> Float[Tensor, "{steps} {width}"]:
-    """Sines, then cosines of the numbers 1 to T; an odd width ends in a column of zeros.
+    """Compute sines, then cosines of the numbers 1 to T; an odd width ends in a column of zeros.
 
     Example:
         >>> sinusoids(2, 4)[:, 0]  # sin(1), sin(2)

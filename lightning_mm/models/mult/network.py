@@ -20,12 +20,12 @@ from lightning_mm.models.inputs import (
     check_inputs,
     check_positive,
     check_probability,
+    common_batch,
     parts_of_modalities,
     read_sequence,
 )
-from lightning_mm.models.mult.attention import attendable
-from lightning_mm.models.mult.encoder import CrossmodalEncoder, embed
-from lightning_mm.models.mult.reference import from_reference, to_reference
+from lightning_mm.models.mult.encoder import CrossmodalEncoder, attendable, embed
+from lightning_mm.models.mult.weights import from_reference, to_reference
 
 LEAST_MEMORY_LEVELS = 3
 TEXT = "text"
@@ -35,11 +35,11 @@ TEXT = "text"
 class MulT(nn.Module):
     """The multimodal transformer: crossmodal encoders, a memory for each modality, a perceptron over their last steps.
 
-    In eval mode equal to the released code, whose weights :meth:`load_reference` takes. Absent modalities are zeros, or
-    what the fill puts there: a step of zeros has no position. The network is not told what is absent.
+    In eval mode equal to the released code; :meth:`load_reference` takes its weights. Absent modalities are zeros, or
+    another fill: a step of zeros has no position. The network does not take ``available``.
 
     Sequences of one length, plain tensors, are read as the released code does, which knows no padding. Sequences with
-    lengths are read up to their end: the answer for a sample is that for it alone, unpadded.
+    lengths are read up to their end: the answer for a sample is that for the sample alone, unpadded.
 
     With two modalities an encoder has one source to ask; a single modality goes to its memory at once. (The released
     code has three.)
@@ -47,12 +47,12 @@ class MulT(nn.Module):
     Args:
         widths: Modality to the channels C_m of a step.
         num_outputs: Number of outputs K, 1 for sentiment.
-        dim: Width D of a step in the crossmodal encoders, a multiple of ``heads``; memories are as many times as wide
-            as there are other modalities.
+        dim: Width D of a step in the crossmodal encoders, a multiple of ``heads``; memories are as many times as
+            wide as there are other modalities.
         heads: Attention heads.
         levels: Layers of a crossmodal encoder; memories have at least 3.
-        attention_dropout: Modality to the probability of dropping an attention weight where it is asked; by default 0.1
-            for ``text`` and 0 for all others.
+        attention_dropout: Modality to the probability of dropping an attention weight when it is the source; by
+            default 0.1 for ``text`` and 0 for all others.
         memory_dropout: The same in the memories.
         relu_dropout: Of the hidden features of perceptrons.
         residual_dropout: Of what attention and perceptrons add.
@@ -103,9 +103,7 @@ class MulT(nn.Module):
         self.dim, self.num_outputs, self.causal = dim, num_outputs, causal
         if dim % heads:
             raise LightningMMError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
-        for name, channels in widths.items():
-            if channels < 1:
-                raise LightningMMError(f"modality {name!r}: expected at least 1 channel, got {channels}")
+        check_positive(**{f"channels of modality {name!r}": channels for name, channels in widths.items()})
         dropouts = self._attention_dropouts(attention_dropout)
         self.raw_dropout = nn.Dropout(embedding_dropout)
         # A 1x1 convolution of the reference, batch first.
@@ -139,9 +137,7 @@ class MulT(nn.Module):
         projected, placed, lengths = {}, {}, {}
         for name in self.modalities:
             projected[name], placed[name], lengths[name] = self._project(name, inputs[name])
-        sizes = {name: steps.shape[0] for name, steps in projected.items()}
-        if any(size != sizes[self.modalities.names[0]] for size in sizes.values()):
-            raise LightningMMError(f"inputs have different numbers of samples: {sizes}")
+        common_batch(projected)
         embedded = {name: embed(projected[name], placed[name]) for name in self.modalities}
         ends = []
         for target in self.modalities:
@@ -194,8 +190,8 @@ class MulT(nn.Module):
         if name == TEXT:
             values = self.raw_dropout(values)
         projection = cast(nn.Linear, self.projections[name])
-        # The reference gives no position to a step whose projected channel 0 is exactly zero: one of zeros. Found with
-        # the weight, since a shift that an adapter puts behind the projection would give absent steps a position.
+        # The reference gives no position to a step with projected channel 0 exactly zero: a step of zeros. Computed
+        # with the weight, since a shift that an adapter adds after the projection would give absent steps a position.
         placed = values.detach() @ projection.weight[0].detach() != 0
         return projection(values), placed, valid.sum(1)
 

@@ -20,10 +20,10 @@ _TEXT_FORM = '{"input_ids": [batch, words], "attention_mask": [batch, words]} of
 
 
 def read_text(text: Nest, longest: int) -> tuple[Tensor, Bool[Tensor, "batch words"], Tensor | None]:
-    """Ids ``Int[B, L]``, which words count, and the types of the words where they are given.
+    """Read ids ``Int[B, L]``, which words count, and the types of the words if given.
 
     Raises:
-        LightningMMError: If it is no such text, or one of more than ``longest`` words.
+        LightningMMError: If it is not such a text, or one of more than ``longest`` words.
     """
     ids = text.get("input_ids") if isinstance(text, Mapping) else None
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
@@ -37,16 +37,16 @@ def read_text(text: Nest, longest: int) -> tuple[Tensor, Bool[Tensor, "batch wor
     for leaf in (mask, types):
         if leaf is not None and leaf.shape != ids.shape:
             raise LightningMMError(
-                f"modality 'text': expected {_TEXT_FORM}, got {tuple(ids.shape)} beside {tuple(leaf.shape)}"
+                f"modality 'text': expected {_TEXT_FORM}, got {tuple(ids.shape)} and {tuple(leaf.shape)}"
             )
     return ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0, types
 
 
 def read_image(image: Nest, patch: int) -> tuple[Tensor, Bool[Tensor, "batch rows columns"] | None]:
-    """Pixels ``Float[B, 3, H, W]`` and which patches count, None where all do.
+    """Read pixels ``Float[B, 3, H, W]`` and which patches count, None if all do.
 
     Raises:
-        LightningMMError: If it is no such image, or its sides are no multiples of ``patch``.
+        LightningMMError: If it is not such an image, or its sides are no multiples of ``patch``.
     """
     pixels, mask = image, None
     if isinstance(image, Mapping):
@@ -75,10 +75,10 @@ def stretched(
     rows: int,
     columns: int,
 ) -> Float[Tensor, "any patch channel"]:
-    """A square of positions stretched over the first ``heights`` x ``widths`` patches of each image.
+    """Stretch a square of positions over the first ``heights`` x ``widths`` patches of each image.
 
-    The same as ``interpolate(..., mode="bilinear", align_corners=True)`` for each image on its own; what stands beyond
-    them counts for nothing.
+    The same as ``interpolate(..., mode="bilinear", align_corners=True)`` for each image on its own; positions beyond
+    them are ignored.
     """
     with torch.autocast(square.device.type, enabled=False):
         down = _linear(heights, rows, square.shape[0]).to(square)

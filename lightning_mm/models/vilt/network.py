@@ -19,13 +19,16 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.models.inputs import check_inputs, check_positive, check_probability
-from lightning_mm.models.released_weights import misfit, unwrap
+from lightning_mm.models.released_weights import check_fit, misfit, start_from, unwrap
 from lightning_mm.models.vilt.inputs import read_image, read_text, stretched
-from lightning_mm.models.vilt.weights import from_reference, is_classifier, lengthened, read_reference, to_reference
+from lightning_mm.models.vilt.weights import from_reference, is_classifier, lengthened, to_reference
 
 ANY_HEAD, NO_HEAD = "auto", "none"
-"""What may stand in the place of the name of a reference head."""
+"""Values of ``head`` other than the name of a reference head."""
 
+_WITHOUT_WEIGHTS = (
+    "fetch a checkpoint from the releases of github.com/dandelin/ViLT, or set pretrained to null for a random start"
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -33,12 +36,12 @@ class ViLT(nn.Module):
     """The transformer of ``transformers.ViltModel`` with a classification head, on an image and a text.
 
     Unlike the reference, which shuffles patches in eval mode too, patches keep their order: outputs are deterministic,
-    and a sample does not know of its batch. It has no notion of an absent modality: use it with
+    and do not depend on the other samples of a batch. It does not know which modality is absent: use it with
     ``PerModality({"image": Constant({"image": 1.0}), "text": EmptyText()})``, the convention of arXiv 2303.03369.
 
     Args:
         num_classes: Number of classes C.
-        pretrained: A checkpoint of the reference (github.com/dandelin/ViLT) to start from, its head only where it has
+        pretrained: A checkpoint of the reference (github.com/dandelin/ViLT) to start from, its head only if it has
             one that fits; ``None`` starts at random.
         vocab_size: Number of words known; 30522 of BERT uncased.
         hidden_size: D.
@@ -50,12 +53,12 @@ class ViLT(nn.Module):
         max_text_length: The most words; positions of longer texts than the released 40 are interpolated on loading.
         dropout: In embeddings, attention and MLPs.
         head: Which head of reference weights is loaded into ours, such as ``"food101_classifier"``. ``"auto"`` takes
-            the one of classification that is of our shape, and from ``pretrained`` none where there are none or
+            the one of classification that is of our shape, and from ``pretrained`` none if there are none or
             several; ``"none"`` leaves ours as it is. A log line names the heads that are left out.
 
     Shape:
         ``{"image": Float[B, 3, H, W], "text": {"input_ids": Int[B, L], "attention_mask": Int[B, L]}}`` -> logits
-        ``Float[B, C]``. Images of different sizes lie in the upper left of ``{"pixel_values": Float[B, 3, H, W],
+        ``Float[B, C]``. Images of different sizes are in the upper left of ``{"pixel_values": Float[B, 3, H, W],
         "pixel_mask": Int[B, H, W]}``, 1 where there is image. ``attention_mask`` may be left out, and
         ``token_type_ids`` may be given.
 
@@ -123,7 +126,9 @@ class ViLT(nn.Module):
             nn.init.zeros_(layer.bias)
         self.head = nn.Sequential(first, nn.LayerNorm(2 * hidden_size), nn.GELU(), last)
         if pretrained is not None:
-            self._load(read_reference(pretrained), head, must=False)
+            start_from(
+                "pretrained", pretrained, "ViLT weights", _WITHOUT_WEIGHTS, lambda state: self._load(state, head, False)
+            )
 
     def forward(self, inputs: Mapping[str, Nest]) -> Float[Tensor, "batch {self.num_classes}"]:
         """Logits of every sample."""
@@ -132,7 +137,7 @@ class ViLT(nn.Module):
         return logits
 
     def features(self, inputs: Mapping[str, Nest]) -> Float[Tensor, "batch token channel"]:
-        """What the last norm puts out: L words, the image's class token, and the patches row by row."""
+        """Outputs of the last norm: L words, the image's class token, and the patches row by row."""
         check_inputs(inputs, self.modalities)
         words, word_mask = self._text(inputs["text"])
         patches, patch_mask = self._image(inputs["image"])
@@ -173,7 +178,7 @@ class ViLT(nn.Module):
         return tokens + embeddings.token_type_embeddings(mask.long().new_ones(mask.shape)), mask
 
     def load_reference(self, state: Mapping[str, Any], head: str | None = None) -> None:
-        """Load the released weights, strictly; nothing is changed where they do not fit.
+        """Load the released weights, strictly; nothing is changed if they do not fit.
 
         Args:
             state: The ``state_dict`` of a reference checkpoint (``text_embeddings.*``, ``transformer.blocks.*``, ...),
@@ -198,12 +203,9 @@ class ViLT(nn.Module):
         if chosen is not None:
             loaded |= {f"head.{key}": value for key, value in heads.pop(chosen).items()}
         own = self.state_dict()
-        found = misfit({key: own[key] for key in own if chosen is not None or not key.startswith("head.")}, loaded)
-        if found:
-            raise LightningMMError(
-                f"the reference weights are of another network than this ViLT: it {found} (names of transformers); use "
-                "the sizes that they were trained with"
-            )
+        expected = {key: own[key] for key in own if chosen is not None or not key.startswith("head.")}
+        hint = "use the sizes that they were trained with (names are those of transformers)"
+        check_fit(expected, loaded, "released weights", "ViLT", hint)
         if chosen is not None:
             _LOG.info("ViLT: the head %s of the reference weights is ours", chosen)
         if heads:
@@ -231,7 +233,7 @@ class ViLT(nn.Module):
         raise LightningMMError(f"the reference weights have {found}")
 
     def to_reference(self, head: str | None = None) -> dict[str, Tensor]:
-        """The weights under the reference's keys; our head under the name ``head``, left out where none is given."""
+        """The weights under the reference's keys; our head under the name ``head``, left out if none is given."""
         state: dict[str, Any] = to_reference(self.backbone.state_dict())
         if head is not None:
             state |= {f"{head}.{key}": value for key, value in self.head.state_dict().items()}

@@ -1,19 +1,17 @@
-"""Names of the released ViLT weights and of ``transformers.ViltModel``: one rule, read in both directions.
+"""How the parts of ViLT are called in its released weights and in ``transformers.ViltModel``.
 
-Reference: the ``state_dict`` of the Lightning checkpoints of github.com/dandelin/ViLT, whose keys have no prefix.
+Reference: the ``state_dict`` of the Lightning checkpoints of github.com/dandelin/ViLT; its keys have no prefix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.models.released_weights import read_released
 
 TEXT_POSITIONS = "text_embeddings.position_embeddings.weight"
 """The reference's key of the positions of text."""
@@ -44,23 +42,8 @@ _IN_BLOCK = {
 """The same inside of a block, all but the fused ``attn.qkv``."""
 
 
-def read_reference(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: its ``state_dict``, or the file itself where it is one; no code is unpickled.
-
-    Raises:
-        DataNotFoundError: If there is no such file.
-        LightningMMError: If it holds anything but tensors and plain types.
-    """
-    source = "fetch a checkpoint from the releases of github.com/dandelin/ViLT"
-    checkpoint = read_released(path, "ViLT weights", f"{source}, or set pretrained to null for a random start")
-    state = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise LightningMMError(f"{path} is no checkpoint of ViLT: expected a state_dict, or one under 'state_dict'")
-    return dict(state)
-
-
 def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """The weights of ``transformers.ViltModel``, and those of each head by its name.
+    """Convert released weights to those of ``transformers.ViltModel``, and those of each head by its name.
 
     Args:
         state: Reference key to tensor; each fused ``attn.qkv`` is split into query, key and value.
@@ -69,7 +52,7 @@ def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         Weights under the names of transformers, and head to its own (``{"vqa_classifier": {"0.weight": ...}}``).
 
     Raises:
-        LightningMMError: If a key is none of the reference's.
+        LightningMMError: If a key is not in the reference.
     """
     renamed: dict[str, Tensor] = {}
     heads: dict[str, dict[str, Tensor]] = {}
@@ -77,7 +60,7 @@ def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     for key, value in state.items():
         part, _, rest = key.partition(".")
         if key == "text_embeddings.position_ids":
-            continue  # a counter that older versions kept beside the weights
+            continue  # a counter that older versions saved with the weights
         if part in HEADS or is_classifier(part):
             heads.setdefault(part, {})[rest] = value
         elif ".attn.qkv." in key and key.startswith(_BLOCK) and value.shape[0] % 3 == 0:
@@ -99,7 +82,7 @@ def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reference's keys for weights of ``transformers.ViltModel``, query, key and value fused."""
+    """Convert weights of ``transformers.ViltModel`` to the reference's keys, query, key and value fused."""
     parts = {new: old for old, new in _PARTS.items()}
     in_block = {new: old for old, new in _IN_BLOCK.items()}
     found: dict[str, Tensor] = {}
@@ -124,7 +107,7 @@ def is_classifier(head: str) -> bool:
 
 
 def lengthened(positions: Tensor, length: int) -> Tensor:
-    """``Float[P, C] -> Float[length, C]``: interpolated where there are more, the first ones where there are fewer."""
+    """Bring positions ``Float[P, C]`` to another length: interpolated if longer, the first ones if shorter."""
     if length <= positions.shape[0]:
         return positions[:length]
     return F.interpolate(positions.T.unsqueeze(0).float(), size=length, mode="linear")[0].T.to(positions.dtype)
@@ -133,7 +116,7 @@ def lengthened(positions: Tensor, length: int) -> Tensor:
 def _renamed(
     key: str, parts: Mapping[str, str], in_block: Mapping[str, str], block: str, other_block: str
 ) -> str | None:
-    """The key with its beginning in the other naming; None where it has none of the known beginnings."""
+    """Replace the beginning of a key by that of the other naming; None if it has none of the known ones."""
     if key.startswith(block):
         number, _, rest = key.removeprefix(block).partition(".")
         inside = _renamed(rest, in_block, {}, "\0", "")

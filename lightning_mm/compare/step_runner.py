@@ -1,4 +1,4 @@
-"""Runs one step in a process of its own: makes its config, runs its command, and marks it as finished."""
+"""Performs one step: makes its config, runs its command, and marks it as finished."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
@@ -18,26 +17,29 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.adapters.kinds.bn_refit import NoBatchNormError
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
-from lightning_mm.errors import LightningMMError
-from lightning_mm.files import replace_file
+from lightning_mm.errors import LightningMMError, NotApplicableError
+from lightning_mm.files import lock, write_atomically
 
 Run = Callable[[list[str]], dict[str, Any]]
-"""Runs a command of the command line; of ``fit`` it returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters."""
+"""Runs a command of the command line; returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters of ``fit``."""
+Facts = dict[str, Any]
+"""Content of a finished step's marker: its key, what it took, or why it was skipped."""
+LOCK = ".lock"
+"""Lock file of a folder in which a study or a step works."""
 KEPT = ("seed_everything", "trainer", "model", "data")
 
 
-def perform(step: Step, run: Run) -> dict[str, Any]:
-    """Run a step unless it is finished already, and return what its marker says.
+def perform(step: Step, run: Run) -> Facts:
+    """Run a step unless it is finished, and return its facts.
 
-    A kill at any moment leaves either no marker, and the step is run again from its start, or a whole one.
+    A kill at any moment leaves no marker, and the step is run again from its start, or a complete one.
 
     Raises:
         LightningMMError: As the command does, or if training left no checkpoint.
     """
-    step.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(step.folder):
+    # A worker whose study was killed holds the lock for a second at most.
+    with lock(step.folder / LOCK, wait=True):
         facts = finished(step)
         if facts is not None:
             return facts
@@ -47,43 +49,64 @@ def perform(step: Step, run: Run) -> dict[str, Any]:
             try:
                 facts = _run(step, run)
             except Exception:
-                traceback.print_exc()  # for the log; the study says what it comes to
+                traceback.print_exc()  # for the log; the study's error is shorter
                 raise
         text = json.dumps({"key": step.key, "command": list(step.command), **facts}, indent=1)
-        replace_file(step.marker, lambda file: file.write(f"{text}\n".encode()))
+        write_atomically(step.marker, f"{text}\n")
         return {"key": step.key, "command": list(step.command), **facts}
 
 
-def finished(step: Step) -> dict[str, Any] | None:
-    """What the marker of a finished step says; ``None`` if there is none with the step's key."""
+def finished(step: Step) -> Facts | None:
+    """The facts of a finished step; ``None`` if it has no marker with its key.
+
+    A step that needs a skipped one is skipped too, for the same reason.
+    """
+    needed = [finished(need) for need in step.needs]
+    for facts in needed:
+        if facts is not None and "skipped" in facts:
+            return {"skipped": facts["skipped"]}
     try:
-        facts: dict[str, Any] = json.loads(step.marker.read_text(encoding="utf-8"))
+        content: Any = json.loads(step.marker.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    if not isinstance(facts, dict) or facts.get("key") != step.key:
+    if not isinstance(content, dict) or content.get("key") != step.key:
         return None
-    return facts if "skipped" in facts or all(path.is_file() for path in _written(step)) else None
+    return content if "skipped" in content or all(path.is_file() for path in _written(step)) else None
+
+
+def all_finished(steps: Iterable[Step]) -> dict[Path, Facts]:
+    """Marker to facts of the steps that are finished together with all that they need.
+
+    Args:
+        steps: Each after those that it needs.
+    """
+    found: dict[Path, Facts] = {}
+    for step in steps:
+        facts = finished(step) if all(need.marker in found for need in step.needs) else None
+        if facts is not None:
+            found[step.marker] = facts
+    return found
 
 
 def _written(step: Step) -> list[Path]:
-    """The files that a finished step must have left."""
+    """The files that a finished step has written."""
     if step.stage == "fit":
         return [step.folder / CONFIG, *([step.folder / CHECKPOINT] if step.command else [])]
     return [Path(step.command[step.command.index("--out") + 1]) / ("" if step.stage == "means" else "sweep.csv")]
 
 
-def _run(step: Step, run: Run) -> dict[str, Any]:
+def _run(step: Step, run: Run) -> Facts:
     if step.stage == "fit":
         config = patched(resolve(step.stack, step.overrides, run), step.patch)
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"
         text += yaml.safe_dump(config, sort_keys=False)
-        replace_file(step.folder / CONFIG, lambda file: file.write(text.encode()))
+        write_atomically(step.folder / CONFIG, text)
     start = time.perf_counter()
-    facts: dict[str, Any] = {}
+    facts: Facts = {}
     try:
         if step.command:
             facts = run(list(step.command))
-    except NoBatchNormError as error:
+    except NotApplicableError as error:
         return {"skipped": str(error)}
     if step.stage == "fit" and step.command and not (step.folder / CHECKPOINT).is_file():
         raise LightningMMError(
@@ -109,16 +132,16 @@ def resolve(stack: Sequence[Path], overrides: Mapping[str, Any], run: Run) -> di
 
 
 def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a recipe changes it.
+    """Apply a recipe's changes to a config.
 
     Args:
-        config: A resolved one.
-        patch: ``train_policy`` and ``val_policy`` of the data, ``fill`` of the task, ``callbacks`` to put before the
-            first ModelCheckpoint, ``init_args`` (class name to arguments) of callbacks that are there, and ``only``:
-            the modalities that are kept; every mapping whose keys are exactly all modalities is cut to them.
+        config: A resolved config.
+        patch: ``train_policy`` and ``val_policy`` of the data, ``fill`` of the task, ``callbacks`` to insert before the
+            first ModelCheckpoint, ``init_args`` (class name to arguments) of callbacks in the config, and ``only``: the
+            modalities to keep; every mapping whose keys are exactly all modalities is cut to them.
 
     Raises:
-        LightningMMError: If arguments are given for a callback that is not there.
+        LightningMMError: If arguments are given for a callback that the config lacks.
     """
     changed: dict[str, Any] = deepcopy(dict(config))
     for key in ("train_policy", "val_policy"):
@@ -158,42 +181,13 @@ def cut(value: Any, everything: set[str], only: Sequence[str]) -> Any:
     return value
 
 
-def die_with_parent(parent: int, interval: float = 0.5) -> None:
-    """End this process soon after the one that started it: a killed study must leave nobody who goes on writing.
-
-    Args:
-        parent: Its process number; told, and not asked for here, as it may have been killed already.
-        interval: Seconds between two looks.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(interval)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until nobody else works in a folder: a process that a kill has left behind ends within a second."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _empty(folder: Path) -> None:
-    """Take out what an earlier, unfinished or outdated run has left."""
-    # Markers first: what is left of a half emptied folder must not look finished.
+    """Remove what an earlier, unfinished or outdated run left."""
+    # Markers first: a half emptied folder must not look finished.
     for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith(".done.json")):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        elif path.name != LOCK:
             path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The names that the weights of :class:`MulT` have in the released code, and the way there and back.
+"""How the parts of MulT are called here and in its released weights.
 
 The released code holds the weights of query, key and value as one, and those of a projection as a convolution's.
 """
@@ -6,12 +6,13 @@ The released code holds the weights of query, key and value as one, and those of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.models.released_weights import WRAPPERS, misfit, some
+from lightning_mm.models.released_weights import check_fit, unwrap
 
 LETTERS = {"text": "l", "audio": "a", "vision": "v"}
 _OUTSIDE = {"fusion_in": "proj1", "fusion_out": "proj2", "head": "out_layer"}
@@ -23,14 +24,16 @@ _LAYER = {
     "contract": "fc2",
 }
 _FUSED = ("attention.query", "attention.key", "attention.value")
+_WAY_OUT = (
+    "take the state_dict of MULTModel of github.com/yaohungt/Multimodal-Transformer with all three modalities, and set "
+    "widths, num_outputs, dim and levels as it was trained"
+)
 _BUFFERS = {"version": 2.0, "embed_positions._float_tensor": 0.0}
 """Buffers of every encoder of the released code, which change no output, and what they may hold."""
 
 
-def from_reference(
-    given: Mapping[str, object], own: Mapping[str, Tensor], modalities: Sequence[str]
-) -> dict[str, Tensor]:
-    """Weights of the released code under our names.
+def from_reference(given: Mapping[str, Any], own: Mapping[str, Tensor], modalities: Sequence[str]) -> dict[str, Tensor]:
+    """Convert weights of the released code to our names.
 
     Args:
         given: ``state_dict`` of the released code, see :meth:`MulT.load_reference`.
@@ -40,33 +43,21 @@ def from_reference(
     Raises:
         LightningMMError: If a key is missing, left over or of another shape.
     """
-    expected = to_reference(own, modalities)
-    inner = next((given[name] for name in WRAPPERS if name in given), given)
-    if not isinstance(inner, Mapping):
-        raise LightningMMError(f"expected a state_dict of MulT under 'state_dict', got {type(inner).__name__}")
-    state = {_bare(key): value for key, value in inner.items() if not _is_buffer(key)}
-    wanted = [key for key in expected if not _is_buffer(key)]
-    no_tensors = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    found = misfit({key: expected[key] for key in wanted}, tensors)
-    if no_tensors:
-        found = "; ".join([f"has other things than tensors in {some(no_tensors)}", *([found] if found else [])])
-    if found:
-        raise LightningMMError(
-            f"these weights are of another network than this MulT: the state_dict {found}; expected the "
-            "state_dict of MULTModel of github.com/yaohungt/Multimodal-Transformer with all three modalities; set "
-            "widths, num_outputs, dim and levels as it was trained"
-        )
+    expected, state = (
+        {key: value for key, value in weights.items() if not _is_buffer(key)}
+        for weights in (to_reference(own, modalities), unwrap(given))
+    )
+    check_fit(expected, state, "released weights", "MulT", _WAY_OUT)
     converted = {}
     for name, like in own.items():
         key, third = reference_key(name)
-        tensor = tensors[key] if third is None else tensors[key].chunk(3)[third]
+        tensor = state[key] if third is None else state[key].chunk(3)[third]
         converted[name] = tensor.reshape(like.shape)
     return converted
 
 
 def to_reference(own: Mapping[str, Tensor], modalities: Sequence[str]) -> dict[str, Tensor]:
-    """Our weights under the names of the released code; the arguments are as for :func:`from_reference`."""
+    """Convert our weights to the names of the released code; the arguments are as for :func:`from_reference`."""
     if set(modalities) != set(LETTERS):
         raise LightningMMError(
             f"the released code of MulT has the modalities {list(LETTERS)}, this network has {list(modalities)}"
@@ -82,7 +73,7 @@ def to_reference(own: Mapping[str, Tensor], modalities: Sequence[str]) -> dict[s
 
 
 def reference_key(name: str) -> tuple[str, int | None]:
-    """The key of the released code for one of ours, and which third of its rows is meant, None for all.
+    """Give the key of the released code for one of ours, and which third of its rows is meant, None for all.
 
     Example:
         >>> reference_key("crossmodal.text.audio.layers.0.attention.key.bias")
@@ -105,10 +96,6 @@ def reference_key(name: str) -> tuple[str, int | None]:
     return f"{prefix}.layers.{level}.{_LAYER['.'.join(layer)]}.{entry}", None
 
 
-def _bare(key: str) -> str:
-    return key.removeprefix("module.")  # of nn.DataParallel
-
-
 def _is_buffer(key: str) -> bool:
-    prefix, _, rest = _bare(key).partition(".")
+    prefix, _, rest = key.partition(".")
     return prefix.startswith("trans_") and rest in _BUFFERS

@@ -1,0 +1,157 @@
+"""Executors: where the steps of a study are performed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from lightning_mm.compare.plan import Step
+from lightning_mm.compare.step_runner import Facts
+from lightning_mm.errors import LightningMMError
+
+Perform = Callable[[Step], Facts]
+"""Performs a step and returns its facts; a function of a module, so that it can be sent to another process."""
+SHOWN = 6
+"""Last lines of a log that an error shows."""
+
+
+class StepError(LightningMMError):
+    """A step of a study failed; the message names its log."""
+
+    def __init__(self, step: Step, error: BaseException) -> None:
+        log = step.folder / f"{step.stage}.log"
+        if isinstance(error, LightningMMError):
+            why = str(error)
+        elif isinstance(error, BrokenProcessPool):
+            why = "its process was killed (out of memory?)"
+        else:
+            why = f"{type(error).__name__}: {error}"
+            if log.is_file():
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN:]
+                why += "".join(f"\n    {line}" for line in lines)
+        super().__init__(f"{step.name} failed: {why}\n  log: {log}")
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Performs steps somewhere: in worker processes, in this process, on a cluster."""
+
+    def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
+        """Perform each step after those that it needs, and yield each with its facts when it is finished.
+
+        Args:
+            steps: What they need is finished, or stands before them.
+
+        Raises:
+            StepError: If a step fails; steps that run at the same time are finished first, no other is started.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Performs one step after the other in this process, for tests."""
+
+    perform: Perform
+
+    def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
+        for step in steps:
+            try:
+                facts = self.perform(step)
+            except (Exception, SystemExit) as error:
+                raise StepError(step, error) from error
+            yield step, facts
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Performs steps in worker processes, see :func:`processes`."""
+
+    perform: Perform
+    jobs: int
+    pool: ProcessPoolExecutor
+
+    def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
+        unfinished = {step.marker: step for step in steps}
+        running: dict[Future[Facts], Step] = {}
+        while unfinished:
+            started = {step.marker for step in running.values()}
+            ready = (
+                step for marker, step in unfinished.items() if marker not in started and _may_start(step, unfinished)
+            )
+            for step in islice(ready, self.jobs - len(running)):
+                running[self.pool.submit(self.perform, step)] = step
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step = running.pop(future)
+                try:
+                    facts = future.result()
+                except (Exception, SystemExit) as error:
+                    wait(running)
+                    raise StepError(step, error) from error
+                del unfinished[step.marker]
+                yield step, facts
+
+
+def _may_start(step: Step, unfinished: Container[Path]) -> bool:
+    return not any(need.marker in unfinished for need in step.needs)
+
+
+@contextmanager
+def processes(perform: Perform, jobs: int) -> Iterator[Processes]:
+    """An executor whose worker processes share the cores and end with this process.
+
+    Args:
+        perform: Performs a step in a worker.
+        jobs: Worker processes.
+    """
+    threads = str(threads_of(jobs))
+    before = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, threads))
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+    )
+    try:
+        yield Processes(perform, jobs, pool)
+    except KeyboardInterrupt:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def threads_of(jobs: int) -> int:
+    """Threads of one of several processes that run at the same time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def die_with_parent(parent: int, interval: float = 0.5) -> None:
+    """End this process soon after the one that started it: a killed study leaves no worker still writing.
+
+    Args:
+        parent: Its process number; passed, not asked for here, as it may have been killed already.
+        interval: Seconds between two looks.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
