@@ -75,7 +75,8 @@ def test_a_kind_is_for_these_layers_and_no_others(kind: str) -> None:
             continue
         assert NOT_APPLICABLE[kind]
         with pytest.raises(
-            LightningMMError, match=r"adapts no layer|leaves it out|matches no layer|; \w+ adapts |cannot be adapted: "
+            LightningMMError,
+            match=r"adapts no layer|leaves it out|matches no (linear )?layer|; \w+ adapts |cannot be adapted: ",
         ):
             adapted_case(kind, layer)
 

@@ -274,7 +274,10 @@ def test_somebody_elses_module_is_refitted_and_not_trained(tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 def test_settings_and_networks_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    for changes, message in (({"batches": 0}, "batches must be at least 1"), ({"filename": "a/b"}, "plain name")):
+    for changes, message in (
+        ({"batches": 0}, "batches must be a whole number of at least 1, got 0"),
+        ({"filename": "a/b"}, "plain name"),
+    ):
         with pytest.raises(LightningMMError, match=message):
             BatchNormRefit(**{**THEIRS, **changes})
     theirs = Theirs()

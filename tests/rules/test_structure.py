@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,23 +68,27 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imports(path: Path) -> tuple[tuple[int, str], ...]:
     """All imports with their lines: also those inside functions and those for type checkers alone.
 
     ``from lightning_mm import data`` names the module ``lightning_mm.data``.
     """
+    found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 # a name of a package is looked up in its __init__ before its modules
                 shadowed = node.module in MODULES and alias.name in defined_by(MODULES[node.module])
-                yield node.lineno, inner if inner in MODULES and not shadowed else str(node.module)
+                found.append((node.lineno, inner if inner in MODULES and not shadowed else str(node.module)))
+    return tuple(found)
 
 
+@cache
 def defined_by(path: Path) -> set[str]:
     """Names that an ``__init__.py`` imports from elsewhere or defines."""
     found: set[str] = set()

@@ -38,28 +38,21 @@ def checked(thing: Any) -> Any:
         if dataclasses.is_dataclass(thing) and own is not None and not hasattr(own, "__wrapped__"):
             thing.__init__ = checked(own)  # type: ignore[misc]
         return thing
-    if not thing.__annotations__:
+    # a generator runs inside of other calls, whose names for sizes it would meet
+    if not thing.__annotations__ or inspect.isgeneratorfunction(thing):
         return thing
     checking: Callable[..., Any] | None = None
 
-    def prepared() -> Callable[..., Any]:
-        nonlocal checking
-        if checking is None:
-            checking = _prepare(thing)
-        return checking
-
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        nonlocal checking
         if not _switch["on"]:
             return thing(*args, **kwargs)
+        checking = checking or _prepare(thing)
         with jaxtyped("context"):
-            return prepared()(*args, **kwargs)
+            return checking(*args, **kwargs)
 
-    def generate(*args: Any, **kwargs: Any) -> Any:
-        """Itself a generator, or torch.compile does not take it for a context manager."""
-        return (yield from (prepared() if _switch["on"] else thing)(*args, **kwargs))
-
-    return functools.wraps(thing)(generate if inspect.isgeneratorfunction(thing) else call)
+    return functools.wraps(thing)(call)
 
 
 def _prepare(function: FunctionType) -> Callable[..., Any]:
