@@ -40,7 +40,7 @@ def is_column(nest: Any) -> bool:
     if not isinstance(nest, (list, tuple)) or hasattr(nest, "_fields"):
         return False
     for item in nest:
-        if isinstance(item, (Mapping, list, tuple, Tensor, np.ndarray)):
+        if isinstance(item, (Tensor, np.ndarray, list, tuple, Mapping)):
             return False
         if isinstance(nest, tuple) and not isinstance(item, (str, bytes)):
             return False
@@ -63,6 +63,8 @@ def map_leaves(
         path: The path of the nest itself.
         is_leaf: Which containers are leaves as well, such as :func:`is_column`.
     """
+    if isinstance(nest, Tensor):  # first, as it is the most frequent
+        return change(path, nest)
     if isinstance(nest, Mapping) and not is_leaf(nest):
         return rebuild(nest, {key: map_leaves(item, change, (*path, key), is_leaf) for key, item in nest.items()})
     if isinstance(nest, (list, tuple)) and not is_leaf(nest):
@@ -115,6 +117,8 @@ def rows_of(leaf: Any) -> int | None:
 
 def batch_size(nest: Any) -> int | None:
     """Number of samples: rows of the first tensor that has rows, else of the first other batch leaf, else None."""
+    if isinstance(nest, Tensor) and nest.ndim:
+        return nest.shape[0]
     others: list[int] = []
     for _, leaf in leaves_of(nest, is_column):
         rows = rows_of(leaf)
@@ -140,7 +144,7 @@ def take_rows(nest: Any, rows: Tensor, size: int, shared: Collection[str] = ()) 
     """
 
     def take(path: Path, leaf: Any) -> Any:
-        return leaf if rows_of(leaf) != size or dotted(path) in shared else _rows(leaf, rows)
+        return leaf if rows_of(leaf) != size or (shared and dotted(path) in shared) else _rows(leaf, rows)
 
     return map_leaves(nest, take, (), is_column)
 
