@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
-from lightning_mm.compare.cells import resolve
+from lightning_mm.compare.cell_config import resolve
 from torch import Tensor, nn
 
 from lightning_mm.cli import main
