@@ -14,10 +14,10 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
-from lightning_mm.compare.cell_config import resolve
 from torch import Tensor, nn
 
 from lightning_mm.cli import main
+from lightning_mm.compare.cell_config import resolve
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import (
     BaseTask,
