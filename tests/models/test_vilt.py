@@ -125,7 +125,7 @@ def test_numbers_of_parameters_are_those_of_the_paper() -> None:
         ({"text": {"input_ids": torch.zeros(3, 11).long()}}, "at most 10 words, got 11"),
         (
             {"text": {"input_ids": torch.zeros(3, 9).long(), "attention_mask": torch.ones(3, 8)}},
-            r"\(3, 9\) beside \(3, 8",
+            r"got \(3, 9\) and \(3, 8\)",
         ),
         ({"sound": torch.zeros(3, 1)}, r"unknown \['sound'\]"),
     ],
