@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, Literal, Unpack, cast
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -23,9 +22,9 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
-from lightning_mm.tasks.agreement import check_modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
+from lightning_mm.tasks.checks import check_call, check_modalities
 from lightning_mm.tasks.parameter_groups import parameter_groups
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
@@ -163,17 +162,10 @@ class BaseTask(LightningModule):
             inputs: ``{modality: [B, ...]}``, a placeholder in absent places.
             available: ``Bool[B, M]``; ``None`` means all modalities.
         """
-        absent = [name for name in self.modalities if name not in inputs]
-        if absent:
-            raise LightningMMError(f"inputs lack {absent}; expected {list(self.modalities)}, got {list(inputs)}")
+        check_call(inputs, available, self.modalities)
         used = {name: inputs[name] for name in self.modalities}
         if available is None:
             return self.model(used)
-        if available.ndim != 2 or available.shape[1] != len(self.modalities) or available.dtype != torch.bool:
-            raise LightningMMError(
-                f"available: expected Bool[B, {len(self.modalities)}], one column for each of {list(self.modalities)}, "
-                f"got {available.dtype} {tuple(available.shape)}"
-            )
         filled = fill_inputs(self.fill, self.modalities, used, available)
         if self.takes_available:
             return self.model(filled, available=available)

@@ -14,9 +14,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_mm.errors import LightningMMError, check_fraction
-from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.checks import checked_class_names
 from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_metrics
 
 

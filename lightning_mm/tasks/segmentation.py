@@ -13,9 +13,9 @@ from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, MulticlassJaccardIndex
 
 from lightning_mm.errors import LightningMMError, check_choice
-from lightning_mm.tasks.agreement import checked_class_names
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.checks import checked_class_names
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
 from lightning_mm.tasks.metrics.segmentation import (
     AbsentClasses,

@@ -1,10 +1,11 @@
-"""Checks that the settings of a task and those of its network agree."""
+"""Checks that a task agrees with its network, and a call with the task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -39,3 +40,17 @@ def checked_class_names(model: nn.Module, num_classes: int, class_names: Sequenc
             f"{made_for}; write the same number"
         )
     return names
+
+
+def check_call(inputs: Mapping[str, object], available: Tensor | None, modalities: Modalities) -> None:
+    """Raise a LightningMMError if inputs lack a modality, or ``available`` is not ``Bool[B, M]``."""
+    absent = [name for name in modalities if name not in inputs]
+    if absent:
+        raise LightningMMError(f"inputs lack {absent}; expected {list(modalities)}, got {list(inputs)}")
+    if available is None:
+        return
+    if available.ndim != 2 or available.shape[1] != len(modalities) or available.dtype != torch.bool:
+        raise LightningMMError(
+            f"available: expected Bool[B, {len(modalities)}], one column for each of {list(modalities)}, got "
+            f"{available.dtype} {tuple(available.shape)}"
+        )
