@@ -1,4 +1,4 @@
-"""A program on disk must put out what the eager network does, on data that it was not traced with.
+"""Compares a program on disk with the eager network, on data that it was not traced with.
 
 Shapes: B samples, M modalities.
 """
@@ -21,7 +21,7 @@ from lightning_mm.export.programs import Source
 from lightning_mm.tree import tensors_of
 
 Case = tuple[dict[str, Tensor], list[Tensor]]
-"""The inputs of a program by name, and what the eager network puts out for them."""
+"""The inputs of a program by name, and the outputs of the eager network for them."""
 
 MOST_ROWS = 15
 """Rows of the mixed batch of a check."""
@@ -29,13 +29,13 @@ MOST_ROWS = 15
 
 @torch.no_grad()
 def cases(program: str, source: Source, inputs: CallInputs, traced: int, seed: int) -> list[Case]:
-    """Random data for one program: a single sample, and another batch size, twice as long where lengths may change.
+    """Draw data for one program: a single sample, and another batch size, twice as long if lengths may change.
 
     Absent places of the program for all combinations hold NaN; for the eager network they hold ordinary values.
 
     Args:
         program: A combination, or ``"any"``.
-        source: The eager network; hooks and not a fold, so that the fold is checked too.
+        source: The eager network; with hooks and not folded, so that folding is checked too.
         inputs: The inputs.
         traced: The batch size that it was traced with.
         seed: Of the data.
@@ -66,7 +66,7 @@ def _cases(program: str, source: Source, inputs: CallInputs, traced: int, genera
 def _poisoned(
     drawn: dict[str, Tensor], inputs: CallInputs, source: Source, available: Bool[Tensor, "batch modality"]
 ) -> dict[str, Tensor]:
-    """NaN in absent places."""
+    """The inputs with NaN in absent places."""
     spoiled = dict(drawn)
     for leaf in inputs.leaves:
         if leaf.dtype.is_floating_point:
@@ -94,15 +94,15 @@ def largest_difference(opened: Opened, names: Sequence[str], expected: Sequence[
             ) from error
         kinds = [[(tuple(one.shape), one.dtype) for one in some] for some in (found, outputs)]
         if kinds[0] != kinds[1]:
-            raise LightningMMError(f"{what} puts out {kinds[0]}, the network itself {kinds[1]}")
+            raise LightningMMError(f"{what} outputs {kinds[0]}, the network itself {kinds[1]}")
         largest = max([largest, *(difference(one, other) for one, other in zip(found, outputs))])
     return largest
 
 
 def difference(found: Shaped[Tensor, "*output"], expected: Shaped[Tensor, "*output"]) -> float:
-    """The largest absolute difference, in units of the largest magnitude expected where that is above one.
+    """The largest absolute difference, relative to the largest expected magnitude if that is above one.
 
-    Infinite where the one is finite and the other not.
+    Infinite if one is finite and the other is not.
     """
     if not expected.numel():
         return 0.0

@@ -27,7 +27,7 @@ TRACED = 3
 
 
 class Exporting:
-    """Writes and checks the programs of one export, all of them beside their places."""
+    """Writes the programs of one export to a folder, and checks them."""
 
     def __init__(
         self, source: Source, inputs: CallInputs, formats: list[str], outputs: list[str], tolerance: float, seed: int
@@ -36,7 +36,7 @@ class Exporting:
         self.tolerance, self.seed = tolerance, seed
 
     def combinations(
-        self, chosen: Sequence[str], beside: Path, required: bool
+        self, chosen: Sequence[str], folder: Path, required: bool
     ) -> tuple[dict[str, dict[str, ProgramFile]], str | None]:
         """The programs of single combinations, or none and the reason."""
         programs = {}
@@ -50,19 +50,19 @@ class Exporting:
             present = self.source.modalities.parse(combination)
             try:
                 module = CombinationProgram(folded, self.inputs, present)
-            except LightningMMError:  # the network reads an encoder's weights itself: leave them there
+            except LightningMMError:  # the network reads an encoder's weights itself: keep the encoder
                 module = CombinationProgram(self.source.fold(combination), self.inputs, present, constants=False)
             program = self._trace(combination, module, module.names)
-            programs[combination] = self._files(combination, program, module.names, beside)
+            programs[combination] = self._files(combination, program, module.names, folder)
         return programs, None
 
-    def mixed(self, beside: Path) -> dict[str, ProgramFile]:
+    def mixed(self, folder: Path) -> dict[str, ProgramFile]:
         """The program for all combinations."""
         module = MixedProgram(self.source, self.inputs)
         fill = self.source.fill
         with self.source.filled_by(None if fill is None else FixedRows(fill, self.inputs)):
             program = self._trace(ANY, module, [*module.names, AVAILABLE])
-        return self._files(ANY, program, [*module.names, AVAILABLE], beside)
+        return self._files(ANY, program, [*module.names, AVAILABLE], folder)
 
     def _trace(self, name: str, module: nn.Module, names: list[str]) -> torch.export.ExportedProgram:
         sizes = {called: max(size, 2) for called, size in self.inputs.sizes.items()} | {BATCH: TRACED}
@@ -86,10 +86,10 @@ class Exporting:
             raise self._failed("torch.export", name, error) from error
 
     def _files(
-        self, name: str, program: torch.export.ExportedProgram, names: list[str], beside: Path
+        self, name: str, program: torch.export.ExportedProgram, names: list[str], folder: Path
     ) -> dict[str, ProgramFile]:
         expected = cases(name, self.source, self.inputs, TRACED, self.seed)
-        return {each: self._file(each, name, program, names, expected, beside) for each in self.formats}
+        return {each: self._file(each, name, program, names, expected, folder) for each in self.formats}
 
     def _file(
         self,
@@ -98,10 +98,10 @@ class Exporting:
         program: torch.export.ExportedProgram,
         names: list[str],
         expected: list[Case],
-        beside: Path,
+        folder: Path,
     ) -> ProgramFile:
         form = format_of(format_name)
-        path = beside / f"{name}{form.suffix}"
+        path = folder / f"{name}{form.suffix}"
         try:
             with quiet(), torch.no_grad():
                 files = form.write(program, path, names, self.outputs)
@@ -134,7 +134,7 @@ class Exporting:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the fused attention, which ONNX does not know, and without warnings of the tracer about our hooks."""
+    """Switch off fused attention, which ONNX does not have, and warnings of the tracer about our hooks."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -18,7 +18,7 @@ Opened = Callable[[Sequence[Tensor]], list[Tensor]]
 
 INSTALL = "pip install 'lightning-mm[export]'"
 LARGEST_FILE = 1_900_000_000
-"""Bytes of weights above which those of ONNX lie in a file beside: protobuf ends at two gigabytes."""
+"""Bytes of weights above which ONNX stores them in a second file: protobuf ends at two gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Format:
 
     Args:
         suffix: Of its files.
-        to_write: Packages that writing and checking need beside torch.
-        to_run: Packages that running needs beside torch.
+        to_write: Packages that writing and checking need besides torch.
+        to_run: Packages that running needs besides torch.
         write: Called with program, path and the names of inputs and outputs; gives the files written.
         open: Called with a path and the names of the inputs.
     """
@@ -80,12 +80,12 @@ def _write_onnx(
     program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
 ) -> list[Path]:
     weights = [*program.state_dict.values(), *program.constants.values()]
-    beside = sum(one.nbytes for one in weights if isinstance(one, Tensor)) > LARGEST_FILE
+    separate = sum(one.nbytes for one in weights if isinstance(one, Tensor)) > LARGEST_FILE
     made: Any = torch.onnx.export(
         program, (), dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
     )
-    made.save(str(path), external_data=beside)
-    return [path, path.with_name(f"{path.name}.data")] if beside else [path]
+    made.save(str(path), external_data=separate)
+    return [path, path.with_name(f"{path.name}.data")] if separate else [path]
 
 
 def _open_onnx(path: Path, inputs: Sequence[str]) -> Opened:

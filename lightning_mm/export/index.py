@@ -25,7 +25,7 @@ class ProgramFile:
 
     Args:
         sha256: Of each file by its name; the program is the first, ONNX may have its weights in a second.
-        difference: The largest difference from the eager network that was measured before it was put in its place.
+        difference: The largest difference from the eager network measured before it was moved to its place.
     """
 
     sha256: dict[str, str]

@@ -1,4 +1,4 @@
-"""The inputs of exported programs, as an example of a call shows them.
+"""The inputs of exported programs, read from an example of a call.
 
 Shapes: B samples, M modalities.
 """
@@ -16,24 +16,24 @@ from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, completed
 from lightning_mm.missing.fills import Nest
-from lightning_mm.tree import Path, dotted, leaves_of, map_leaves, tensors_of
+from lightning_mm.tree import Path, dotted, is_column, leaves_of, map_leaves, rows_of, tensors_of
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Name of a tensor to its axes whose size may change, each with a name; axes of one name have one size."""
 
 
 class CallInputs:
-    """The tensors of all modalities by name, and how a call of the network is made of them.
+    """The tensors of all modalities by name, and how to make a call of the network from them.
 
     Args:
-        network: Whose call it is.
-        paths: Where each modality's input lies in a call.
+        network: The network that is called.
+        paths: Modality to the place of its input in a call.
         example: ``(args, kwargs)`` of a typical call with an input for every modality.
-        dynamic: Axes whose size may change beside the batch's, e.g. ``{"text.values": {1: "steps"}}``.
+        dynamic: Axes whose size may change besides the batch axis, e.g. ``{"text.values": {1: "steps"}}``.
 
     Raises:
-        LightningMMError: If a modality has no input, another argument is a tensor, a tensor is not batch first, or an
-            axis in ``dynamic`` is not there.
+        LightningMMError: If a modality has no input, another argument is a tensor, a tensor is not batch first, an
+            axis in ``dynamic`` is not there, or an argument holds one text (or other value) per sample.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class CallInputs:
             )
         available = parameter_path(network, AVAILABLE)
         self._template = available.put(template, None) if available is not None else template
-        self._refuse_strays(network)
+        self._refuse_strays(network, example)
 
     def _note(self, axes: dict[str, dict[int, str]], modality: str, keys: Path, value: Any) -> Any:
-        """A leaf in the place of a tensor; constants stay."""
+        """Replace a tensor by its :class:`Leaf`; constants stay."""
         if not isinstance(value, Tensor):
             return value
         name = Leaf(modality, keys, (), value.dtype).name
@@ -95,7 +95,13 @@ class CallInputs:
         self.examples[name] = value
         return leaf
 
-    def _refuse_strays(self, network: nn.Module) -> None:
+    def _refuse_strays(self, network: nn.Module, example: Call) -> None:
+        for path, leaf in leaves_of({**dict(enumerate(example[0])), **example[1]}, is_column):
+            if not isinstance(leaf, Tensor) and rows_of(leaf) == self.sizes[BATCH]:
+                raise LightningMMError(
+                    f"argument {dotted(path)!r} of {type(network).__name__} is a {type(leaf).__name__} with one entry "
+                    "per sample; an exported program takes tensors only: make a tensor of it (tokenise texts)"
+                )
         args, kwargs = self._template
         strays = [
             dotted(path) for path, leaf in leaves_of({**dict(enumerate(args)), **kwargs}) if isinstance(leaf, Tensor)
@@ -123,7 +129,7 @@ class CallInputs:
         return call
 
     def complete(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Placeholders for the tensors that are not given; sizes are those of what is given, else the example's."""
+        """Placeholders for the tensors that are not given; with the sizes of those that are, else of the example."""
         return completed(self.leaves, given, self.sizes)
 
     def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import LENGTH, Nest
-from lightning_mm.tree import Path
+from lightning_mm.tree import Path, dotted
 
 BATCH = "batch"
 """The name of the batch axis in shapes."""
@@ -27,8 +27,8 @@ class Leaf:
     """One tensor of the input of a modality.
 
     Args:
-        modality: Whose input it is part of.
-        path: The keys that lead to it; empty where the input is a plain tensor.
+        modality: The modality whose input it is part of.
+        path: The keys that lead to it; empty if the input is a plain tensor.
         shape: Sizes; a name stands for a size that may change from call to call, first of all ``"batch"``.
         dtype: Its dtype.
     """
@@ -40,12 +40,12 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        return ".".join([self.modality, *map(str, self.path)])
+        return dotted((self.modality, *self.path))
 
     @property
     def inner(self) -> str:
-        """Where it lies inside its input, as fills are told."""
-        return ".".join(map(str, self.path))
+        """Its path inside the input, as fills get it."""
+        return dotted(self.path)
 
     @property
     def is_length(self) -> bool:
@@ -53,11 +53,11 @@ class Leaf:
         return bool(self.path) and self.path[-1] == LENGTH and not self.dtype.is_floating_point
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Its shape where named axes have these sizes."""
+        """Its shape if named axes have these sizes."""
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
     def blank(self, sizes: Mapping[str, int]) -> Tensor:
-        """A placeholder of that shape: zeros, and lengths of one step, since a sequence of none cannot be packed."""
+        """A placeholder of that shape: zeros, and ones for lengths, as a sequence without steps cannot be packed."""
         make = torch.ones if self.is_length else torch.zeros
         return make(self.sized(sizes), dtype=self.dtype)
 
@@ -113,7 +113,7 @@ def form_of(outputs: Nest) -> Any:
             kind = "list" if isinstance(value, list) else "tuple"
             return {kind: [form(item, f"{name}.{i}") for i, item in enumerate(value)]}
         raise LightningMMError(
-            f"the outputs of the network hold a {type(value).__name__} at {name!r}; an exported program puts out "
+            f"the outputs of the network hold a {type(value).__name__} at {name!r}; an exported program returns "
             "tensors, and dicts, lists and tuples of them"
         )
 

@@ -1,4 +1,4 @@
-"""Put the files of an export in their places all at once, or leave nothing behind."""
+"""Moves the files of an export to their places together, or leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def placed(folder: Path) -> Iterator[Path]:
 
 
 def files_of(folder: Path) -> set[str]:
-    """Files of the export that is there already; only plain names, whatever its index says."""
+    """Files of the export in a folder; only plain names, whatever its index says."""
     try:
         return {file for file in read_index(folder).files() if Path(file).name == file}
     except LightningMMError:

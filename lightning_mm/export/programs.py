@@ -1,4 +1,4 @@
-"""What is exported: modules that take named tensors in a fixed order and put out tensors.
+"""What is exported: modules that take named tensors in a fixed order and return tensors.
 
 Shapes: B samples, M modalities.
 """
@@ -30,8 +30,8 @@ class Source(nn.Module):
     Args:
         network: The network; with an adapter, the base that it is attached to.
         modalities: Names in order.
-        paths: Where each modality's input lies in a call.
-        fill: What stands for absent inputs of a network without an adapter; an adapter has its own.
+        paths: Modality to the place of its input in a call.
+        fill: Placeholder for absent inputs of a network without an adapter; an adapter has its own.
         adapter: The adapter.
     """
 
@@ -102,7 +102,7 @@ class FixedRows(Fill):
         self._buffer_of: dict[tuple[str, str], str] = {}
         for number, leaf in enumerate(inputs.leaves):
             if leaf.is_length:
-                continue  # that of an absent sequence is one, whatever the fill
+                continue  # an absent sequence has length one, whatever the fill is
             row = fill.row(leaf.modality, inputs.examples[leaf.name], leaf.inner).detach().cpu().clone()
             for axis, size in enumerate(leaf.shape[1:], start=1):
                 own = axis - len(leaf.shape) + row.ndim
@@ -120,13 +120,13 @@ class FixedRows(Fill):
 
 
 class CombinationProgram(nn.Module):
-    """One combination: takes the tensors of its modalities, makes the absent ones inside.
+    """One combination: takes the tensors of its modalities and makes the absent ones itself.
 
     Args:
         folded: The network of the combination; its fill is replaced by rows.
         inputs: The inputs.
         modalities: Those of the combination.
-        constants: Whether the encoders of absent modalities become constants where no size of their inputs may change.
+        constants: Whether the encoders of absent modalities become constants if no size of their inputs may change.
     """
 
     def __init__(self, folded: Folded, inputs: CallInputs, modalities: tuple[str, ...], constants: bool = True) -> None:

@@ -31,7 +31,7 @@ def export_adapted(adapted: Adapted, example: Call, folder: str | Path, **option
     """Write the folded network of every combination, and one program for all, as ``torch.export`` and ONNX programs.
 
     A program ``<combination>.pt2`` or ``.onnx`` takes the inputs of its modalities only; ``any`` takes all of them and
-    ``available``. Every file is compared with the eager network before anything is put in its place. Weights are in
+    ``available``. Every file is compared with the eager network before any file is moved to its place. Weights are in
     every file, so many modalities make many and large files: choose ``combinations``.
 
     Args:
@@ -69,7 +69,7 @@ def export_network(
         modalities: Names in order.
         example: See :func:`export_adapted`.
         folder: See :func:`export_adapted`.
-        fill: What stands for an absent input; None for a network that is told by ``available`` and needs none.
+        fill: Placeholder for an absent input; None for a network that takes ``available`` and needs no placeholder.
         inputs: Modality to the argument that holds it, see :func:`~lightning_mm.adapters.adapt`.
         **options: See :func:`write_export`.
 
@@ -104,13 +104,13 @@ def write_export(
         example: See :func:`export_adapted`.
         folder: See :func:`export_adapted`.
         modalities: Names in order, without an adapter.
-        fill: What stands for absent inputs, without an adapter.
+        fill: Placeholder for absent inputs, without an adapter.
         inputs: Modality to its argument, without an adapter.
         combinations: Which combinations; all by default.
         formats: ``"torch"``, ``"onnx"`` or both.
         mixed: Whether there is a program for all combinations, ``any``, too.
-        dynamic: Axes whose size may change beside the batch's, with a name of each size:
-            ``{"text.values": {1: "steps"}}``. All others are as in the example. Where the network wants, say, a
+        dynamic: Axes whose size may change besides the batch axis, with a name of each size:
+            ``{"text.values": {1: "steps"}}``. All others are as in the example. If the network needs, say, a
             multiple of eight, a torch program refuses other sizes and ONNX does not.
         tolerance: How far a program may be from the eager network, on outputs of magnitude one or less; for larger
             ones in units of the largest.
@@ -153,12 +153,12 @@ def write_export(
         },
     }  # fmt: skip
     exporting = Exporting(source, call_inputs, names, names_in(form), tolerance, seed)
-    with placed(Path(folder)) as beside:
-        programs, not_folded = exporting.combinations(chosen, beside, required=not mixed)
+    with placed(Path(folder)) as part:
+        programs, not_folded = exporting.combinations(chosen, part, required=not mixed)
         if mixed:
-            programs[ANY] = exporting.mixed(beside)
+            programs[ANY] = exporting.mixed(part)
         index = Index(
             modalities, call_inputs.leaves, call_inputs.sizes, form, dtypes, programs, tolerance, not_folded, about
         )
-        (beside / INDEX).write_text(index.to_json(), encoding="utf-8")
+        (part / INDEX).write_text(index.to_json(), encoding="utf-8")
     return index
