@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_mm.cli import main
 from lightning_mm.compare.cell_config import resolve
@@ -118,7 +119,8 @@ def test_loggers_get_the_settings(tmp_path: Path) -> None:
     trainer = Trainer(
         max_steps=1, logger=logger, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(build(auxiliary_weight=0.0, class_names=["x", "y", "z"]), [batch])
+    loader = DataLoader([batch], batch_size=None)  # type: ignore[arg-type,var-annotated]
+    trainer.fit(build(class_names=["x", "y", "z"]), loader)
     found = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
     assert found["class_names"] == ["x", "y", "z"]
     assert found["distillation"] == asdict(Distillation())
