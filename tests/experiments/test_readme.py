@@ -32,15 +32,26 @@ FEW += ["--trainer.log_every_n_steps", "1", "--data.batch_size", "4"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
+def test_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verbs, flags and files of the README exist; a run needs the checkpoints of the one before."""
+    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "export", "compare", "table"}
+    monkeypatch.chdir(REPOSITORY)
+    for _, verb, *args in COMMANDS:
+        if verb in ("fit", "sweep", "export"):
+            assert main([verb, *args, "--print_config"]) == 0, shlex.join([verb, *args])
+        elif verb == "compare":
+            assert main([verb, *args, "--dry_run"]) == 0, shlex.join([verb, *args])
+
+
+@pytest.mark.slow
 def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "table"}
     ombria.write(tmp_path / "data" / "ombria")
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)  # the README's folders are relative to the checkout
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
     for _, verb, *rest in COMMANDS:
         if verb == "export":
-            continue  # it traces, and the types are checked here; test_export_cli.py runs it
+            continue  # it traces, and the types are checked here; tests/export/test_cli.py runs it
         # what a shell does with a star
         args = [str(path) for one in rest for path in (sorted(Path().glob(one)) if "*" in one else [one])]
         if verb == "fit":

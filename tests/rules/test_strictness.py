@@ -113,6 +113,18 @@ def test_adapters_import_no_part_of_torch_that_torch_does_not() -> None:
     assert {name for name in brought if name.startswith("torch")} == set()
 
 
+def test_extras_are_imported_in_functions_only() -> None:
+    extras = {name for names in IMPORT_NAMES.values() for name in names} | {"transformers"}
+    wrong = []
+    for path in (REPOSITORY / "lightning_mm").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            wrong += [f"{path.name}: {name}" for name in names if name.split(".")[0] in extras]
+    assert not wrong
+
+
+@pytest.mark.slow
 def test_every_module_is_imported_without_the_extras() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [name for names in project["optional-dependencies"].values() for name in names]
