@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +21,7 @@ from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import InputPath
 from lightning_mm.adapters.saving.settings import from_settings, settings_of
 from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.files import replaced_files
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
@@ -142,14 +141,11 @@ def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name:
         LightningMMError: If the name is not a valid folder name.
     """
     folder = place_of(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        save_file(weights, Path(temporary) / WEIGHTS)
-        (Path(temporary) / CONFIG).write_text(config + "\n", encoding="utf-8")
-        for file in (WEIGHTS, CONFIG):
-            os.replace(Path(temporary) / file, folder / file)
+    with replaced_files(folder, last=CONFIG) as new:
+        save_file(weights, new / WEIGHTS)
+        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
 
 
 def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
