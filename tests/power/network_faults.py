@@ -65,7 +65,9 @@ NETWORK_FAULTS = (
         file="lightning_mm/data/module.py",
         old="sampler.set_epoch(progress.processed)",
         new="sampler.set_epoch(0)",
-        caught_by="tests/training/test_resume.py::test_resumed_run_equals_the_uninterrupted_one",
+        caught_by=(
+            "tests/data/test_module.py::test_a_loader_that_is_made_late_in_a_fit_begins_with_the_epoch_of_the_fit"
+        ),
         before="tests/test_resume.py::test_resumed_run_equals_the_uninterrupted_one[workers]",
     ),
     Fault(
