@@ -39,9 +39,6 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[IO[bytes
 
     Raises:
         LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
-
-    Example:
-        >>> write_atomically("results/summary.md", "# Summary\\n")  # doctest: +SKIP
     """
     with replaced_file(path) as part, part.open("wb") as file:
         if callable(content):

@@ -1,4 +1,4 @@
-"""Samples to a batch: stacks, stands placeholders in for what was not observed, pads sequences and draws ``available``.
+"""Makes batches: stacks samples, with placeholders for what was not observed, pads sequences, draws ``available``.
 
 Shapes: B samples, M modalities, T time steps.
 """
@@ -22,7 +22,7 @@ from lightning_mm.tree import Path, map_leaves, map_tensors, rebuild
 Batch = dict[str, Any]
 
 PIXEL_MASK = "pixel_mask"
-"""The entry of a nested input that says where in its canvas an image is."""
+"""The entry of a nested input that marks the pixels of an image in its canvas."""
 
 
 class Collate:
@@ -31,9 +31,9 @@ class Collate:
     A leaf of an input or target may be a tensor, an array, a number or a string (strings become a list); leaves may be
     nested in dicts, lists and tuples. Leaves of equal shape are stacked. Sequences of different lengths are padded with
     zeros at the end if the sample says how long they are: ``{"values": Tensor[T, ...], "length": T}``; every leaf
-    beside ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. Images of different sizes are
+    next to ``length`` with T entries is padded, and ``length`` becomes ``Int64[B]``. Images of different sizes are
     padded with zeros at the bottom and on the right if they carry a ``pixel_mask`` of ones: ``{"pixel_values":
-    Tensor[C, H, W], "pixel_mask": Tensor[H, W]}``; every leaf beside it of the size H x W is padded. A modality that a
+    Tensor[C, H, W], "pixel_mask": Tensor[H, W]}``; every leaf next to it of the size H x W is padded. A modality that a
     sample does not have becomes zeros of the right shape with ``observed`` False.
 
     Inputs of float64, NumPy's default, become float32, which networks compute in; integers stay, as they may be ids of
@@ -41,13 +41,13 @@ class Collate:
 
     Args:
         modalities: Names in the order of the masks' columns.
-        policy: What to drop; nothing when not given.
+        policy: What to drop; nothing by default.
         seed: Seed of the policy.
-        template: Called with a modality and the first sample of a batch in which no sample has it; gives a value of the
-            shape that it would have in that sample.
+        template: Called with a modality and the first sample of a batch in which no sample has it; returns a value of
+            the shape that the modality would have in that sample.
 
     Shape:
-        ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 where samples carry none.
+        ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 if samples carry none.
 
     Raises:
         LightningMMError: When called, if shapes or keys differ between samples, or a modality has no template.
@@ -93,7 +93,7 @@ class Collate:
         # A batch is of one epoch: samplers yield batches of one epoch only.
         index, epoch = [sample["index"] for sample in samples], samples[0].get("epoch", 0)
         available = observed & self.policy.draw(self.modalities, index, epoch=epoch, seed=self.seed)
-        # Drawn and observed may have nothing in common; such a row is shown with what it has.
+        # Drawn and observed may have nothing in common; such a row keeps what it has.
         return torch.where(available.any(1, keepdim=True), available, observed)
 
     def _input(self, name: str, values: list[Any], first: Mapping[str, Any]) -> Any:
@@ -170,7 +170,7 @@ def _pad(values: list[Any], where: str) -> list[dict[str, Any]]:
         and all(len(value[key]) == length for value, length in zip(values, lengths))
     ]
     if not sequences:
-        raise LightningMMError(f"{where}: 'length' is {lengths[0]}, but no tensor beside it has as many entries")
+        raise LightningMMError(f"{where}: 'length' is {lengths[0]}, but no tensor next to it has as many entries")
     padded = []
     for value, length in zip(values, lengths):
         out = {**value, "length": length}

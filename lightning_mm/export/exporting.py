@@ -67,7 +67,7 @@ class Exporting:
             present = self.source.modalities.parse(combination)
             try:
                 module = CombinationProgram(folded, self.inputs, present)
-            except LightningMMError:  # the network reads an encoder's weights itself: leave them there
+            except LightningMMError:  # the network reads an encoder's weights itself: keep the encoder
                 module = CombinationProgram(self.source.fold(combination), self.inputs, present, constants=False)
             program = self._trace(combination, module, module.names)
             programs[combination] = self._files(combination, program, module.names)

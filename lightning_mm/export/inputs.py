@@ -16,7 +16,7 @@ from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.leaves import AVAILABLE, BATCH, Leaf, completed
 from lightning_mm.missing.fills import Nest
-from lightning_mm.tree import Path, dotted, leaves_of, map_leaves, tensors_of
+from lightning_mm.tree import Path, dotted, is_column, leaves_of, map_leaves, rows_of, tensors_of
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Name of a tensor to its axes of variable size, each with a name; axes of the same name have the same size."""
@@ -61,7 +61,7 @@ class CallInputs:
             )
         available = parameter_path(network, AVAILABLE)
         self._template = available.put(template, None) if available is not None else template
-        self._refuse_strays(network)
+        self._refuse_strays(network, example)
 
     def _note(self, axes: dict[str, dict[int, str]], modality: str, keys: Path, value: Any) -> Any:
         """Replace a tensor by its leaf; constants stay."""
@@ -95,7 +95,13 @@ class CallInputs:
         self.examples[name] = value
         return leaf
 
-    def _refuse_strays(self, network: nn.Module) -> None:
+    def _refuse_strays(self, network: nn.Module, example: Call) -> None:
+        for path, leaf in leaves_of({**dict(enumerate(example[0])), **example[1]}, is_column):
+            if not isinstance(leaf, Tensor) and rows_of(leaf) == self.sizes[BATCH]:
+                raise LightningMMError(
+                    f"argument {dotted(path)!r} of {type(network).__name__} is a {type(leaf).__name__} with one entry "
+                    "per sample; an exported program takes tensors only: make a tensor of it (tokenise texts)"
+                )
         args, kwargs = self._template
         strays = [
             dotted(path) for path, leaf in leaves_of({**dict(enumerate(args)), **kwargs}) if isinstance(leaf, Tensor)

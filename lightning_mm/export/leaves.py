@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.fills import LENGTH, Nest
-from lightning_mm.tree import Path
+from lightning_mm.tree import Path, dotted
 
 BATCH = "batch"
 """The name of the batch axis in shapes."""
@@ -40,7 +40,7 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        return ".".join([self.modality, *map(str, self.path)])
+        return dotted((self.modality, *self.path))
 
     @property
     def inner(self) -> str:

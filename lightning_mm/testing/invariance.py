@@ -1,4 +1,4 @@
-"""A check that nothing in the place of an absent modality can reach the outputs or gradients of a network.
+"""A check that the values of absent modalities cannot reach the outputs or gradients of a network.
 
 Shapes: B samples, M modalities.
 """
@@ -42,12 +42,12 @@ def assert_missing_invariant(
         modalities: Names of the columns of the mask, in order.
         inputs: ``{modality: nest of [B, ...]}`` with proper values everywhere.
         combinations: Which combinations to try; all by default.
-        fill: Applied to the inputs before each call, for networks that rely on somebody else's fill.
+        fill: Applied to the inputs before each call, for networks that rely on a fill outside of them.
         available_argument: Name of the mask parameter; ``None`` for a network that takes only the inputs (then a fill
-            is what protects it).
-        poisons: What is put in absent places of floating leaves; integer and bool leaves get other values out of the
-            range of the leaf, so that they stay valid ids, and texts those of other samples.
-        check_gradients: Also compare the gradients of all parameters of network and fill (those that want one).
+            must protect it).
+        poisons: Values for absent places of floating leaves; integer and bool leaves get other values within the range
+            of the leaf, so that they stay valid ids, and texts become those of other samples.
+        check_gradients: Also compare the gradients of all parameters of network and fill (those that require one).
         seed: Of the random numbers that the network draws.
 
     Raises:
@@ -113,7 +113,7 @@ def _run(
         outputs = network(values) if available_argument is None else network(values, **{available_argument: available})
         results = {f"output{path}": leaf for path, leaf in _tensors(outputs)}
         if not results:
-            raise LightningMMError(f"the network put out no tensor but {type(outputs).__name__}")
+            raise LightningMMError(f"the network returned no tensor but {type(outputs).__name__}")
         differentiable = [leaf for leaf in results.values() if leaf.requires_grad]
         if check_gradients and wanted and differentiable:
             # Random weights: the plain sum of, say, a softmax has no gradient at all.

@@ -167,7 +167,7 @@ def test_policy_without_index_is_an_error() -> None:
         ([torch.ones(1), "word"], r"modality 'a': samples have different types \['Tensor', 'str'\]"),
         ([[1, 2], [1]], "modality 'a': lists of different lengths"),
         ([object(), object()], "modality 'a': cannot batch object"),
-        ([{"values": torch.ones(3), "length": 2}] * 2, "modality 'a': 'length' is 2, but no tensor beside it"),
+        ([{"values": torch.ones(3), "length": 2}] * 2, "modality 'a': 'length' is 2, but no tensor next to it"),
     ],
 )
 def test_samples_that_do_not_fit_together(values: list, message: str) -> None:

@@ -202,6 +202,14 @@ def test_mistakes_are_answered_before_anything_is_traced(nothing_left: Path, mon
     for call, text in (
         (with_batch(steps=None), "the example has no tensor for modality 'steps'"),
         (with_batch(steps=steps, mask=image), "argument 'batch.mask' of Pair is a tensor of no modality"),
+        (
+            with_batch(steps={**steps, "caption": ["a", "b", "c", "d"]}),
+            "'batch.steps.caption' of Pair is a list with one",
+        ),
+        (
+            with_batch(steps=steps, caption=("a", "b", "c", "d")),
+            "'batch.caption' of Pair is a tuple with one entry per",
+        ),
         (((image[:3],), kwargs), r"input 'steps.values' of the example has shape \(4, 5, 2\); expected 3 samples"),
         (((image[:0],), kwargs), r"input 'rgb' of the example has shape \(0, 3\); expected one or more samples"),
         (with_batch(steps={**steps, "rate": torch.tensor(1.0)}), r"'steps.rate' .* shape \(\); expected 4 samples"),

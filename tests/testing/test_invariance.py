@@ -167,5 +167,5 @@ def test_other_names_of_the_mask_and_mistakes() -> None:
         assert_missing_invariant(network, NAMES, {"a": torch.ones(1)})
     with pytest.raises(LightningMMError, match="unknown modality 'c'"):
         assert_missing_invariant(network, NAMES, inputs(), combinations=["c"])
-    with pytest.raises(LightningMMError, match="put out no tensor but str"):
+    with pytest.raises(LightningMMError, match="returned no tensor but str"):
         assert_missing_invariant(lambda values, available: "words", NAMES, inputs())
