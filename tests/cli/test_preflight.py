@@ -54,3 +54,24 @@ def test_the_first_look_takes_texts_and_named_tuples() -> None:
     assert inputs["video"].frames[0][:, 0].tolist() == [0, 1]
     assert inputs["audio"].shape == (2, 2)
     assert task.training
+
+
+class Noisy(Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2))  # type: ignore[assignment]
+
+
+def test_the_first_look_leaves_the_network_as_it_was() -> None:
+    task = ClassificationTask(Noisy(), ["video"], num_classes=2)
+    before, state = {key: value.clone() for key, value in task.state_dict().items()}, torch.get_rng_state()
+    batch = {
+        "inputs": {"video": Clip([torch.arange(6.0).view(2, 3)], ["one", "two"])},
+        "available": torch.ones(2, 1, dtype=torch.bool),
+        "target": torch.tensor([0, 1]),
+    }
+    preflight(task, batch)
+    assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert task.training
+    assert all(parameter.grad is None for parameter in task.parameters())

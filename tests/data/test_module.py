@@ -218,6 +218,14 @@ def test_setup_logs_the_histogram(caplog: pytest.LogCaptureFixture) -> None:
     assert "rgb: 5 (50.0%)" in caplog.text
 
 
+def test_a_loader_that_is_made_late_in_a_fit_begins_with_the_epoch_of_the_fit() -> None:
+    data = _data(augment=Dihedral())
+    data.trainer = _trainer(max_epochs=5)
+    data.trainer.fit_loop.epoch_progress.current.processed = 3
+    late = list(data.train_dataloader())
+    assert all(_same(a, b) for a, b in zip(late, _epoch(_data(augment=Dihedral()), 3), strict=True))
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers
 class TestUnderLightning:
     def test_fit_validate_test_predict(self) -> None:
