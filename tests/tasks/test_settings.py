@@ -224,7 +224,7 @@ def test_old_keys_work_in_configs_on_the_command_line_and_in_studies(
         from lightning_mm.cli.lightning.run import run_lightning
 
         config = resolve(configs, {"model.init_args.teacher_weight": 0.5}, run_lightning)
-        (tmp_path / "cell.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "cell.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         command = ["fit", "-c", str(tmp_path / "cell.yaml")]
     with pytest.warns(FutureWarning, match=r"model\.init_args\.distillation\.weight was teacher_weight"):
         assert main([*command, *few]) == 0
