@@ -100,9 +100,11 @@ def run(command: list[str], path: Path, *more: str) -> None:
 def root_of(command: list[str]) -> Path:
     """The folder of a run."""
     flag = "--trainer.default_root_dir"
-    given = (
-        command[command.index(flag) + 1] if flag in command else last(files_of(command), "trainer", "default_root_dir")
-    )
+    files = files_of(command)
+    given = command[command.index(flag) + 1] if flag in command else last(files, "trainer", "default_root_dir")
+    share = "${data.train_policy.init_args.p_missing}"
+    if share in given:
+        given = given.replace(share, str(last(files, "data", "train_policy", "init_args", "p_missing")))
     return Path(given)
 
 
