@@ -177,7 +177,7 @@ class Adapter(nn.Module):
             return call
         if path and given is None:
             call = path.put(call, available)
-        available = check_available(available, self.modalities, call, self.paths).to(self.device)
+        available = self.check(available, call)
         call = self.fill_absent(call, available)
         running = self.current.situation.call
         assert running is not None

@@ -289,7 +289,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 def check_no_path_of_this_machine(folder: Path) -> None:
     """Look into all files, entries of archives too."""
-    words = [*_machine_folders(), str(Path.home()).encode() + b"/", tempfile.gettempdir().encode() + b"/", b"/work/"]
+    words = [*_machine_folders(), str(Path.home()).encode() + b"/", tempfile.gettempdir().encode() + b"/"]
     for path in sorted(one for one in folder.rglob("*") if one.is_file()):
         contents = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()]
         if zipfile.is_zipfile(path):
