@@ -48,16 +48,22 @@ def run(adapted: Adapted, number: int, gradients: bool) -> list[Tensor]:
     return [outputs.detach(), *(one for one in found if one is not None)]
 
 
-def wrong_calls(networks: Sequence[Adapted], threads: int, calls: int, gradients: bool) -> int:
-    """How many calls of several threads, which take turns with the networks, differ from the same call made alone."""
-    expected = [[run(adapted, number, gradients) for adapted in networks] for number in range(threads)]
+def wrong_calls(calls_of: Sequence[tuple[Adapted, bool]], threads: int, calls: int) -> int:
+    """How many calls of several threads, which take turns with ``calls_of``, differ from the same call made alone.
+
+    Args:
+        calls_of: Networks, and whether gradients are computed.
+        threads: How many threads, each with other masks.
+        calls: How many calls each makes.
+    """
+    expected = [[run(adapted, number, gradients) for adapted, gradients in calls_of] for number in range(threads)]
     wrong: list[Any] = []
 
     def work(number: int) -> None:
         for place in range(calls):
-            which = (place + number) % len(networks)
+            which = (place + number) % len(calls_of)
             try:
-                found = run(networks[which], number, gradients)
+                found = run(calls_of[which][0], number, calls_of[which][1])
             except Exception as error:
                 wrong.append(error)
                 continue
@@ -74,18 +80,18 @@ def wrong_calls(networks: Sequence[Adapted], threads: int, calls: int, gradients
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_do_not_meet(kind: str) -> None:
-    assert wrong_calls([build(kind, "Additive")], threads=4, calls=15, gradients=False) == 0
-    assert wrong_calls([build(kind, "OneHot")], threads=4, calls=10, gradients=True) == 0
+    assert wrong_calls([(build(kind, "Additive"), False)], threads=4, calls=15) == 0
+    assert wrong_calls([(build(kind, "OneHot"), True)], threads=4, calls=10) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 8])
-@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "gradients"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_300_calls_of_each_thread(kind: str, gradients: bool, threads: int) -> None:
-    networks = [build(kind, basis) for basis in BASES]
+def test_300_calls_of_each_thread(kind: str, threads: int) -> None:
+    """All bases, with and without gradients, in turn."""
+    calls_of = [(build(kind, basis), gradients) for basis in BASES for gradients in (False, True)]
     with unchecked():  # thousands of calls
-        assert wrong_calls(networks, threads, calls=300, gradients=gradients) == 0
+        assert wrong_calls(calls_of, threads, calls=300) == 0
 
 
 @pytest.mark.parametrize("grouped", [False, True])
