@@ -59,7 +59,8 @@ def run_demo(args: Sequence[str]) -> None:
     if not options.fast:
         print("\n" + against_stored(result, folder / "expected.json"))
     minutes = (time.monotonic() - start) / 60
-    print(f"\nThe report is in {report}: sweep.md, sweep.png, sweep.csv, sweep.json, report.html ({minutes:.1f} minutes)")
+    files = "sweep.md, sweep.png, sweep.csv, sweep.json, report.html"
+    print(f"\nThe report is in {report}: {files} ({minutes:.1f} minutes)")
 
 
 def show_and_perform(step: Step) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lightning_mm.report.colours import DASHES, HUES, MARKS
 from lightning_mm.report.tables import arrow
 from lightning_mm.results.result import SweepResult
-from lightning_mm.results.texts import duration, is_percent, number, short_count, with_spread
+from lightning_mm.results.texts import duration, is_percent, short_count, with_spread
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 34, 16, 46
@@ -186,9 +187,7 @@ def _round_step(step: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
-def _logarithmic(
-    values: Sequence[float], scale: Scale
-) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+def _logarithmic(values: Sequence[float], scale: Scale) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     """The horizontal axis: cost to pixel, and round ticks; zero has a place of its own on the left."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = math.log10(min(positive)), math.log10(max(positive))
@@ -212,7 +211,9 @@ def _logarithmic(
 
 def _free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Where next to a mark a number hides the fewest others."""
-    places = [(x + dx, y + dy) for dx, dy in ((12, 4), (0, -9), (-12, 4), (0, 17), (11, -7), (-11, -7), (11, 14), (-11, 14))]
+    places = [
+        (x + dx, y + dy) for dx, dy in ((12, 4), (0, -9), (-12, 4), (0, 17), (11, -7), (-11, -7), (11, 14), (-11, 14))
+    ]
 
     def crowd(place: tuple[float, float]) -> float:
         near = [math.hypot(place[0] - a, (place[1] - 4) - b) for a, b in taken]
@@ -226,13 +227,13 @@ def _numbered_ends(series: Sequence[Series]) -> list[Series]:
     """Numbers at the right ends of lines, moved apart where lines end close to each other."""
     places = {one.look.number: one.points[-1].y for one in series}
     for numbers in _by_end(series):
-        ordered = sorted(numbers, key=lambda number: places[number])
-        for above, below in zip(ordered, ordered[1:]):
+        ordered = sorted(numbers, key=lambda one: places[one])
+        for above, below in pairwise(ordered):
             places[below] = max(places[below], places[above] + APART)
-        lowest = HEIGHT - BOTTOM + 4.0
-        for below, above in zip([None, *ordered[::-1]], ordered[::-1]):
-            limit = lowest if below is None else places[below] - APART
-            places[above] = min(places[above], limit)
+        limit = HEIGHT - BOTTOM + 4.0
+        for one in ordered[::-1]:
+            places[one] = min(places[one], limit)
+            limit = places[one] - APART
     found = []
     for one in series:
         last = one.points[-1]

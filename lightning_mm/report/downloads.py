@@ -66,7 +66,10 @@ def markdown(table: Table) -> str:
     rows = [
         [markdown_text(column) for column in table.columns],
         ["---", *["--:"] * (len(table.columns) - 1)],
-        *([f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text) for cell in row] for row in table.rows),
+        *(
+            [f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text) for cell in row]
+            for row in table.rows
+        ),
     ]
     notes = [f"- {markdown_text(note)}" for note in table.notes]
     lines = ["| " + " | ".join(row) + " |" for row in rows]

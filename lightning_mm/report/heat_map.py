@@ -131,7 +131,11 @@ def heat_map(result: SweepResult, metric: str, position: int) -> HeatMap:
             known = math.isfinite(value)
             colour = ramp(share) if known else ""
             key = f"{position}.{column}.{place}" if known and place >= 0 else ""
-            made.append(HeatCell(number(value, percent), repr(value) if known else "", colour, bool(colour) and is_dark(colour), key))
+            made.append(
+                HeatCell(
+                    number(value, percent), repr(value) if known else "", colour, bool(colour) and is_dark(colour), key
+                )
+            )
         return made
 
     names = ModalityNames(result.modalities)
@@ -203,5 +207,3 @@ def _row(names: ModalityNames, combination: str, cells: list[HeatCell]) -> HeatR
     )
     inside = [place for place, flag in zip(places, flags) if flag]
     return HeatRow(combination, present, absent, f"M{inside[0]} 9H{inside[-1]}", cells)
-
-

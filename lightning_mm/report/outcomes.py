@@ -73,16 +73,24 @@ def outcome_table(result: SweepResult, found: Outcomes) -> Table:
         for method, cell in zip(result.methods, cells):
             if cell and cell["against"]:
                 record = {key: cell[key] for key in ("against", "n", "seeds", "lost", "gained")}
-                samples = {f"{key}_samples": " ".join(str(one) for one, _ in cell[f"{key}_samples"]) for key in ("lost", "gained")}
+                samples = {
+                    f"{key}_samples": " ".join(str(one) for one, _ in cell[f"{key}_samples"])
+                    for key in ("lost", "gained")
+                }
                 records.append({"method": method, "combination": combination, **record, **samples})
     what = {
         "right": "right with everything and wrong here (−), or the other way round (+)",
         "iou": "with a lower mean IoU than with everything (−), or a higher one (+), by 0.01 or more",
         "error": "with a larger error than with everything (−), or a smaller one (+)",
     }[found.kind]
-    notes = [f"samples {what}; mean over seeds", "methods that were not run on the full combination are compared with zero_fill on it"]
+    notes = [
+        f"samples {what}; mean over seeds",
+        "methods that were not run on the full combination are compared with zero_fill on it",
+    ]
     kept = [row for row in rows if any(cell.text for cell in row[1:])]
-    return Table("samples", "Samples that a method loses and gains", ["combination", *result.methods], kept, records, notes)
+    return Table(
+        "samples", "Samples that a method loses and gains", ["combination", *result.methods], kept, records, notes
+    )
 
 
 def _scores(result: SweepResult, observed: NDArray[Any]) -> tuple[Kind | None, Scores]:
@@ -100,7 +108,7 @@ def _scores(result: SweepResult, observed: NDArray[Any]) -> tuple[Kind | None, S
         if one is None or combination not in known:
             continue
         columns = [result.modalities.index(name) for name in combination.split("+")]
-        counts = observed[:, columns].all(axis=1)
+        counts: NDArray[np.bool_] = np.all(observed[:, columns], axis=1)
         if int(counts.sum()) != len(values) or (kind or one) != one:
             continue
         kind, whole = one, np.full(len(counts), np.nan)
@@ -128,9 +136,7 @@ def _score(statistics: dict[str, NDArray[Any]]) -> tuple[Kind | None, NDArray[np
     return "error", -np.abs(prediction.astype(np.float64) - target.astype(np.float64))
 
 
-def _reference(
-    scores: Scores, method: str, combination: str, full: str
-) -> tuple[tuple[str, str] | None, str]:
+def _reference(scores: Scores, method: str, combination: str, full: str) -> tuple[tuple[str, str] | None, str]:
     """What a cell is compared with, and its name; nothing for the full combination itself."""
     known = {pair for own in scores.values() for pair in own}
     if combination != full:
@@ -169,7 +175,14 @@ def _worst(found: list[NDArray[np.float64]], index: NDArray[Any], kind: Kind, mo
     order = listed[np.argsort(-weight[listed] if kind == "right" else weight[listed], kind="stable")][:most]
     wrong = round(float((scores == 0).sum()) / len(found), 1) if kind == "right" else len(counted)
     samples = [[int(index[k]), _short(weight[k])] for k in order]
-    return {"n": len(counted), "seeds": len(found), "lost": wrong, "gained": 0, "lost_samples": samples, "gained_samples": []}
+    return {
+        "n": len(counted),
+        "seeds": len(found),
+        "lost": wrong,
+        "gained": 0,
+        "lost_samples": samples,
+        "gained_samples": [],
+    }
 
 
 def _short(value: Any) -> int | float:

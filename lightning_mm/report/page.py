@@ -67,7 +67,8 @@ def write_bundle(
     out = Path(out)
     make_folder(out)
     for one in sections:
-        folder = out / "tables" / file_name(one.name)
+        same = [other.anchor for other in sections if file_name(other.name).lower() == file_name(one.name).lower()]
+        folder = out / "tables" / file_name(one.name, *(same[1:] and [one.anchor]))
         write_atomically(folder / "sweep.csv", one.figures.csv())
         for table in one.tables:
             write_atomically(folder / f"{table.name}.csv", table.csv())
@@ -81,7 +82,9 @@ def html(sections: Sequence[Section], title: str | None = None) -> str:
     """The page; all names are escaped."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     page = _environment().get_template("page.html")
-    return page.render(sections=sections, title=title or _title(sections), style=style, script=script, version=__version__)
+    return page.render(
+        sections=sections, title=title or _title(sections), style=style, script=script, version=__version__
+    )
 
 
 def text(sections: Sequence[Section], title: str | None = None) -> str:
@@ -110,5 +113,9 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )

@@ -78,7 +78,9 @@ class Section:
         name = file_name(self.name, *([metric] if metric else []), table.name)
         found = [Download("CSV", f"{name}.csv", data_uri(table.csv(), "text/csv"))]
         text = latex(table) if table.exact is None else ""
-        return [*found, Download("LaTeX", f"{name}.tex", data_uri(text.encode(), "application/x-tex"))] if text else found
+        return (
+            [*found, Download("LaTeX", f"{name}.tex", data_uri(text.encode(), "application/x-tex"))] if text else found
+        )
 
 
 def section(source: Source, position: int, metric: str | None, empty: float | None) -> Section:
@@ -118,7 +120,9 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         worth=worth(own, chosen, empty),
         outcomes=outcome_table(result, found) if found else None,
         figures=figures_table(result, source.csv.read_bytes(), ROWS),
-        config=json.dumps(_without_secrets(result.config), indent=1, default=str, ensure_ascii=False) if result.config else "",
+        config=json.dumps(_without_secrets(result.config), indent=1, default=str, ensure_ascii=False)
+        if result.config
+        else "",
         data=_data(result, metrics, found),
         headline=_headline(own, chosen),
     )

@@ -133,9 +133,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _name(table: Path, study: Mapping[str, Any]) -> str:
+    """The folder, which tells parts of a study apart; the study or a folder above for one that says nothing."""
     folders = [folder.name for folder in table.parents if folder.name]
+    if folders and folders[0] not in PLAIN:
+        return folders[0]
     telling = [name for name in folders if name not in PLAIN]
-    return str(study.get("study") or next(iter(telling or folders), "sweep"))
+    return str(study.get("study") or next(iter(telling), "sweep"))
 
 
 def _numbered(name: str, count: int) -> str:

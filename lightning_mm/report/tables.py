@@ -168,7 +168,9 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None:
                 found |= {key.replace("_interval", "_low"): value[0], key.replace("_interval", "_high"): value[1]}
         else:
-            found[key] = " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            found[key] = (
+                " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            )
     return found
 
 

@@ -56,11 +56,14 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
     if not found:
         return Worth([], [], list(reasons)[:1])
     percent, first = is_percent(result, metric), found[0]
-    notes = [f"without any modality: {number(first.empty, percent)}{source}; positive helps, in either direction of the metric"]
+    nothing = f"without any modality: {number(first.empty, percent)}{source}"
+    notes = [f"{nothing}; positive helps, in either direction of the metric"]
     if first.permutations:
         notes.append(f"{first.permutations} sampled permutations")
     shapley = {one.method: {**one.shapley, "full − empty": _total(one)} for one in found}
-    tables = [_table("importance", f"{metric}: what each modality adds (Shapley values)", metric, shapley, percent, notes)]
+    tables = [
+        _table("importance", f"{metric}: what each modality adds (Shapley values)", metric, shapley, percent, notes)
+    ]
     pairs: dict[str, dict[str, Figure]] = {}
     for one in found:
         for pair, figure in one.interactions.items():
@@ -68,7 +71,10 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
     if len(result.modalities) > 1 and pairs:
         note = ["positive: worth more together than apart; negative: one can replace the other"]
         tables.append(_table("pairs", f"{metric}: pairs of modalities", metric, pairs, percent, note))
-    grids = [[list(own.values())[: -1 or None] for own in shapley.values()], [list(own.values()) for own in pairs.values()]]
+    grids = [
+        [list(own.values())[: -1 or None] for own in shapley.values()],
+        [list(own.values()) for own in pairs.values()],
+    ]
     return Worth(tables, [_colours(grid, len(table.columns) - 1) for table, grid in zip(tables, grids)], left_out)
 
 
@@ -90,7 +96,10 @@ def _table(
     name: str, title: str, metric: str, lines: dict[str, dict[str, Figure]], percent: bool, notes: list[str]
 ) -> Table:
     columns = list(next(iter(lines.values())))
-    rows = [[Cell(line), *(Cell(with_spread(own[column], percent, intervals=True)) for column in columns)] for line, own in lines.items()]
+    rows = [
+        [Cell(line), *(Cell(with_spread(own[column], percent, intervals=True)) for column in columns)]
+        for line, own in lines.items()
+    ]
     records: list[dict[str, Any]] = []
     for line, own in lines.items():
         record: dict[str, Any] = {"": line, "metric": metric}

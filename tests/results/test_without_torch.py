@@ -1,4 +1,4 @@
-"""Results are read, printed, merged and reported without torch, Lightning and matplotlib, which take seconds to import."""
+"""Results are read, printed, merged and reported without torch, Lightning and matplotlib: these take seconds."""
 
 from __future__ import annotations
 
