@@ -138,6 +138,17 @@ class Adapter(nn.Module):
         """Whether banks modulate layers in the calls of this thread, see :meth:`disabled`."""
         return self.current.situation.enabled
 
+    @property
+    def running(self) -> bool:
+        """Whether a call of the base is in progress in this thread."""
+        return self.current.situation.call is not None
+
+    @property
+    def mixed(self) -> Mapping[int, Tensor]:
+        """The tables that the running call of this thread has mixed, by the id of their parameter."""
+        call = self.current.situation.call
+        return {} if call is None else call.mixed
+
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
         now = self.current.situation

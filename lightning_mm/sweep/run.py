@@ -22,6 +22,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
+from lightning_mm.tasks.finite.weights import check_network
 
 Task = nn.Module
 """A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""
@@ -92,6 +93,8 @@ def sweep(
     wanted = known.select(combinations)
     own = None if dedicated_to is None else known.select(dedicated_to)
     runs = _plan(groups, named, known, wanted, baseline, own)
+    for run in runs:
+        check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
