@@ -66,6 +66,7 @@ class Adapter(nn.Module):
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
         self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
+        self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
         self._handles: list[RemovableHandle] = []
@@ -87,6 +88,11 @@ class Adapter(nn.Module):
         for parameter in self.banks.parameters():
             return parameter.device
         return torch.device("cpu")
+
+    @property
+    def attached(self) -> bool:
+        """Whether its hooks are on a network."""
+        return self._base is not None
 
     # attaching ------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class BottleneckBank(Bank):
     If a sample uses several rows, the outputs of their networks are added.
     """
 
+    foldable = False
+
     def __init__(self, rows: int, channels: int, width: int, activation: Activation) -> None:
         super().__init__()
         bound = 1 / math.sqrt(channels)

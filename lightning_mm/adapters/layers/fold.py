@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_mm.adapters.layers.own_call import weight_holder
 from lightning_mm.adapters.layers.types import Convolution, Normalisation, Transposed
 from lightning_mm.errors import LightningMMError
 
@@ -27,9 +28,8 @@ def fold_scale_shift(
     Raises:
         LightningMMError: If the layer cannot hold a scale or a shift, or its weights are parametrised.
     """
-    if isinstance(module, nn.MultiheadAttention):
-        module = module.out_proj
-    _refuse_parametrised(module)
+    module = weight_holder(module)
+    refuse_parametrised(module)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
         raise LightningMMError(
@@ -63,6 +63,8 @@ def _scaled(
 
 def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
     """Set a new parameter, so that weights shared with another layer do not change there."""
+    if name not in module._parameters and hasattr(module, name):
+        raise LightningMMError(f"the {name} of {type(module).__name__} is not a parameter; keep the hooks instead")
     value = value if like is None else value.to(like.dtype)
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     for flag in ("affine", "elementwise_affine"):
@@ -77,7 +79,7 @@ def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> Non
     Raises:
         LightningMMError: If it is not a linear or convolution layer with groups=1, or its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     if not isinstance(module, (nn.Linear, *Convolution)) or getattr(module, "groups", 1) != 1:
         kind = type(module).__name__
         raise LightningMMError(f"an input scale cannot be folded into a {kind}; keep the hooks instead")
@@ -95,7 +97,7 @@ def fold_affine_change(
     Raises:
         LightningMMError: If its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     for name, change in (("weight", weight), ("bias", bias)):
         old = getattr(module, name, None)
         if change is not None and old is not None:
@@ -109,13 +111,14 @@ def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> 
     Raises:
         LightningMMError: If its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
     _replace(module, "weight", weight + change, like=weight)
 
 
-def _refuse_parametrised(module: nn.Module) -> None:
+def refuse_parametrised(module: nn.Module) -> None:
+    """Raise a LightningMMError if the weights of a layer are parametrised."""
     old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
     if parametrize.is_parametrized(module) or old_style:
         raise LightningMMError(
