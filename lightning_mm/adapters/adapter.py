@@ -6,7 +6,7 @@ Shapes: B samples, M modalities, K rows of the basis.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import cast
@@ -22,6 +22,7 @@ from lightning_mm.adapters.call import AdapterCall, Current
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.hooks import EndHook, EntryHook, NetworkHook, OpenHook, SiteHook
 from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.layers.half import HALF
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.eval_mode import FrozenState
@@ -66,6 +67,9 @@ class Adapter(nn.Module):
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
         self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
+        for parameter in self.parameters():  # the default dtype may be half precision, in which small steps are lost
+            if parameter.dtype in HALF:
+                parameter.data = parameter.data.float()
         self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
@@ -88,6 +92,15 @@ class Adapter(nn.Module):
         for parameter in self.banks.parameters():
             return parameter.device
         return torch.device("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """Keep float32, in which optimizer steps are not lost, when a network is cast to half precision."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
+
+        return super()._apply(kept, recurse)
 
     @property
     def attached(self) -> bool:

@@ -19,6 +19,7 @@ from lightning_mm.adapters.folded.constants import OneRowForward, fold_constant_
 from lightning_mm.adapters.folded.proof import Proof
 from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.fold import refuse_parametrised
+from lightning_mm.adapters.layers.half import HALF
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.own_call import own_call, weight_holder
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
@@ -116,14 +117,21 @@ def fold_network(
     if not complete:
         one = available.unsqueeze(0)
         call = AdapterCall(copied.basis, one, copied.basis.route(one))
+        half = next((one.dtype for one in network.parameters() if one.dtype in HALF), None)
         for site in copied.sites:
             bank, module = copied.bank(site), layers[site.name]
             cause = _check(network, site, bank, module)
             if cause is None:
+                holder = weight_holder(module)
+                absent = [key for key, parameter in holder._parameters.items() if parameter is None]
                 try:
                     bank.fold(LayerCall(call, site, module))
                 except LightningMMError as error:
                     raise LightningMMError(f"layer {site.name!r} cannot be folded: {error}") from None
+                for key in absent:  # a norm layer that had no weights
+                    made = holder._parameters[key]
+                    if half is not None and made is not None:
+                        made.data = made.to(half)
             else:
                 log.warning("layer %r, folded for %r: its adapter stays at its output, as %s", site.name, name, cause)
                 kept[bank_key(site.name)] = AtOutput(site, bank, copied.basis, available)
@@ -169,8 +177,11 @@ def _check(network: nn.Module, site: Site, bank: Bank, module: nn.Module) -> str
             f"layer {site.name!r} cannot be folded: the forward of {kind} does more than apply its weights (an "
             "activation, standardised weights); keep the hooks, or leave the layer out with `exclude`"
         )
-    around = [one for one in network.modules() if one is not module and any(part is module for part in one.modules())]
-    around = [one for one in around if getattr(vars(one).get("forward"), "__closure__", None)]
+    around = [one for one in network.modules() if getattr(vars(one).get("forward"), "__closure__", None)]
+    around = [
+        one for one in around if one is not module and "_orig_mod" not in one._modules
+    ]  # torch.compile copies well
+    around = [one for one in around if any(part is module for part in one.modules())]
     if around:
         raise LightningMMError(
             f"layer {site.name!r} cannot be folded: {type(around[0]).__name__}, which contains it, has a function as "

@@ -156,16 +156,18 @@ class Proof:
 
     def _with_old_weights(self, folded: nn.Module, layer: nn.Module, twin: nn.Module) -> Any:
         """Run the folded network while a layer has its old weights, except in its own calls."""
-        pairs = [(mine, old) for mine, old in zip(twin.modules(), layer.modules())]
-        changed = [dict(mine._parameters) for mine, _ in pairs]
+        parts = [
+            (mine, dict(mine._parameters), {key: old._parameters.get(key) for key in mine._parameters})
+            for mine, old in zip(twin.modules(), layer.modules())
+        ]
 
         def use_old(*_: Any) -> None:
-            for mine, old in pairs:
-                mine._parameters.update({key: old._parameters.get(key) for key in mine._parameters})
+            for part, _changed, old in parts:
+                part._parameters.update(old)
 
         def use_changed(*_: Any) -> None:
-            for (mine, _), parameters in zip(pairs, changed):
-                mine._parameters.update(parameters)
+            for part, changed, _old in parts:
+                part._parameters.update(changed)
 
         handles = [twin.register_forward_pre_hook(use_changed), twin.register_forward_hook(use_old)]
         use_old()

@@ -1,4 +1,7 @@
-"""Fold a scale and a shift per channel, or a change of the weight, into the weights of a layer, at no extra cost."""
+"""Fold a scale and a shift per channel, or a change of the weight, into the weights of a layer, at no extra cost.
+
+Weights in half precision are rounded once, so that small changes have an effect, see :mod:`.half`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_mm.adapters.layers.half import wide
 from lightning_mm.adapters.layers.own_call import weight_holder
 from lightning_mm.adapters.layers.types import Convolution, Normalisation, Transposed
 from lightning_mm.errors import LightningMMError
@@ -39,9 +43,9 @@ def fold_scale_shift(
         raise LightningMMError("RMSNorm has no bias, so a shift cannot be folded into it; keep the hooks instead")
     if scale is not None:
         _replace(module, "weight", _scaled(module, weight, scale), like=weight)
-        bias = None if bias is None else bias * scale
+        bias = None if bias is None else wide(bias) * scale
     if shift is not None:
-        bias = shift if bias is None else bias + shift
+        bias = shift if bias is None else wide(bias) + shift
     if bias is not None:
         if isinstance(module, Normalisation) and module.weight is None:  # a norm cannot have a bias without a weight
             _replace(module, "weight", torch.ones_like(bias), like=None)
@@ -57,8 +61,8 @@ def _scaled(
     if isinstance(module, Transposed):
         # weight is [in, out / groups, ...]: the output channels of group g belong to the g-th block of input channels
         per_group = scale.view(module.groups, 1, -1).expand(-1, weight.shape[0] // module.groups, -1)
-        return weight * per_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        return wide(weight) * per_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
+    return wide(weight) * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
@@ -85,7 +89,7 @@ def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> Non
         raise LightningMMError(f"an input scale cannot be folded into a {kind}; keep the hooks instead")
     axis = 0 if isinstance(module, Transposed) else 1
     shape = [len(scale) if i == axis else 1 for i in range(module.weight.ndim)]
-    _replace(module, "weight", module.weight * scale.view(shape), like=module.weight)
+    _replace(module, "weight", wide(module.weight) * scale.view(shape), like=module.weight)
 
 
 @torch.no_grad()
@@ -101,7 +105,7 @@ def fold_affine_change(
     for name, change in (("weight", weight), ("bias", bias)):
         old = getattr(module, name, None)
         if change is not None and old is not None:
-            _replace(module, name, old + change, like=old)
+            _replace(module, name, wide(old) + change, like=old)
 
 
 @torch.no_grad()
@@ -114,7 +118,7 @@ def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> 
     refuse_parametrised(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    _replace(module, "weight", weight + change, like=weight)
+    _replace(module, "weight", wide(weight) + change, like=weight)
 
 
 def refuse_parametrised(module: nn.Module) -> None:
