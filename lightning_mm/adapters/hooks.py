@@ -55,12 +55,6 @@ class EntryHook:
         self.current, self.site, self.bank = current, site, bank
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        if torch.compiler.is_compiling() and compiled_without_network(self.current):
-            return outside_of_graph(self.enter, module, args, kwargs)
-        return self.enter(module, args, kwargs)
-
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Change the arguments."""
         call = modulating(self.current, self.site)
         if call is None:
             return None
@@ -76,12 +70,6 @@ class SiteHook:
         self.current, self.site, self.bank = current, site, bank
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if torch.compiler.is_compiling() and compiled_without_network(self.current):
-            return outside_of_graph(self.leave, module, args, kwargs, output)
-        return self.leave(module, args, kwargs, output)
-
-    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Modulate the output."""
         call = modulating(self.current, self.site)
         if call is None:
             return None
@@ -96,17 +84,6 @@ class SiteHook:
         if isinstance(output, tuple):
             return (self.bank.leave(layer, output[0]), *output[1:])
         return self.bank.leave(layer, output)
-
-
-def compiled_without_network(current: Current) -> bool:
-    """Return whether a graph is recorded of a part of the network only, compiled by itself; it has no call to read."""
-    return torch.compiler.is_dynamo_compiling() and current.situation.call is None
-
-
-def outside_of_graph(hook: Callable[..., Any], *given: Any) -> Any:
-    """Run a hook between two graphs, where it finds the running call."""
-    # not as a decorator, which would import torch's compiler
-    return torch.compiler.disable(hook)(*given)
 
 
 def modulating(current: Current, site: Site) -> AdapterCall | None:
