@@ -9,7 +9,7 @@ Shapes: B samples, M modalities, K rows of the basis, S rows that a sample uses,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -125,6 +125,10 @@ class LayerCall:
         return self.basis.uses(self.route)
 
 
+Watch = Callable[[nn.Module, Sequence[Any], bool], object]
+"""Called with a network, the inputs of the modalities, and whether banks modulate its layers."""
+
+
 class Situation:
     """The settings and the running call of one adapter in one thread.
 
@@ -134,6 +138,7 @@ class Situation:
         merges: Whether encoders may run on distinct rows only, see ``Adapter.every_row``.
         call: The running call, if any.
         outer: The state that is restored when the call ends.
+        watch: Told of every call that takes ``available`` from here, see ``Adapter.using``.
     """
 
     def __init__(
@@ -143,8 +148,10 @@ class Situation:
         merges: bool = True,
         call: AdapterCall | None = None,
         outer: Any = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.available, self.enabled, self.merges, self.call, self.outer = available, enabled, merges, call, outer
+        self.available, self.enabled, self.merges = available, enabled, merges
+        self.call, self.outer, self.watch = call, outer, watch
 
 
 _SITUATIONS: ContextVar[Mapping[Any, Situation]] = ContextVar("lightning_mm_adapters", default=MappingProxyType({}))
@@ -167,7 +174,7 @@ class Current:
             self._in_graphs = Situation(now.available, now.enabled, now.merges, call, outer=now)
         else:
             before = _SITUATIONS.get()
-            begun = Situation(now.available, now.enabled, now.merges, call, outer=before)
+            begun = Situation(now.available, now.enabled, now.merges, call, outer=before, watch=now.watch)
             _SITUATIONS.set({**before, self: begun})
 
     def end(self) -> None:
@@ -178,10 +185,12 @@ class Current:
             _SITUATIONS.set(self.situation.outer)
 
     @contextmanager
-    def setting(self, available: Tensor | None, enabled: bool, merges: bool) -> Iterator[None]:
+    def setting(
+        self, available: Tensor | None, enabled: bool, merges: bool, watch: Watch | None = None
+    ) -> Iterator[None]:
         """Change the settings for calls in this thread; on exit, also drop calls that were interrupted inside."""
         before, in_graphs = None if tracing() else _SITUATIONS.get(), self._in_graphs
-        now = Situation(available, enabled, merges, self.situation.call, self.situation.outer)
+        now = Situation(available, enabled, merges, self.situation.call, self.situation.outer, watch)
         self._in_graphs = now  # for compiled code that eager code calls
         if before is not None:
             _SITUATIONS.set({**before, self: now})

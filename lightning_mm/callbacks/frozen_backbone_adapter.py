@@ -16,11 +16,11 @@ from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapt
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
-from lightning_mm.callbacks.lookup import available_of, modalities_of, network_of
+from lightning_mm.callbacks.lookup import BatchMask, available_of, modalities_of, network_of
 from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, check_mask, check_rows
 from lightning_mm.tasks.checkpoints import load_network
 from lightning_mm.tasks.settings import group_of
 
@@ -38,7 +38,8 @@ class FrozenBackboneAdapter(Callback):
         basis: How availability picks from the banks, default ``OneHot()``.
         network: The attribute (dotted where nested) that holds the network.
         available: Where ``Bool[B, M]`` is in a batch: a dotted path of keys, attributes or positions, or a function of
-            the batch. Not used if the module itself passes ``available`` to its network.
+            the batch. Not used if the module itself passes ``available`` to its network, or calls it inside ``with
+            self.adapter.using(mask)``, as steps that call it on several sets of samples do.
         modalities: Names in order; default: the module's or the data module's ``modalities``.
         fill: Placeholder for an absent input; default: the module's own ``fill`` if it has one, else zeros.
         inputs: Modality to the argument of the network that holds it, see ``adapt``.
@@ -139,7 +140,8 @@ class FrozenBackboneAdapter(Callback):
             grouped=self.grouped,
         )
         if not self._in_call:
-            adapter.check(self._mask(batch), call)
+            # not the sizes: the step may call the network on other samples, inside adapter.using(their mask)
+            check_rows("`available`", check_mask("`available`", self._mask(batch), adapter.modalities))
         adapter.expects_mask = True
         pl_module.requires_grad_(False)  # the parts around the network too: the full combination must stay as it is
         adapter.attach(network)
@@ -232,7 +234,7 @@ class FrozenBackboneAdapter(Callback):
                 child.eval()
         self._of_batch.close()  # a step that stops the epoch ends without its hook
         if not self._in_call:
-            self._of_batch.enter_context(adapter.using(self._mask(batch)))
+            self._of_batch.enter_context(adapter.using(self._mask(batch), BatchMask(batch, self.available)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._of_batch.close()

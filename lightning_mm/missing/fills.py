@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import may_look
 from lightning_mm.tree import dotted, is_column, map_leaves, rows_of
 
 LENGTH = "length"
@@ -62,14 +63,9 @@ class Fill(nn.Module):
         # a sequence without a single step cannot be packed, so an absent one is one step long
         is_length = path.rpartition(".")[2] == LENGTH and not leaf.is_floating_point()
         row = leaf.new_ones(()) if is_length else self.row(name, leaf, path).to(dtype=leaf.dtype, device=leaf.device)
-        if _may_look(present) and not leaf.requires_grad and not bool(present.any()):
+        if may_look(present) and not leaf.requires_grad and not bool(present.any()):
             return row.expand(leaf.shape).clone(memory_format=torch.contiguous_format)
         return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, row)
-
-
-def _may_look(mask: Tensor) -> bool:
-    """Whether its values are at hand: not those of a GPU, and not where a graph is recorded."""
-    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 class Zeros(Fill):
