@@ -78,8 +78,12 @@ def find_modules_here() -> None:
 
     Processes that this one starts find them too. Not if Python was told to look at no such folder (``-P``).
     """
-    if not sys.flags.safe_path and not {"", os.getcwd()}.intersection(sys.path):
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been deleted
+        return
+    if not sys.flags.safe_path and not {"", here}.intersection(sys.path):
+        sys.path.insert(0, here)
 
 
 def _dispatch(args: list[str]) -> None:

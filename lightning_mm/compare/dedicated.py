@@ -54,9 +54,11 @@ def check_dedicated(study: Study, run: Run) -> None:
             except DataNotFoundError:
                 raise
             except Exception as error:
-                what = str(error) if isinstance(error, LightningMMError) else f"{type(error).__name__}: {error}"
-                how = HOW.format(example=combination.split("+")[0], method=method.name)
-                raise LightningMMError(f"{method.name} of {combination}: {what.rstrip('.')}; {how}") from error
+                ours, how = isinstance(error, LightningMMError), ""
+                if not ours or isinstance(error.__cause__, KeyError):
+                    how = "; " + HOW.format(example=combination.split("+")[0], method=method.name)
+                what = str(error) if ours else f"{type(error).__name__}: {error}"
+                raise LightningMMError(f"{method.name} of {combination}: {what}{how}") from error
 
 
 def smallest_without_each(study: Study, method: Method) -> list[str]:

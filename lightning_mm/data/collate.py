@@ -189,6 +189,8 @@ def _stack(values: list[Any], where: str) -> Any:
         return rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
     if isinstance(first, Tensor):
         for value in values:
+            if value.layout is not torch.strided:
+                raise LightningMMError(f"{where}: cannot batch a {value.layout} tensor; write tensor.to_dense()")
             if value.shape != first.shape:
                 raise LightningMMError(
                     f"{where}: samples have different shapes, {tuple(first.shape)} and {tuple(value.shape)}; "

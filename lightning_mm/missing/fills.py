@@ -55,6 +55,10 @@ class Fill(nn.Module):
                     f"replace; {'tokenise them' if texts else 'make tensors of them'} before they are batched"
                 )
             return leaf
+        if leaf.layout is not torch.strided:
+            raise LightningMMError(
+                f"modality {name!r}: no fill replaces a {leaf.layout} tensor; write tensor.to_dense()"
+            )
         if leaf.shape[:1] != present.shape:
             raise LightningMMError(
                 f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "

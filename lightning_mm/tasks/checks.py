@@ -58,6 +58,10 @@ def check_call(inputs: Any, available: Any, modalities: Modalities) -> None:
 def check_batch(batch: Any, needed: Sequence[str]) -> None:
     """Raise a LightningMMError if a batch is not a mapping with these keys."""
     if isinstance(batch, Mapping) and all(key in batch for key in needed):
+        if isinstance(batch.get("available"), Tensor) and batch["available"].shape[:1] == (0,):
+            raise LightningMMError(
+                "got a batch without samples; its sampler or collate_fn must leave empty batches out"
+            )
         return
     came = f"only {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
     raise LightningMMError(

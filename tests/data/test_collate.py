@@ -166,6 +166,10 @@ def test_policy_without_index_is_an_error() -> None:
         ([{"x": 1}, {"y": 1}], "modality 'a': samples have different keys"),
         ([torch.ones(1), "word"], r"modality 'a': samples have different types \['Tensor', 'str'\]"),
         ([[1, 2], [1]], "modality 'a': lists of different lengths"),
+        (
+            [torch.eye(2).to_sparse()] * 2,
+            r"modality 'a': cannot batch a torch.sparse_coo tensor; write tensor.to_dense",
+        ),
         ([object(), object()], "modality 'a': cannot batch object"),
         ([{"values": torch.ones(3), "length": 2}] * 2, "modality 'a': 'length' is 2, but no tensor next to it"),
     ],

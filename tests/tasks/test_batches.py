@@ -81,6 +81,8 @@ def test_batches_that_lack_something() -> None:
         lacking = {name: value for name, value in whole.items() if name != key}
         with pytest.raises(LightningMMError, match=r"expected a batch with the keys .*, got only \['.*; Modality"):
             task.validation_step(lacking, 0)
+    with pytest.raises(LightningMMError, match="got a batch without samples"):
+        task.test_step({key: whole[key][:0] for key in ("available", "target")} | {"inputs": {}}, 0)
     with pytest.raises(LightningMMError, match="got a tuple"):
         task.training_step(tuple(whole.values()), 0)
     with pytest.raises(LightningMMError, match=r"\['inputs', 'available', 'index'\]"):

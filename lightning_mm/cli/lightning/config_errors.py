@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -92,8 +91,8 @@ def _unknown_class(class_path: str) -> str:
     module = _import(module_name)
     if module is None:
         return (
-            f"cannot import {class_path!r}: {_why_not(module_name)}; modules are found in the current folder "
-            f"({os.getcwd()}), in the folders of PYTHONPATH, and where packages are installed"
+            f"cannot import {class_path!r}: {_why_not(module_name)}; modules are found in the folder in "
+            "which the command runs, in the folders of PYTHONPATH, and where packages are installed"
         )
     close = get_close_matches(name, [one for one in dir(module) if inspect.isclass(getattr(module, one, None))], n=1)
     hint = f"; did you mean '{module_name}.{close[0]}'?" if close else ""
