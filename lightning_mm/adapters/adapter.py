@@ -76,11 +76,11 @@ class Adapter(nn.Module):
         """Return the bank of one site."""
         return cast(Bank, self.banks[bank_key(site.name)])
 
-    def parameters_per_combination(self) -> int:
-        """Count the parameters in the rows that one combination uses (the combination that uses the most rows)."""
+    def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
+        """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
         rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
         most = int(rows.sum(1).max())
-        return most * sum(parameter.numel() for parameter in self.banks.parameters()) // len(self.basis.names)
+        return most * sum(one.numel() for one in (bank or self.banks).parameters()) // len(self.basis.names)
 
     @property
     def device(self) -> torch.device:
