@@ -72,6 +72,8 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
 
     os.environ.setdefault("WANDB_SILENT", "true")
     with processes(perform, jobs) as executor:
+        if any(method.recipe.each == "dedicated" for method in study.methods):
+            executor.pool.submit(check_dedicated_in_worker, study).result()
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs)
@@ -80,6 +82,14 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
     print_table(result, study.metric)
     print("written: " + ", ".join(map(str, written.values())))
     return result
+
+
+def check_dedicated_in_worker(study: Study) -> None:
+    """Try dedicated networks before anything is trained, see :func:`lightning_mm.compare.dedicated.check_dedicated`."""
+    from lightning_mm.cli.lightning.run import run_lightning
+    from lightning_mm.compare.dedicated import check_dedicated
+
+    check_dedicated(study, run_lightning)
 
 
 def perform_step(step: Step) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
         130 if stopped with Ctrl-C. Defects of ours are raised.
     """
+    if args is None:
+        find_modules_here()
     try:
         _dispatch(list(sys.argv[1:] if args is None else args))
     except SystemExit as stop:  # argparse ends --help and --print_config so
@@ -70,6 +72,19 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lightning-mm: error: {message}", file=sys.stderr)
         return code
     return 0
+
+
+def find_modules_here() -> None:
+    """Let configs name classes in modules of the current folder, as ``python -m lightning_mm`` does by itself.
+
+    Processes that this one starts find them too. Not if Python was told to look at no such folder (``-P``).
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been deleted
+        return
+    if not sys.flags.safe_path and not {"", here}.intersection(sys.path):
+        sys.path.insert(0, here)
 
 
 def _dispatch(args: list[str]) -> None:
