@@ -21,17 +21,22 @@ KEPT = ("seed_everything", "trainer", "model", "data")
 
 def resolve(stack: Sequence[Path], overrides: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The config that ``lightning-mm fit`` would run with: files stacked, settings applied, references resolved."""
-    command = ["fit", *(part for path in stack for part in ("-c", str(path)))]
-    for key, value in overrides.items():
-        command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
-            run([*command, "--print_config"])
+            run([*command_of("fit", stack, overrides), "--print_config"])
     except SystemExit:
         pass
     config: dict[str, Any] = yaml.safe_load(printed.getvalue())
     return {key: config[key] for key in KEPT}
+
+
+def command_of(verb: str, stack: Sequence[Path], overrides: Mapping[str, Any]) -> list[str]:
+    """The command of a verb with files stacked and settings applied."""
+    command = [verb, *(part for path in stack for part in ("-c", str(path)))]
+    for key, value in overrides.items():
+        command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return command
 
 
 def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

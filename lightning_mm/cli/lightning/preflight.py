@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
@@ -24,8 +24,7 @@ def preflight(task: BaseTask, batch: dict[str, Any]) -> None:
     """
     check_batch(batch, STEP_KEYS)
     training = task.training
-    size = len(batch["available"])
-    few = take_rows({key: batch[key] for key in ("inputs", "available", "target")}, torch.arange(min(size, 2)), size)
+    few = _few(batch)
     task.check_target(batch["target"])
     with torch.random.fork_rng():
         try:
@@ -54,9 +53,37 @@ def _form(nest: Any) -> str:
     return f"({', '.join(forms)})"
 
 
+def _few(batch: dict[str, Any]) -> dict[str, Any]:
+    """The first samples of a batch."""
+    size = len(batch["available"])
+    few: dict[str, Any] = take_rows(
+        {key: batch[key] for key in ("inputs", "available", "target")}, torch.arange(min(size, 2)), size
+    )
+    return few
+
+
 def first_batch(datamodule: LightningDataModule, split: str) -> Any:
     """The first batch of ``test``, or else of the validation split."""
     datamodule.prepare_data()
     datamodule.setup("test" if split == "test" else "validate")
     loader = datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
     return next(iter(loader))
+
+
+def look_at_task(trainer: Trainer, model: LightningModule, datamodule: LightningDataModule) -> None:
+    """Do nothing: a study asks for this verb to get the facts below, before anything is trained.
+
+    Args:
+        trainer: Not used.
+        model: Not used.
+        datamodule: Not used.
+    """
+
+
+@torch.no_grad()
+def facts_of(model: Any, datamodule: Any) -> dict[str, Any]:
+    """Names of the metrics of a task, and whether its statistics hold one label of each sample."""
+    few = _few(first_batch(datamodule, "val"))
+    outputs = model.eval()(few["inputs"], few["available"])
+    target = model.sample_statistics(outputs, few["target"]).get("target")
+    return {"metrics": list(model.metric_directions), "labels": target is not None and target.ndim == 1}
