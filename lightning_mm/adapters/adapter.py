@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
-from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.call import AdapterCall, Current, Watch
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.hooks import EndHook, EntryHook, NetworkHook, OpenHook, SiteHook
 from lightning_mm.adapters.kinds.base import Bank, Kind
@@ -30,7 +30,7 @@ from lightning_mm.adapters.network.inputs import Call, InputPath, check_availabl
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, refuse_empty_rows
 
 
 class Adapter(nn.Module):
@@ -160,17 +160,24 @@ class Adapter(nn.Module):
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
         now = self.current.situation
-        return self.current.setting(now.available, False, now.merges)
+        return self.current.setting(now.available, False, now.merges, now.watch)
 
     def every_row(self) -> AbstractContextManager[None]:
         """Run encoders on all samples, for callers that read the outputs of their layers."""
         now = self.current.situation
-        return self.current.setting(now.available, now.enabled, False)
+        return self.current.setting(now.available, now.enabled, False, now.watch)
 
-    def using(self, available: Tensor | None) -> AbstractContextManager[None]:
-        """Set ``available`` for calls of the base in this thread that do not pass it."""
+    def using(self, available: Tensor | None, watch: Watch | None = None) -> AbstractContextManager[None]:
+        """Set ``available`` for calls of the base in this thread that do not pass it.
+
+        A step that calls the network on several sets of samples makes each call inside the context of its mask.
+
+        Args:
+            available: ``Bool[B, M]`` for the samples of these calls; None for all modalities.
+            watch: Called before each of these calls, e.g. to refuse samples that the mask does not belong to.
+        """
         now = self.current.situation
-        return self.current.setting(available, now.enabled, now.merges)
+        return self.current.setting(available, now.enabled, now.merges, watch)
 
     # one call -------------------------------------------------------------------------------------------------------
 
@@ -194,6 +201,9 @@ class Adapter(nn.Module):
                     stacklevel=2,
                 )
             return call
+        if given is None and not tracing() and self.current.situation.watch is not None:
+            inputs = [one.get(call) for one in self.paths.values()]
+            self.current.situation.watch(network, inputs, self.current.situation.enabled)
         if path and given is None:
             call = path.put(call, available)
         available = self.check(available, call)
@@ -225,6 +235,8 @@ class Adapter(nn.Module):
         call.available = available
         if eager and self.encoders and situation.merges:
             codes = self.modalities.code(available).tolist()
+            if 0 in codes:  # on a GPU, where the check of the mask did not look at its values
+                refuse_empty_rows("`available`", [row for row, code in enumerate(codes) if code == 0])
             call.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
         if not situation.enabled:
             return

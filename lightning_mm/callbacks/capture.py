@@ -12,8 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
+from lightning_mm.adapters import SSF, Adapter, Additive
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import Modalities
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 
@@ -44,6 +46,9 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
     except Exception as error:
         if isinstance(error, LightningMMError):
             raise
+        if isinstance(error, AttributeError) and "'adapter'" in str(error) and not hasattr(module, "adapter"):
+            with _adapter_without_layers(module):
+                return capture_call(module, network, batch, stage)
         raise LightningMMError(
             f"{type(module).__name__}.{STEPS[stage]} failed before it called its network "
             f"({type(error).__name__}: {error}); give "
@@ -57,6 +62,16 @@ def capture_call(module: LightningModule, network: nn.Module, batch: Any, stage:
         f"{type(module).__name__}.{STEPS[stage]} did not call the network; "
         "name the attribute that it calls with `network`"
     )
+
+
+@contextmanager
+def _adapter_without_layers(module: LightningModule) -> Iterator[None]:
+    """Give a module an adapter that changes nothing, for a step that calls its network inside `adapter.using(mask)`."""
+    module.adapter = Adapter(SSF(), Additive(), Modalities(["any"]), None, [], {})
+    try:
+        yield
+    finally:
+        del module.adapter
 
 
 def run_step(module: LightningModule, batch: Any, stage: str) -> Any:

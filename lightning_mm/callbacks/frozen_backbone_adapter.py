@@ -16,11 +16,11 @@ from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapt
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
-from lightning_mm.callbacks.lookup import available_of, modalities_of, network_of
+from lightning_mm.callbacks.lookup import BatchMask, available_of, modalities_of, network_of
 from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, check_mask, check_rows
 from lightning_mm.tasks.checkpoints import load_network
 from lightning_mm.tasks.settings import group_of
 
@@ -38,7 +38,8 @@ class FrozenBackboneAdapter(Callback):
         basis: How availability picks rows from the banks, default ``OneHot()``.
         network: The attribute that holds the network, dotted if nested.
         available: Path to ``Bool[B, M]`` in a batch (dotted keys, attributes or positions), or a function of the batch.
-            Not used if the module itself passes ``available`` to its network.
+            Not used if the module itself passes ``available`` to its network, or calls it inside ``with
+            self.adapter.using(mask)``, as steps do that call it on several sets of samples.
         modalities: Names in order; default: ``modalities`` of the module or the data module.
         fill: Placeholder for absent inputs; default: ``fill`` of the module if it has one, else zeros.
         inputs: Modality to the argument of the network that holds it, see ``adapt``.
@@ -139,7 +140,8 @@ class FrozenBackboneAdapter(Callback):
             grouped=self.grouped,
         )
         if not self._in_call:
-            adapter.check(self._mask(batch), call)
+            # not the sizes: the step may call the network on other samples, inside adapter.using(their mask)
+            check_rows("`available`", check_mask("`available`", self._mask(batch), adapter.modalities))
         adapter.expects_mask = True
         pl_module.requires_grad_(False)  # all parts: outputs of the full combination must not change
         adapter.attach(network)
@@ -220,7 +222,8 @@ class FrozenBackboneAdapter(Callback):
                 child.eval()
         self._of_batch.close()  # a step that ends the epoch skips the hook after the batch
         # also if the module passes the mask itself: on exit, a call that Ctrl-C interrupted is dropped
-        self._of_batch.enter_context(adapter.using(None if self._in_call else self._mask(batch)))
+        mask, watch = (None, None) if self._in_call else (self._mask(batch), BatchMask(batch, self.available))
+        self._of_batch.enter_context(adapter.using(mask, watch))
 
     def _mask(self, batch: Any) -> Tensor:
         return available_of(batch, self.available)

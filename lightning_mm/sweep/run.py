@@ -54,7 +54,7 @@ def sweep(
             of tasks is for dedicated networks: each runs only on the combination of all of its modalities, or on the
             combinations in ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
-            missingness are not applied, only ``observed`` counts.
+            missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
         combinations: The combinations; default: all 2^M - 1.
         split: ``"test"``, or ``"val"`` to choose settings.
         modalities: The columns of ``observed``; default: the modalities of the data module, or else those of the task
