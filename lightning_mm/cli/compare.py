@@ -74,6 +74,7 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
     """
     from lightning_mm.compare import collect, processes, run_study, write
     from lightning_mm.compare.look import configs_to_look_at
+    from lightning_mm.compare.plan import Plan
     from lightning_mm.compare.step_runner import finished
     from lightning_mm.files import check_folder
     from lightning_mm.results.terminal import print_table
@@ -85,7 +86,7 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
         _check_wandb(study.wandb)
     steps = configs_to_look_at(study)
     with processes(perform, jobs) as executor:
-        if any(finished(step) is None for step in steps):
+        if any(finished(step) is None for step in Plan(study).steps({})):
             executor.call(look_in_worker, study, steps)
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
@@ -98,13 +99,15 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
 
 
 def look_in_worker(study: Study, steps: Sequence[Step]) -> None:
-    """Look at a study before it begins, see :func:`lightning_mm.compare.look.look_at`."""
+    """Look at a study before it begins: its settings, metric and dedicated networks."""
     from lightning_mm.cli.lightning.run import run_lightning
+    from lightning_mm.compare.dedicated import check_dedicated
     from lightning_mm.compare.look import look_at
 
     print_what_can_be_printed()
     try:
         look_at(study, steps, run_lightning)
+        check_dedicated(study, run_lightning)
     except LightningMMError:
         raise
     except Exception as error:

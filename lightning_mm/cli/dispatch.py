@@ -59,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
         128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. Defects of ours are raised.
     """
+    if args is None:
+        find_modules_here()
     print_what_can_be_printed()
     stop = Stop()
     try:
@@ -102,6 +104,19 @@ def _run(args: list[str], stop: Stop) -> int:
             close_output()
         return code
     return 0
+
+
+def find_modules_here() -> None:
+    """Let configs name classes in modules of the current folder, as ``python -m lightning_mm`` does by itself.
+
+    Processes that this one starts find them too. Not if Python was told to look at no such folder (``-P``).
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been deleted
+        return
+    if not sys.flags.safe_path and not {"", here}.intersection(sys.path):
+        sys.path.insert(0, here)
 
 
 def _dispatch(args: list[str], stop: Stop) -> None:

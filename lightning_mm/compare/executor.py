@@ -73,6 +73,10 @@ class InProcess:
 
     perform: Perform
 
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function and return its result."""
+        return function(*arguments)
+
     def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
         for step in steps:
             try:

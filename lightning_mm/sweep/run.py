@@ -22,6 +22,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
+from lightning_mm.tasks.finite.weights import check_network
 
 Task = nn.Module
 """A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""
@@ -54,7 +55,7 @@ def sweep(
             of tasks is for dedicated networks: each runs only on the combination of all of its modalities, or on the
             combinations in ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
-            missingness are not applied, only ``observed`` counts.
+            missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
         combinations: The combinations; default: all 2^M - 1.
         split: ``"test"``, or ``"val"`` to choose settings.
         modalities: The columns of ``observed``; default: the modalities of the data module, or else those of the task
@@ -93,6 +94,8 @@ def sweep(
     wanted = known.select(combinations)
     own = None if dedicated_to is None else known.select(dedicated_to)
     runs = _plan(groups, named, known, wanted, baseline, own)
+    for run in runs:
+        check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False

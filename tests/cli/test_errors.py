@@ -145,7 +145,8 @@ def test_a_checkpoint_of_another_network_is_a_few_keys() -> None:
         ),
         (
             "Parser key \"model\":\n  Problem with given class_path 'no_such.Model':\n    No module named 'no_such'",
-            "model: cannot import 'no_such.Model': there is no module 'no_such'",
+            "model: cannot import 'no_such.Model': there is no module 'no_such'; modules are found in the folder "
+            "in which the command runs, in the folders of PYTHONPATH, and where packages are installed",
         ),
     ],
 )

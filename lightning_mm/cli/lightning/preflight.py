@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 
+from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import BaseTask
-from lightning_mm.tree import take_rows
+from lightning_mm.tasks.base import STEP_KEYS
+from lightning_mm.tasks.checks import check_batch
+from lightning_mm.tree import dotted, is_column, leaves_of, take_rows
 
 
 @torch.no_grad()
@@ -18,13 +22,35 @@ def preflight(task: BaseTask, batch: dict[str, Any]) -> None:
     Raises:
         LightningMMError: If inputs, targets and network do not fit each other.
     """
+    check_batch(batch, STEP_KEYS)
     training = task.training
     few = _few(batch)
-    with torch.random.fork_rng():
-        outputs = task.eval()(few["inputs"], few["available"])
     task.check_target(batch["target"])
+    with torch.random.fork_rng():
+        try:
+            outputs = task.eval()(few["inputs"], few["available"])
+        except LightningMMError:
+            raise
+        except Exception as error:
+            given = {name: _form(value) for name, value in few["inputs"].items()}
+            known = not isinstance(error, KeyError) or (error.args and error.args[0] in given)
+            way = "" if known else "if this is a modality, list it in data.modalities, or read no other inputs; "
+            took = ", ".join(f"{name} {form}" for name, form in given.items())
+            raise LightningMMError(
+                f"{type(task.model).__name__} raised {type(error).__name__}: {error} on inputs of {took}; {way}"
+                "LIGHTNING_MM_TRACEBACK=1 shows where"
+            ) from error
     task.loss(outputs, few["target"])
     task.train(training)
+
+
+def _form(nest: Any) -> str:
+    """Dtypes and shapes of the leaves of an input."""
+    forms = []
+    for path, leaf in leaves_of(nest, is_column):
+        form = f"{leaf.dtype} {list(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+        forms.append(f"{dotted(path)}: {form}" if path else form)
+    return f"({', '.join(forms)})"
 
 
 def _few(batch: dict[str, Any]) -> dict[str, Any]:
