@@ -118,7 +118,7 @@ class Exporting:
         form = format_of(format_name)
         path = self.folder / f"{name}{form.suffix}"
         try:
-            with quiet(), torch.no_grad(), writing(path):
+            with quiet(), torch.no_grad(), writing(self.folder.parent / path.name):
                 files = form.write(program, path, names, self.outputs)
                 opened = form.open(path, names)
         except (LightningMMError, OSError):  # of the disk, not of the network
