@@ -96,3 +96,17 @@ def test_bad_selection_and_bad_flags() -> None:
             Modalities(NAMES).select(selection)
     with pytest.raises(LightningMMError, match="expected 3 flags"):
         Modalities(NAMES).name([True])
+
+
+def test_a_draw_of_many_combinations_is_fixed_and_holds_the_plain_ones() -> None:
+    many = Modalities([f"m{place}" for place in range(20)])
+    drawn = many.sampled(1023)
+    assert len(set(drawn)) == 1023
+    assert drawn == many.sampled(1023) == many.select(drawn)
+    assert drawn != many.sampled(1023, seed=1)
+    plain = {*many, many.full, *("+".join(name for name in many if name != one) for one in many)}
+    assert plain <= set(drawn)
+    few = Modalities(["a", "b", "c"])
+    assert few.sampled(7) == few.combinations()
+    with pytest.raises(LightningMMError, match=r"20 modalities have 1,048,575 combinations, too many to list; choose"):
+        many.combinations()

@@ -122,9 +122,8 @@ def _measure(
 
 def parameters_of(adapter: Adapter, site: Site) -> int:
     """Count the parameters of one layer's bank per combination, as ``Adapter.parameters_per_combination`` does."""
-    rows = adapter.basis.weights(adapter.modalities.masks(adapter.modalities.incomplete()).to(adapter.device))
     numbers = sum(parameter.numel() for parameter in adapter.bank(site).parameters())
-    return int(rows.sum(1).max()) * numbers // len(adapter.basis.names)
+    return adapter.basis.most_rows() * numbers // len(adapter.basis.names)
 
 
 def sensitivity_table(layers: Sequence[LayerSensitivity], total: int, chosen: Collection[str] | None = None) -> str:
