@@ -9,7 +9,7 @@ from torch import nn
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.kinds.together import Together
 from lightning_mm.adapters.layers.foreign import own_tensors
-from lightning_mm.adapters.layers.types import Adaptable
+from lightning_mm.adapters.layers.types import Adaptable, Normalisation, acts_as
 
 OF_THE_NETWORK = "(the network itself)"
 """The name of a network among its modules."""
@@ -17,7 +17,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def never_adapted(network: nn.Module, kind: Kind, known: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the modules with weights that a kind for linear layers does not know.
+    """Find the modules with weights that a kind does not know.
 
     Args:
         network: The base.
@@ -25,8 +25,8 @@ def never_adapted(network: nn.Module, kind: Kind, known: Collection[str]) -> tup
         known: Names of the modules that the kind adapts, or leaves out with a reason of its own.
 
     Returns:
-        Name to reason: modules that a user should know of, and modules that are left out on purpose (layers of torch
-        that the kind is not for, and parts of networks of this package).
+        Name to reason: modules that a user should know of, and modules that are left out on purpose (norms and
+        embeddings of torch that the kind is not for, layers that it did not choose, parts of networks of this package).
     """
     told: dict[str, str] = {}
     on_purpose: dict[str, str] = {}
@@ -41,13 +41,15 @@ def never_adapted(network: nn.Module, kind: Kind, known: Collection[str]) -> tup
         type_, parts = type(module).__name__, ", ".join(weights)
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):  # too large to be left out without a warning
             told[name] = "recurrent layers run all steps inside one call"
-        elif isinstance(module, (*Adaptable, nn.Embedding, nn.EmbeddingBag)):
-            on_purpose[name] = f"{type(kind).__name__} is not for layers of type {type_}"
+            continue
+        if acts_as(module, (*Adaptable, nn.Embedding, nn.EmbeddingBag)):
+            reason = f"{type(kind).__name__} is not for this {type_}"
         else:
-            to = told if _is_general(kind) and not f"{name}.".startswith(ours) else on_purpose
             is_layer = not module._modules or "_packed_params" in module._modules
             what = "is no linear, convolution, norm or attention layer" if is_layer else "uses its own parameters"
-            to[name or OF_THE_NETWORK] = f"{type_} {what}: {parts}"
+            reason = f"{type_} {what}: {parts}"
+        quiet = not _is_general(kind) or f"{name}.".startswith(ours) or _is_meant(module, kind)
+        (on_purpose if quiet else told)[name or OF_THE_NETWORK] = reason
     return told, on_purpose
 
 
@@ -60,10 +62,15 @@ def listed(reasons: Mapping[str, str]) -> str:
 
 
 def _is_general(kind: Kind) -> bool:
-    """Return whether a kind adapts all linear layers, so that one of another type may be missed."""
+    """Return whether a kind adapts all linear and convolution layers, so that one of another type may be missed."""
     if isinstance(kind, Together):
         return any(_is_general(one) for one in kind.kinds)
-    return nn.Linear in kind.targets and getattr(kind, "layers", None) is None
+    return {nn.Linear, nn.Conv2d} <= set(kind.targets) and getattr(kind, "layers", None) is None
+
+
+def _is_meant(module: nn.Module, kind: Kind) -> bool:
+    """Return whether a kind leaves out a module by its choice, or by its nature if it is a norm or an embedding."""
+    return acts_as(module, kind.targets) or isinstance(module, (*Normalisation, nn.Embedding, nn.EmbeddingBag))
 
 
 def _weights(module: nn.Module) -> list[str]:

@@ -223,13 +223,19 @@ def test_others_are_named_with_the_reason_in_one_warning_and_in_the_summary(
         assert next(iter(adapted.adapter.left_out)) in adapted.adapter.summary().splitlines()[-1]
 
 
+def test_a_transposed_convolution_is_named_by_lora() -> None:
+    layer = nn.Sequential(nn.Unflatten(2, (WIDTH, 1)), nn.ConvTranspose2d(5, 5, 1), nn.Flatten(2))
+    with pytest.warns(UserWarning, match=r"1 layers are left out of the adapter: layer.1 \(LoRA is not for this Conv"):
+        adapt(Net(layer).eval(), NAMES, LoRA(2), example=((), inputs()))
+
+
 def test_what_a_user_or_a_kind_leaves_out_is_in_the_summary_only() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapted = adapt(Net(LayerScale()), NAMES, SSF(), example=((), inputs()), exclude=["layer", "head"])
         assert adapted.adapter.left_out == {"layer": "in `exclude`", "head": "in `exclude`"}
         adapted = adapt(Net(nn.LayerNorm(WIDTH)), NAMES, LoRA(2), example=((), inputs()))
-        assert adapted.adapter.left_out == {"layer": "LoRA is not for layers of type LayerNorm"}
+        assert adapted.adapter.left_out == {"layer": "LoRA is not for this LayerNorm"}
 
 
 def test_lazy_layers_are_refused_before_anything_runs() -> None:
