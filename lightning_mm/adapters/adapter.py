@@ -83,9 +83,9 @@ class Adapter(nn.Module):
         """Return the bank of one site."""
         return cast(Bank, self.banks[bank_key(site.name)])
 
-    def parameters_per_combination(self) -> int:
-        """Count the parameters in the rows that one combination uses (the combination that uses the most rows)."""
-        numbers = sum(parameter.numel() for parameter in self.banks.parameters())
+    def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
+        """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
+        numbers = sum(one.numel() for one in (bank or self.banks).parameters())
         return self.basis.most_rows() * numbers // len(self.basis.names)
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""Finds in a module or a batch what a callback's settings name."""
+"""Find what the settings of a callback name: the network of a module, the modalities, the mask of a batch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightning_mm.errors import LightningMMError
 
 
 def network_of(module: LightningModule, name: str) -> nn.Module:
-    """The network of a module.
+    """Return the network of a module.
 
     Args:
         module: Any LightningModule.
-        name: The attribute (dotted where nested) that holds the network.
+        name: Its attribute, dotted if nested.
 
     Raises:
-        LightningMMError: If there is no such attribute, or it is no ``nn.Module``.
+        LightningMMError: If the attribute does not exist or is not an ``nn.Module``.
     """
     try:
         network = attrgetter(name)(module)
     except AttributeError:
         children = [child for child, _ in module.named_children()]
         raise LightningMMError(
-            f"{type(module).__name__} has no attribute {name!r}; `network` must name the one that holds the network, "
-            f"out of {children}"
+            f"{type(module).__name__} has no attribute {name!r}; set `network` to the attribute that holds the "
+            f"network, one of {children}"
         ) from None
     if not isinstance(network, nn.Module):
         raise LightningMMError(
@@ -38,29 +38,29 @@ def network_of(module: LightningModule, name: str) -> nn.Module:
 
 
 def modalities_of(given: Sequence[str] | None, module: LightningModule, datamodule: Any) -> list[str]:
-    """The modalities that are given, else those of the module, else those of the data module.
+    """Return the given modalities, or else the modalities of the module, or else those of the data module.
 
     Raises:
-        LightningMMError: If there are none.
+        LightningMMError: If all are missing.
     """
     for names in (given, getattr(module, "modalities", None), getattr(datamodule, "modalities", None)):
         if names:
             return list(names)
     raise LightningMMError(
         f"FrozenBackboneAdapter does not know the modalities: neither {type(module).__name__} nor the data module has "
-        "`modalities`; give modalities=[...]"
+        "`modalities`; pass modalities=[...]"
     )
 
 
 def available_of(batch: Any, where: str | Callable[[Any], Tensor]) -> Tensor:
-    """The availability ``Bool[B, M]`` of a batch.
+    """Return the mask ``Bool[B, M]`` of a batch.
 
     Args:
         batch: Any batch.
         where: A dotted path of keys, attributes or positions, or a function of the batch.
 
     Raises:
-        LightningMMError: If the path leads nowhere, or to no tensor.
+        LightningMMError: If there is nothing at the path, or no tensor.
     """
     if callable(where):
         return where(batch)
@@ -76,8 +76,8 @@ def available_of(batch: Any, where: str | Callable[[Any], Tensor]) -> Tensor:
         except (KeyError, IndexError, AttributeError):
             has = list(value) if isinstance(value, Mapping) else type(value).__name__
             raise LightningMMError(
-                f"no `available` at {where!r} in the batch ({part!r} not found in {has}); give FrozenBackboneAdapter "
-                "`available`: a path such as 'mask' or '2', or a function of the batch"
+                f"no `available` at {where!r} in the batch ({part!r} not found in {has}); set `available` "
+                "of FrozenBackboneAdapter to a path such as 'mask' or '2', or to a function of the batch"
             ) from None
     if not isinstance(value, Tensor):
         raise LightningMMError(f"`available` at {where!r} is a {type(value).__name__}, expected a tensor Bool[B, M]")

@@ -28,6 +28,7 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
+    "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
@@ -99,6 +100,10 @@ def _runner(verb: str) -> Callable[[list[str]], object]:
         from lightning_mm.cli.table import run_table
 
         return lambda args: run_table(args[1:])
+    if verb == "importance":
+        from lightning_mm.cli.importance import run_importance
+
+        return lambda args: run_importance(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 

@@ -1,6 +1,6 @@
-"""One pass over the data in which every batch runs through all combinations and all methods.
+"""One pass over the data; every batch runs through all combinations and all methods.
 
-Shapes: B samples of a batch, M modalities of the data, N samples of the split, n of them count for one combination.
+Shapes: B samples in a batch, M modalities of the data, N samples in the split, n of them count for one combination.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lightning_mm.tree import batch_size, take_rows
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
 Figures = tuple[int, str]
-"""Position of a run, combination."""
+"""Position of a run, and the combination."""
 
 
 @runtime_checkable
 class SweepableTask(Protocol):
-    """What the sweep needs of a task; every task of :mod:`lightning_mm.tasks` has it.
+    """The interface that the sweep needs; every task of :mod:`lightning_mm.tasks` has it.
 
-    A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
-    ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
+    A task may also have ``adapter`` (with the context managers ``disabled()`` and, for networks with a forward that
+    takes no ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
     ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples).
     """
 
@@ -51,7 +51,7 @@ class Run:
     Args:
         method: Its name in the table.
         task: Position in :attr:`SweepModule.tasks`.
-        combinations: Canonical names, in the order of the data's modalities.
+        combinations: Canonical names, with modalities in the order of the data.
         disabled: Whether the task's adapter is switched off.
     """
 
@@ -68,7 +68,7 @@ class Part:
     Args:
         index: ``Int[B]``.
         observed: ``Bool[B, M]``.
-        statistics: (position of the run, combination) to ``{name: [b, ...]}`` of the b samples that observed it.
+        statistics: (position of the run, combination) to ``{name: [b, ...]}``, for the b samples that observed it.
     """
 
     index: Tensor
@@ -98,7 +98,7 @@ class SweepModule(LightningModule):
 
     Args:
         tasks: The networks, see :class:`SweepableTask`.
-        runs: Which task is run on which combinations.
+        runs: Which task runs on which combinations.
         modalities: The modalities of the data: the columns of ``observed``.
         scratch: A file for the result of strategies that start processes.
     """
@@ -107,7 +107,7 @@ class SweepModule(LightningModule):
         self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
     ) -> None:
         super().__init__()
-        # In a list the tasks keep their own trainer; Lightning sets that of direct children.
+        # In a list, tasks keep their own trainer: Lightning sets the trainer of direct children.
         self.tasks = nn.ModuleList(tasks)
         self.runs = list(runs)
         self.modalities = Modalities(modalities)
@@ -137,14 +137,14 @@ class SweepModule(LightningModule):
                     if size < len(counts):
                         inputs, target = take_rows((inputs, target), counts.nonzero()[:, 0], len(counts))
                     available = mask[columns].repeat(size, 1)
-                    with _told(task, available):
+                    with _using(task, available):
                         outputs = task(inputs, available)
                     found = task.sample_statistics(outputs, target)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
                         raise LightningMMError(
-                            f"sample_statistics of {type(task).__name__} gave {wrong[0]!r} of shape "
+                            f"sample_statistics of {type(task).__name__} returned {wrong[0]!r} of shape "
                             f"{tuple(found[wrong[0]].shape)} for {size} samples; expected one row per sample"
                         )
         self._parts.append(Part(index.cpu(), observed.cpu(), statistics))
@@ -176,7 +176,7 @@ class SweepModule(LightningModule):
         size = batch_size([batch["inputs"][name] for name in self.modalities])
         if size is None:
             raise LightningMMError(
-                f"inputs of modalities {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
+                f"the inputs of {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
                 "arrays or lists of texts, batch first"
             )
         observed = batch.get("observed")
@@ -208,7 +208,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
         padded: Whether samplers may have repeated samples (several processes); repeats are then dropped.
 
     Raises:
-        LightningMMError: If there is no sample, or an index comes twice although no sampler pads.
+        LightningMMError: If there is no sample, or an index occurs twice although no sampler pads.
     """
     if not parts:
         raise LightningMMError("the split that was swept has no samples")
@@ -216,8 +216,8 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
     unique, owner = torch.unique(index, return_inverse=True)
     if len(unique) != len(index) and not padded:
         raise LightningMMError(
-            f"{len(index)} samples came with {len(unique)} distinct values of 'index'; it must be the sample's "
-            "position in the data set, and the loader must not repeat samples"
+            f"{len(index)} samples have only {len(unique)} distinct values of 'index'; it must be the position of a "
+            "sample in the data set, and the loader must not repeat samples"
         )
     observed = torch.cat([part.observed for part in parts])
     statistics: dict[Figures, Statistics] = {}
@@ -232,7 +232,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
 
 
 def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, ascending, and the first position of each."""
+    """Return the distinct values, ascending, and the first position of each."""
     ordered, order = torch.sort(values, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -245,7 +245,7 @@ def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
     return adapter.disabled() if disabled else nullcontext()
 
 
-def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
+def _using(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
     """Pass ``available`` to the adapter of a network whose forward does not take it."""
     adapter: Any = getattr(task, "adapter", None)
     return adapter.using(available) if hasattr(adapter, "using") else nullcontext()

@@ -163,6 +163,42 @@ def test_an_interrupted_call_ends_with_its_mask() -> None:
     assert adapted.adapter.current.situation.call is None
 
 
+def test_a_call_that_never_began_ends_nothing() -> None:
+    """A hook of the user that comes before all others raises."""
+    adapted = build()
+
+    def fail(*_: Any) -> None:
+        raise Fails
+
+    handle = adapted.base.register_forward_pre_hook(fail, prepend=True)
+    for _ in range(2):
+        with pytest.raises(Fails):
+            adapted.base(**inputs())
+    handle.remove()
+    with torch.no_grad():
+        expected = adapted(**inputs())
+        assert torch.equal(adapted.base(**inputs()), expected)
+
+
+def test_threads_leave_no_mask_for_compiled_code() -> None:
+    adapted = build()
+    first, second = (adapted.adapter.using(mask) for mask in (MASKS, MASKS[:2]))
+    entered, left = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with second:
+            entered.set()
+            left.wait(10)
+
+    worker = threading.Thread(target=work)
+    with first:
+        worker.start()
+        entered.wait(10)
+    left.set()
+    worker.join()
+    assert adapted.adapter.current._in_graphs.available is None
+
+
 def test_an_encoder_whose_exception_the_network_catches() -> None:
     class Careful(Network):
         def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -231,6 +267,25 @@ def adapted_pair(network: nn.Module, *call: Any) -> Adapted:
     adapted = adapt(network, ["a", "b"], SSF(), basis=Additive(), example=(call, {}), targets=["before", "after"])
     randomise(adapted.adapter)
     return adapted
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # read by torch.compile
+@pytest.mark.parametrize("part", ["compiled", "eager"])
+def test_a_part_of_a_network_is_compiled_or_is_not(part: str) -> None:
+    """Compiled parts that eager code calls, and eager parts that compiled code calls, find the call."""
+    call, mask = pair_call(), torch.tensor([[True, False], [False, True], [True, True], [False, True]])
+    adapted = network = adapted_pair(Pair(), *call)
+    expected = [adapted(*call, available=mask.roll(number, 0)) for number in range(2)]
+    if part == "compiled":
+        adapted.base.after.compile(backend="eager")
+    else:
+        adapted.base.after.forward = torch.compiler.disable(adapted.base.after.forward)
+        network = torch.compile(adapted, backend="eager")
+    for number in (0, 0, 1):
+        found = network(*call, available=mask.roll(number, 0))
+        torch.testing.assert_close(found, expected[number], rtol=1e-4, atol=1e-5)
+    assert adapted.adapter.current.situation.call is None
 
 
 @pytest.mark.parametrize("recursive", [True, False])

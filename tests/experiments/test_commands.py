@@ -219,7 +219,7 @@ def test_the_other_dedicated_network_of_food101(enter: Workspace, capsys: pytest
     assert swept(Path(root)) == {("dedicated", "image")}, "the combination of the policy"
     capsys.readouterr()
     assert main([*sweep, *other, *options(path), "--trainer.logger", "false"]) == 1
-    assert "the dedicated ones are for ['image'] alone" in capsys.readouterr().err
+    assert "dedicated networks are only for ['image']" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -115,9 +115,10 @@ def _trial(
 
 
 def _batch_first(nest: Any, size: int) -> bool:
-    """Return whether a nest has tensors, and all of its leaves that may have rows have one per sample."""
-    leaves = [leaf for _, leaf in leaves_of(nest, is_column) if isinstance(leaf, Tensor) or rows_of(leaf) is not None]
-    return bool(tensors_of(nest)) and all(rows_of(leaf) == size for leaf in leaves)
+    """Return whether a nest has tensors, all with one row per sample, and nothing else with one row per sample."""
+    others = [leaf for _, leaf in leaves_of(nest, is_column) if not isinstance(leaf, Tensor)]
+    tensors = tensors_of(nest)
+    return bool(tensors) and {rows_of(leaf) for leaf in tensors} == {size} and all(rows_of(o) != size for o in others)
 
 
 def _disturbed(nest: Any, seed: int) -> Any:
