@@ -25,6 +25,7 @@ from lightning_mm.adapters.network.training import deep_supervision
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
+from lightning_mm.tree import map_tensors
 
 
 def build_adapter(
@@ -98,6 +99,7 @@ def build_adapter(
         kind, basis, modalities, fill, sites, paths, found_encoders, grouped, sorted(given.shared), following
     )
     adapter.left_out = {**reasons, **on_purpose}
+    adapter.example = map_tensors(given.of(2).call, lambda leaf: leaf.detach().clone())
     return adapter
 
 

@@ -23,6 +23,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
+from lightning_mm.tasks.finite.weights import check_network
 
 MOST_COMBINATIONS = 1023
 """The most combinations that are run if none are chosen: those of ten modalities."""
@@ -60,7 +61,7 @@ def sweep(
             of tasks is for dedicated networks: each runs only on the combination of all of its modalities, or on the
             combinations in ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
-            missingness are not applied, only ``observed`` counts.
+            missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
         combinations: The combinations; default: all 2^M - 1, or a fixed draw of 1,023 if there are more.
         split: ``"test"``, or ``"val"`` to choose settings.
         modalities: The columns of ``observed``; default: the modalities of the data module, or else those of the task
@@ -99,6 +100,8 @@ def sweep(
     wanted, config = _wanted(known, combinations, config or {})
     own = None if dedicated_to is None else known.select(dedicated_to)
     runs = _plan(groups, named, known, wanted, baseline, own)
+    for run in runs:
+        check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
