@@ -14,7 +14,8 @@ from torch import nn
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.placement.choose import keep_layers
-from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys, fingerprint
+from lightning_mm.adapters.saving.fingerprint import fingerprint
+from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys
 from lightning_mm.adapters.saving.settings import with_public_paths
 from lightning_mm.callbacks.averaging import with_base, without_base
 from lightning_mm.errors import LightningMMError
@@ -113,7 +114,7 @@ class AdapterOnlyCheckpoint:
     def _check_settings(self, config: dict[str, Any]) -> None:
         mine = self._config()
         config = with_public_paths(config)  # older releases named the files of classes
-        not_learned = ("version", "encoders", "grouped", "for_all")
+        not_learned = ("version", "encoders", "grouped", "for_all", "deep_supervision")
         differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:
             raise _differing(differing, config, mine)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.export.checks import Case, cases, largest_difference
+from lightning_mm.export.checks import MOST_MASKS, Case, cases, largest_difference
 from lightning_mm.export.formats import format_of
 from lightning_mm.export.index import ANY, ProgramFile
 from lightning_mm.export.inputs import CallInputs
@@ -86,7 +86,9 @@ class Exporting:
         sizes = {called: max(size, 2) for called, size in self.inputs.sizes.items()} | {BATCH: TRACED}
         modalities = self.source.modalities
         tensors = self.inputs.draw(sizes, torch.Generator().manual_seed(self.seed + 1))
-        tensors[AVAILABLE] = modalities.masks()[torch.arange(TRACED) % (2 ** len(modalities) - 1)]
+        tensors[AVAILABLE] = modalities.masks(modalities.sampled(MOST_MASKS))[
+            torch.arange(TRACED) % (2 ** len(modalities) - 1)
+        ]
         # The batch may have any size; other sizes may have to be, say, multiples of eight, which tracing finds out.
         dims: dict[str, Any] = dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) | {BATCH: torch.export.Dim(BATCH)}
         axes: dict[str, dict[int, Any]] = {
