@@ -50,6 +50,14 @@ class IncompleteDataError(DataNotFoundError):
         return error
 
 
+class Stopped(BaseException):
+    """A signal asked the process to end; its number is ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise a LightningMMError unless ``value`` is one of the choices.
 

@@ -6,7 +6,7 @@ Shapes: B samples, M modalities, K rows of the basis.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import cast
@@ -18,18 +18,20 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
-from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.call import AdapterCall, Current, Watch
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.hooks import EndHook, EntryHook, NetworkHook, OpenHook, SiteHook
 from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.layers.half import HALF
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.left_out import OF_THE_NETWORK, listed
 from lightning_mm.adapters.network.eval_mode import FrozenState
 from lightning_mm.adapters.network.inputs import Call, InputPath, check_available, parameter_path
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, refuse_empty_rows
 
 
 class Adapter(nn.Module):
@@ -44,7 +46,9 @@ class Adapter(nn.Module):
         paths: Path to the input of each modality in a call.
         encoders: Modality to the name of its encoder, for encoders that may run on a part of the samples.
         grouped: Whether the network runs once per combination.
-        for_all: In grouped mode, names of the leaves of a call that all samples share, whatever their size.
+        for_all: Names of the leaves of a call that are the same for all samples, whatever their size.
+        deep_supervision: Names of modules of the network that follow the mode of the adapter, since they decide what
+            the network returns in training mode; all others stay in eval mode.
     """
 
     def __init__(
@@ -58,14 +62,22 @@ class Adapter(nn.Module):
         encoders: Mapping[str, str] = MappingProxyType({}),
         grouped: bool = False,
         for_all: Sequence[str] = (),
+        deep_supervision: Sequence[str] = (),
     ) -> None:
         super().__init__()
         basis.bind(modalities)
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
+        self.deep_supervision = list(deep_supervision)
+        self.left_out: dict[str, str] = {}
+        """Layers with weights that are not adapted, by name, with the reason; empty for a loaded adapter."""
         self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
+        for parameter in self.parameters():  # the default dtype may be half precision, in which small steps are lost
+            if parameter.dtype in HALF:
+                parameter.data = parameter.data.float()
+        self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
         self._handles: list[RemovableHandle] = []
@@ -78,15 +90,38 @@ class Adapter(nn.Module):
 
     def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
         """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
-        rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
-        most = int(rows.sum(1).max())
-        return most * sum(one.numel() for one in (bank or self.banks).parameters()) // len(self.basis.names)
+        numbers = sum(one.numel() for one in (bank or self.banks).parameters())
+        return self.basis.most_rows() * numbers // len(self.basis.names)
+
+    def summary(self) -> str:
+        """Describe in a few lines what is adapted, and what is left out and why."""
+        kind, basis, rows = type(self.kind).__name__, type(self.basis).__name__, len(self.basis.names)
+        lines = [
+            f"{kind} on {len(self.sites)} layers, {basis} with {rows} rows for {', '.join(self.modalities)}; at most "
+            f"{self.parameters_per_combination():,} parameters per combination",
+            f"adapted: {', '.join(site.name or OF_THE_NETWORK for site in self.sites)}",
+        ]
+        return "\n".join([*lines, *([f"left out: {listed(self.left_out)}"] if self.left_out else [])])
 
     @property
     def device(self) -> torch.device:
         for parameter in self.banks.parameters():
             return parameter.device
         return torch.device("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """Keep float32, in which optimizer steps are not lost, when a network is cast to half precision."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
+
+        return super()._apply(kept, recurse)
+
+    @property
+    def attached(self) -> bool:
+        """Whether its hooks are on a network."""
+        return self._base is not None
 
     # attaching ------------------------------------------------------------------------------------------------------
 
@@ -101,7 +136,9 @@ class Adapter(nn.Module):
         reference = next((p for p in network.parameters()), None)
         if reference is not None:
             self.to(reference.device)
-        self._base = FrozenState(network)
+        if self.deep_supervision:
+            self.train(network.training)
+        self._base = FrozenState(network, self.deep_supervision)
         self._available_path = parameter_path(network, "available")
         add, current = self._handles.append, self.current
         add(network.register_forward_pre_hook(OpenHook(current, self.basis), prepend=True))
@@ -131,6 +168,11 @@ class Adapter(nn.Module):
             self._base.restore()
         self._handles, self._base = [], None
 
+    def freeze(self) -> None:
+        """Set the modes of the network: eval, but that of the adapter for the modules of ``deep_supervision``."""
+        if self._base is not None:
+            self._base.freeze(self.training)
+
     # settings for the calls of this thread --------------------------------------------------------------------------
 
     @property
@@ -138,20 +180,38 @@ class Adapter(nn.Module):
         """Whether banks modulate layers in the calls of this thread, see :meth:`disabled`."""
         return self.current.situation.enabled
 
+    @property
+    def running(self) -> bool:
+        """Whether a call of the base is in progress in this thread."""
+        return self.current.situation.call is not None
+
+    @property
+    def mixed(self) -> Mapping[int, Tensor]:
+        """The tables that the running call of this thread has mixed, by the id of their parameter."""
+        call = self.current.situation.call
+        return {} if call is None else call.mixed
+
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
         now = self.current.situation
-        return self.current.setting(now.available, False, now.merges)
+        return self.current.setting(now.available, False, now.merges, now.watch)
 
     def every_row(self) -> AbstractContextManager[None]:
         """Run encoders on all samples, for callers that read the outputs of their layers."""
         now = self.current.situation
-        return self.current.setting(now.available, now.enabled, False)
+        return self.current.setting(now.available, now.enabled, False, now.watch)
 
-    def using(self, available: Tensor | None) -> AbstractContextManager[None]:
-        """Set ``available`` for calls of the base in this thread that do not pass it."""
+    def using(self, available: Tensor | None, watch: Watch | None = None) -> AbstractContextManager[None]:
+        """Set ``available`` for calls of the base in this thread that do not pass it.
+
+        A step that calls the network on several sets of samples makes each call inside the context of its mask.
+
+        Args:
+            available: ``Bool[B, M]`` for the samples of these calls; None for all modalities.
+            watch: Called before each of these calls, e.g. to refuse samples that the mask does not belong to.
+        """
         now = self.current.situation
-        return self.current.setting(available, now.enabled, now.merges)
+        return self.current.setting(available, now.enabled, now.merges, watch)
 
     # one call -------------------------------------------------------------------------------------------------------
 
@@ -161,8 +221,8 @@ class Adapter(nn.Module):
         Raises:
             LightningMMError: If ``available`` is not ``Bool[B, M]`` for the B of the inputs.
         """
-        if self._base is not None and not torch.compiler.is_compiling():
-            self._base.freeze()
+        if not torch.compiler.is_compiling():
+            self.freeze()
         path = self._available_path
         given = path.get(call) if path else None
         available = given if given is not None else self.current.situation.available
@@ -175,6 +235,9 @@ class Adapter(nn.Module):
                     stacklevel=2,
                 )
             return call
+        if given is None and not tracing() and self.current.situation.watch is not None:
+            inputs = [one.get(call) for one in self.paths.values()]
+            self.current.situation.watch(network, inputs, self.current.situation.enabled)
         if path and given is None:
             call = path.put(call, available)
         available = self.check(available, call)
@@ -206,6 +269,8 @@ class Adapter(nn.Module):
         call.available = available
         if eager and self.encoders and situation.merges:
             codes = self.modalities.code(available).tolist()
+            if 0 in codes:  # on a GPU, where the check of the mask did not look at its values
+                refuse_empty_rows("`available`", [row for row, code in enumerate(codes) if code == 0])
             call.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
         if not situation.enabled:
             return

@@ -9,7 +9,7 @@ Shapes: B samples, M modalities, K rows of the basis, S rows that a sample uses,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -48,7 +48,7 @@ class AdapterCall:
         self.invertible: frozenset[nn.Module] = frozenset()  # banks, see layers.in_place
         self.entered: list[LayerCall] = []  # layers that are between their two hooks
         self.merged: list[Any] = []  # running encoders, see absent_rows
-        self._mixed: dict[int, Tensor] = {}
+        self.mixed: dict[int, Tensor] = {}
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
@@ -58,11 +58,11 @@ class AdapterCall:
         with full_precision(self.route.device.type):
             mixed = self.basis.mix(self.route, (torch.cat(tables, 1) if len(tables) > 1 else tables[0]).float())
         parts = mixed.split([table.shape[1] for table in tables], 1)
-        self._mixed = {id(table): part for table, part in zip(tables, parts)}
+        self.mixed = {id(table): part for table, part in zip(tables, parts)}
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
         """Return the coefficients of the samples that the running layer gets, in float32."""
-        mixed = self._mixed.get(id(table)) if self._mixed and not tracing() else None
+        mixed = self.mixed.get(id(table)) if self.mixed and not tracing() else None
         if mixed is not None:
             return mixed if self.rows is None else mixed.index_select(0, self.rows)
         assert self.route is not None
@@ -125,6 +125,10 @@ class LayerCall:
         return self.basis.uses(self.route)
 
 
+Watch = Callable[[nn.Module, Sequence[Any], bool], object]
+"""Called with a network, the inputs of the modalities, and whether banks modulate its layers."""
+
+
 class Situation:
     """The settings and the running call of one adapter in one thread.
 
@@ -134,6 +138,7 @@ class Situation:
         merges: Whether encoders may run on distinct rows only, see ``Adapter.every_row``.
         call: The running call, if any.
         outer: The state that is restored when the call ends.
+        watch: Told of every call that takes ``available`` from here, see ``Adapter.using``.
         recorded: Whether the call began in compiled code.
     """
 
@@ -145,9 +150,10 @@ class Situation:
         call: AdapterCall | None = None,
         outer: Any = None,
         recorded: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.available, self.enabled, self.merges, self.call, self.outer = available, enabled, merges, call, outer
-        self.recorded = recorded
+        self.recorded, self.watch = recorded, watch
 
 
 _SITUATIONS: ContextVar[Mapping[Any, Situation]] = ContextVar("lightning_mm_adapters", default=MappingProxyType({}))
@@ -178,7 +184,8 @@ class Current:
         else:
             before = _SITUATIONS.get()
             outer = before, self._in_graphs
-            self._in_graphs = begun = Situation(now.available, now.enabled, now.merges, call, outer)
+            begun = Situation(now.available, now.enabled, now.merges, call, outer, watch=now.watch)
+            self._in_graphs = begun
             _SITUATIONS.set({**before, self: begun})
 
     def end(self) -> None:
@@ -190,10 +197,12 @@ class Current:
             self._restore(*now.outer)
 
     @contextmanager
-    def setting(self, available: Tensor | None, enabled: bool, merges: bool) -> Iterator[None]:
+    def setting(
+        self, available: Tensor | None, enabled: bool, merges: bool, watch: Watch | None = None
+    ) -> Iterator[None]:
         """Change the settings for calls in this thread; on exit, also drop calls that were interrupted inside."""
         before, in_graphs, last = None if tracing() else _SITUATIONS.get(), self._in_graphs, self.situation
-        now = Situation(available, enabled, merges, last.call, last.outer, last.recorded)
+        now = Situation(available, enabled, merges, last.call, last.outer, last.recorded, watch)
         self._in_graphs = now
         if before is not None:
             _SITUATIONS.set({**before, self: now})

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.export.checks import Case, cases, largest_difference
+from lightning_mm.export.checks import MOST_MASKS, Case, cases, largest_difference
 from lightning_mm.export.formats import format_of
-from lightning_mm.export.index import ANY, ProgramFile, sha256
+from lightning_mm.export.index import ANY, ProgramFile
 from lightning_mm.export.inputs import CallInputs
 from lightning_mm.export.leaves import AVAILABLE, BATCH
 from lightning_mm.export.programs import CombinationProgram, FixedRows, MixedProgram, Source
+from lightning_mm.files import sha256, writing
 
 TRACED = 3
 """The batch size of the traced call; torch.export would take one for a constant."""
@@ -85,7 +86,9 @@ class Exporting:
         sizes = {called: max(size, 2) for called, size in self.inputs.sizes.items()} | {BATCH: TRACED}
         modalities = self.source.modalities
         tensors = self.inputs.draw(sizes, torch.Generator().manual_seed(self.seed + 1))
-        tensors[AVAILABLE] = modalities.masks()[torch.arange(TRACED) % (2 ** len(modalities) - 1)]
+        tensors[AVAILABLE] = modalities.masks(modalities.sampled(MOST_MASKS))[
+            torch.arange(TRACED) % (2 ** len(modalities) - 1)
+        ]
         # The batch may have any size; other sizes may have to be, say, multiples of eight, which tracing finds out.
         dims: dict[str, Any] = dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) | {BATCH: torch.export.Dim(BATCH)}
         axes: dict[str, dict[int, Any]] = {
@@ -117,10 +120,10 @@ class Exporting:
         form = format_of(format_name)
         path = self.folder / f"{name}{form.suffix}"
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), torch.no_grad(), writing(self.folder.parent / path.name):
                 files = form.write(program, path, names, self.outputs)
                 opened = form.open(path, names)
-        except LightningMMError:
+        except (LightningMMError, OSError):  # of the disk, not of the network
             raise
         except Exception as error:
             raise self._failed(format_name, name, error) from error

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import may_look
 from lightning_mm.tree import dotted, is_column, map_leaves, rows_of
 
 LENGTH = "length"
@@ -54,6 +55,12 @@ class Fill(nn.Module):
                     f"replace; {'tokenise them' if texts else 'make tensors of them'} before they are batched"
                 )
             return leaf
+        if leaf.layout is not torch.strided:
+            raise LightningMMError(
+                f"modality {name!r}: no fill replaces a {leaf.layout} tensor; write tensor.to_dense()"
+            )
+        if present.device != leaf.device:
+            present = present.to(leaf.device)
         if leaf.shape[:1] != present.shape:
             raise LightningMMError(
                 f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
@@ -62,14 +69,9 @@ class Fill(nn.Module):
         # an absent sequence is one step long, since one without steps cannot be packed
         is_length = path.rpartition(".")[2] == LENGTH and not leaf.is_floating_point()
         row = leaf.new_ones(()) if is_length else self.row(name, leaf, path).to(dtype=leaf.dtype, device=leaf.device)
-        if _may_look(present) and not leaf.requires_grad and not bool(present.any()):
+        if may_look(present) and not leaf.requires_grad and not bool(present.any()):
             return row.expand(leaf.shape).clone(memory_format=torch.contiguous_format)
         return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, row)
-
-
-def _may_look(mask: Tensor) -> bool:
-    """Return whether its values can be read cheaply: not on a GPU, and not while a graph is recorded."""
-    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 class Zeros(Fill):

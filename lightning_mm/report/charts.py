@@ -227,13 +227,13 @@ def _numbered_ends(series: Sequence[Series]) -> list[Series]:
     """Numbers at the right ends of lines, moved apart where lines end close to each other."""
     places = {one.look.number: one.points[-1].y for one in series}
     for numbers in _by_end(series):
-        ordered = sorted(numbers, key=lambda one: places[one])
+        ordered = sorted(numbers, key=places.__getitem__)
         for above, below in pairwise(ordered):
             places[below] = max(places[below], places[above] + APART)
         limit = HEIGHT - BOTTOM + 4.0
-        for one in ordered[::-1]:
-            places[one] = min(places[one], limit)
-            limit = places[one] - APART
+        for last_first in ordered[::-1]:
+            places[last_first] = min(places[last_first], limit)
+            limit = places[last_first] - APART
     found = []
     for one in series:
         last = one.points[-1]

@@ -51,9 +51,9 @@ def outcomes(result: SweepResult) -> Outcomes | None:
         return None
     pairs = list(dict.fromkeys(pair for own in scores.values() for pair in own))
     most = LISTED if len(pairs) <= LARGE else LISTED // 4
-    cells = {}
+    cells, known, full = {}, set(pairs), result.full_combination
     for method, combination in pairs:
-        reference, against = _reference(scores, method, combination, result.full_combination)
+        reference, against = _reference(known, method, combination, full)
         found = [
             (own[method, combination], own.get(reference) if reference else None)
             for own in scores.values()
@@ -65,12 +65,12 @@ def outcomes(result: SweepResult) -> Outcomes | None:
 
 def outcome_table(result: SweepResult, found: Outcomes) -> Table:
     """Combinations down, methods across: how many samples each loses and gains."""
-    rows, records = [], []
+    rows, records, methods = [], [], result.methods
     for combination in result.combinations:
-        cells = [found.cells.get((method, combination)) for method in result.methods]
+        cells = [found.cells.get((method, combination)) for method in methods]
         texts = [f"−{cell['lost']:g} +{cell['gained']:g}" if cell and cell["against"] else "" for cell in cells]
         rows.append([Cell(combination), *(Cell(text) for text in texts)])
-        for method, cell in zip(result.methods, cells):
+        for method, cell in zip(methods, cells):
             if cell and cell["against"]:
                 record = {key: cell[key] for key in ("against", "n", "seeds", "lost", "gained")}
                 samples = {
@@ -88,9 +88,7 @@ def outcome_table(result: SweepResult, found: Outcomes) -> Table:
         "methods that were not run on the full combination are compared with zero_fill on it",
     ]
     kept = [row for row in rows if any(cell.text for cell in row[1:])]
-    return Table(
-        "samples", "Samples that a method loses and gains", ["combination", *result.methods], kept, records, notes
-    )
+    return Table("samples", "Samples that a method loses and gains", ["combination", *methods], kept, records, notes)
 
 
 def _scores(result: SweepResult, observed: NDArray[Any]) -> tuple[Kind | None, Scores]:
@@ -136,9 +134,10 @@ def _score(statistics: dict[str, NDArray[Any]]) -> tuple[Kind | None, NDArray[np
     return "error", -np.abs(prediction.astype(np.float64) - target.astype(np.float64))
 
 
-def _reference(scores: Scores, method: str, combination: str, full: str) -> tuple[tuple[str, str] | None, str]:
+def _reference(
+    known: set[tuple[str, str]], method: str, combination: str, full: str
+) -> tuple[tuple[str, str] | None, str]:
     """What a cell is compared with, and its name; nothing for the full combination itself."""
-    known = {pair for own in scores.values() for pair in own}
     if combination != full:
         for one, text in ((method, full), (ZERO_FILL, f"{ZERO_FILL}, {full}")):
             if (one, full) in known:

@@ -9,9 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.tree import batch_size, take_rows
+from lightning_mm.tasks.finite.culprit import describe, find
+from lightning_mm.tree import batch_size, take_rows, tensors_of
 
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
@@ -140,6 +143,8 @@ class SweepModule(LightningModule):
                     with _using(task, available):
                         outputs = task(inputs, available)
                     found = task.sample_statistics(outputs, target)
+                    if _not_finite(outputs, found):
+                        raise _error(batch, counts, run.method, combination)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
@@ -170,6 +175,10 @@ class SweepModule(LightningModule):
                 f"the sweep expects batches {{'inputs': {{modality: tensor}}, 'target': ...}}, got {came}; "
                 "ModalityDropoutDataModule makes them from any data set of dict samples"
             )
+        if not isinstance(batch["inputs"], Mapping):
+            raise LightningMMError(
+                f"the sweep expects inputs {{modality: tensor}}, got a {type(batch['inputs']).__name__}"
+            )
         absent = [name for name in self.modalities if name not in batch["inputs"]]
         if absent:
             raise LightningMMError(f"batch has no input {absent[0]!r}; it has {list(batch['inputs'])}")
@@ -179,16 +188,19 @@ class SweepModule(LightningModule):
                 f"the inputs of {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
                 "arrays or lists of texts, batch first"
             )
-        observed = batch.get("observed")
+        observed = observed_of(batch, size, self.modalities)
         if observed is None:
             observed = torch.ones(size, len(self.modalities), dtype=torch.bool, device=self.device)
-        if observed.shape != (size, len(self.modalities)):
-            raise LightningMMError(
-                f"expected `observed` Bool[{size}, {len(self.modalities)}] for modalities {list(self.modalities)}, got "
-                f"{tuple(observed.shape)}"
-            )
         index = batch.get("index")
-        if index is None:
+        if isinstance(index, (Sequence, np.ndarray)):
+            index = torch.as_tensor(index) if all(isinstance(one, Integral) for one in index) else index
+        if index is not None and (not isinstance(index, Tensor) or index.shape != (size,) or index.is_floating_point()):
+            form = tuple(index.shape) if isinstance(index, Tensor) else f"a {type(index).__name__}"
+            raise LightningMMError(
+                f"expected `index` Int[{size}], the positions of the samples in the data set, got {form}; ids of other "
+                "kinds belong into a key of another name"
+            )
+        if index is None or (size and bool((index == -1).all())):  # Collate's, of samples without index
             if self.trainer.world_size > 1:
                 raise LightningMMError(
                     "batches have no 'index', which several processes need to count every sample once; add the "
@@ -196,7 +208,34 @@ class SweepModule(LightningModule):
                 )
             index = torch.arange(self._seen, self._seen + size)
         self._seen += size
-        return torch.as_tensor(index), observed.bool()
+        return index, observed
+
+
+def observed_of(batch: Batch, size: int, modalities: Modalities) -> Tensor | None:
+    """What the samples of a batch observed, ``Bool[B, M]``.
+
+    It is ``observed``, else ``available``, its lower bound: a loader that only has this one marks gaps with it. None
+    if the batch has neither.
+
+    Raises:
+        LightningMMError: If it has another shape, or values that are neither true nor false.
+    """
+    name = next((name for name in ("observed", "available") if batch.get(name) is not None), None)
+    if name is None:
+        return None
+    given = batch[name]
+    try:
+        mask = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
+        mask = None
+    if mask is None or mask.shape != (size, len(modalities)):
+        came = f"a {type(given).__name__}" if mask is None else tuple(mask.shape)
+        raise LightningMMError(
+            f"expected `{name}` Bool[{size}, {len(modalities)}] for modalities {list(modalities)}, got {came}"
+        )
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise LightningMMError(f"expected `{name}` Bool[{size}, {len(modalities)}], got numbers other than 0 and 1")
+    return mask.bool()
 
 
 def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
@@ -237,6 +276,30 @@ def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first], order[first]
+
+
+def _error(batch: Batch, counts: Tensor, method: str, combination: str) -> LightningMMError:
+    """The error about outputs that are not finite, with the samples at fault among those that count, ``Bool[B]``."""
+    inputs = {name: batch["inputs"][name] for name in combination.split("+")}
+    findings = find({**batch, "inputs": inputs, "observed": counts[:, None].expand(-1, len(inputs))}, inputs)
+    start = f"method {method!r} returns values that are not finite for {combination!r}"
+    if not findings:
+        return LightningMMError(
+            f"{start}, while inputs, targets and weights are finite: the network computes them; try another "
+            "trainer.precision"
+        )
+    return LightningMMError(
+        f"{start}: {describe(findings, batch)}; correct these values, or pass a modality that cannot be used as absent "
+        "(None)"
+    )
+
+
+def _not_finite(outputs: Any, statistics: Statistics) -> bool:
+    """Whether outputs hold NaN or statistics of samples NaN or infinity; logits of minus infinity are allowed."""
+    floats = [tensor for tensor in tensors_of(outputs) if tensor.is_floating_point()]
+    wrong = [tensor.isnan().any() for tensor in floats]
+    wrong += [~value.isfinite().all() for value in statistics.values() if value.is_floating_point()]
+    return bool(torch.stack(wrong).any()) if wrong else False
 
 
 def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,21 @@ def test_a_learned_fill_comes_back_as_it_was_trained(tmp_path: Path) -> None:
     assert all(torch.equal(found[key], value) for key, value in trained.items())
     available = torch.tensor([[True, False], [False, True]])
     assert torch.equal(again(*call[0], available=available), adapted(*call[0], available=available))
+
+
+def test_weights_and_config_of_two_saves_are_refused(tmp_path: Path) -> None:
+    call = ((torch.ones(2, 3), torch.ones(2, 2)), {})
+    adapted = adapt(base(), ["a", "b"], SSF(), example=call)
+    adapted.save(tmp_path, "first")
+    randomise(adapted)
+    adapted.save(tmp_path, "second")
+    weights, config = (tmp_path / "first" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    weights.write_bytes((tmp_path / "second" / weights.name).read_bytes())
+    with pytest.raises(LightningMMError, match=r"were not saved together: a save was killed half way"):
+        load(tmp_path, base(), "first")
+
+    kept = json.loads(config.read_text())
+    assert kept.pop("weights_sha256")
+    config.write_text(json.dumps(kept))  # as an older version has written it
+    found = load(tmp_path, base(), "first").adapter.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in adapted.adapter.state_dict().items())

@@ -127,7 +127,7 @@ def test_adapter_checkpoint_of_another_base_or_none_is_refused(tmp_path: Path) -
     [
         ({"network": "model"}, "has no attribute 'model'.*one of \\['net'\\]"),
         ({"available": "mask"}, "no `available` at 'mask' in the batch"),
-        ({"available": "3"}, "must be Bool\\[B, 2\\]"),
+        ({"available": "3"}, "expected Bool\\[B, 2\\]"),
         ({"modalities": None}, "does not know the modalities"),
         ({"modalities": ["camera", "sonar"]}, "`inputs` names \\['radar'\\]"),
         ({"inputs": {"camera": "image", "radar": "sound"}}, "modality 'radar': no argument 'sound'"),

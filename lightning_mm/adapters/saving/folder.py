@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
@@ -19,25 +18,19 @@ from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import InputPath
+from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.settings import from_settings, settings_of
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-from lightning_mm.files import replaced_files
+from lightning_mm.files import replaced_files, sha256
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DIGEST = "weights_sha256"
+"""Entry of the config that ties it to its weights; folders of older versions lack it."""
 NAME = re.compile(r"\w[\w.+-]*")
 """Pattern of the names of adapters in one folder."""
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Hash the names, shapes, dtypes and values of all weights and buffers of a network."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
@@ -54,6 +47,7 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
         "encoders": adapter.encoders,
         "grouped": adapter.grouped,
         "for_all": adapter.for_all,
+        **({"deep_supervision": adapter.deep_supervision} if adapter.deep_supervision else {}),
         "base_fingerprint": base_fingerprint,
     }
 
@@ -70,6 +64,7 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
         config.get("encoders", {}),
         config.get("grouped", False),
         config.get("for_all", []),
+        config.get("deep_supervision", []),
     )
 
 
@@ -131,6 +126,8 @@ def _is_adapter(folder: Path) -> bool:
 def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name: str | None = None) -> None:
     """Write both files to a temporary folder and rename them, so that a folder never holds half an adapter.
 
+    A kill between the two renames leaves a config whose digest is not that of the weights, which is refused.
+
     Args:
         adapter: The adapter.
         network: Its base, for the fingerprint.
@@ -141,11 +138,13 @@ def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name:
         LightningMMError: If the name is not a valid folder name.
     """
     folder = place_of(folder, name)
-    config = json.dumps(adapter_config(adapter, fingerprint(network)), indent=2)
+    config = adapter_config(adapter, fingerprint(network))
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
     with replaced_files(folder, last=CONFIG) as new:
-        save_file(weights, new / WEIGHTS)
-        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
+        # Not save_file, whose error of a full disk is a text.
+        (new / WEIGHTS).write_bytes(to_bytes(weights))
+        text = json.dumps({**config, DIGEST: sha256(new / WEIGHTS)}, indent=2)
+        (new / CONFIG).write_text(f"{text}\n", encoding="utf-8")
 
 
 def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
@@ -172,6 +171,7 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
         raise LightningMMError(
             f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again"
         ) from None
+    _check_digest(folder, config.get(DIGEST))
     check_fingerprint(config["base_fingerprint"], network)
     modules = dict(network.named_modules())
     missing = [site.name for site in adapter.sites if site.name not in modules]
@@ -183,6 +183,15 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
     check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
     adapter.load_state_dict(weights)
     return adapter
+
+
+def _check_digest(folder: Path, digest: str | None) -> None:
+    """Refuse weights that were not saved together with the config next to them."""
+    if digest is not None and digest != sha256(folder / WEIGHTS):
+        raise LightningMMError(
+            f"{folder / WEIGHTS} and {CONFIG} next to it were not saved together: a save was killed half way, or one "
+            "of them was replaced or damaged; save the adapter again"
+        )
 
 
 def _explain_absence(root: Path, folder: Path, name: str | None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -10,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lightning_mm.cli.lightning.config_errors import shorten
 from lightning_mm.errors import UsageError
+from lightning_mm.files import write_atomically
 
 
 class Parser(LightningArgumentParser):
@@ -22,9 +24,42 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the whole config next to the results, named after the verb, and to the loggers."""
+    """Writes the whole config next to the results, named after the verb, and to the loggers.
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    Not in ``setup``, as Lightning's does, but once the checkpoint is read: a command that fails before it has begun
+    leaves the config of a finished run as it was.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)  # of a fit that trains nothing, as BatchNormRefit's
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = trainer.log_dir  # asked for on every rank: the first one tells the others
+        if not trainer.is_global_zero:
+            return
+        if folder is not None and "://" in folder:
+            path = f"{folder}/{self.config_filename}"
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        elif folder is not None:
+            write_atomically(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
 
