@@ -187,7 +187,7 @@ def _group(
 ) -> Group:
     total = f"{len(names)} combination{'s' if len(names) > 1 else ''}"
     title = f"{missing} missing · {total}" if missing else "nothing missing"
-    if not collapsed or len(names) <= 2 * ENDS:
+    if not collapsed or len(names) <= 3 * ENDS:
         return Group(title, [rows[name] for name in names], [], [])
     # Methods that have the whole group are compared; a dedicated network of few combinations is not.
     whole = [k for k in range(len(found[names[0]])) if all(math.isfinite(found[name][k].value) for name in names)]
