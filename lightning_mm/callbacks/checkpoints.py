@@ -13,7 +13,13 @@ from torch import nn
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.placement.choose import keep_layers
-from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys, fingerprint
+from lightning_mm.adapters.saving.folder import (
+    adapter_config,
+    check_config,
+    check_fingerprint,
+    check_keys,
+    fingerprint,
+)
 from lightning_mm.adapters.saving.settings import with_public_paths
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY
@@ -58,6 +64,7 @@ class AdapterOnlyCheckpoint:
                 "Give the base's checkpoint to FrozenBackboneAdapter(base_ckpt=...), "
                 "and the adapter's own one as ckpt_path"
             )
+        check_config(config, "the description of the adapter in the checkpoint")
         check_fingerprint(config["base_fingerprint"], self.network)
         if config.get("placement") != self.placement:
             raise _differing(["placement"], config, {"placement": self.placement})

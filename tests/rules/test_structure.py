@@ -27,6 +27,9 @@ RANKS = {
     "tree": 1,
     "provenance": 1,
     "modality_names": 1,
+    "json_files": 1,
+    "settings_files": 1,
+    "schemas": 2,
     "modalities": 2,
     "missing": 3,
     "results": 4,
@@ -45,8 +48,8 @@ RANKS = {
     "__main__": 17,
 }
 NO_LIGHTNING = (
-    "errors", "version", "files", "tree", "provenance", "modality_names", "modalities", "missing", "results", "models",
-    "adapters", "export",
+    "errors", "version", "files", "json_files", "settings_files", "schemas", "tree", "provenance", "modality_names",
+    "modalities", "missing", "results", "models", "adapters", "export",
 )  # fmt: skip
 FOR_TESTING = ("testing", "errors", "modalities", "missing", "tree")
 """What ``lightning_mm.testing`` may import: it is for users' tests and ours, and nothing imports it."""

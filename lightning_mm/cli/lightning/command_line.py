@@ -42,7 +42,7 @@ class CommandLine(LightningCLI):
         # the network is; a checkpoint of another one is an error when its weights are loaded.
         verb = self.config[self.config.subcommand]
         for name, path in {"ckpt_path": verb.get("ckpt_path"), **(verb.get("also") or {})}.items():
-            if path and path not in CHECKPOINT_WORDS and "://" not in path:
+            if path and path not in CHECKPOINT_WORDS:
                 check_checkpoint(name, path)
 
     def before_instantiate_classes(self) -> None:

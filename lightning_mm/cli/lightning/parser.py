@@ -9,11 +9,29 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lightning_mm.cli.lightning.config_errors import shorten
+from lightning_mm.cli.lightning.references import References, masked
 from lightning_mm.errors import UsageError
+from lightning_mm.files import write_atomically
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong with a config in one short message."""
+    """Says what is wrong with a config in one short message, and keeps references to the environment."""
+
+    references = References("")
+    """Of the command; :func:`~lightning_mm.cli.lightning.run.run_lightning` makes a subclass with its own."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        text: str = super().dump(*args, **kwargs)
+        if "${" in text and kwargs.get("skip_validation"):  # jsonargparse dumps the stacked configs to resolve them
+            self.references.note(yaml.safe_load(text))
+            return text
+        return self.references.kept(text)
+
+    def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if "://" in str(path):
+            super().save(cfg, path, *args, **kwargs)
+        else:
+            write_atomically(str(path), masked(self.dump(cfg, skip_none=False)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -30,6 +48,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
-    """A parsed config in plain types, as it would be written to YAML."""
-    loaded: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
+    """A parsed config in plain types, as it would be written to YAML, without secrets."""
+    text = masked(parser.dump(config, skip_none=False, skip_link_targets=False))
+    loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
