@@ -50,6 +50,14 @@ class IncompleteDataError(DataNotFoundError):
         return error
 
 
+class Stopped(BaseException):
+    """A signal asked the process to end; its number is ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 LONGEST = 80
 """Characters of a value that a message shows."""
 

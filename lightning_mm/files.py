@@ -7,7 +7,9 @@ umask gives, and a symbolic link stays: its target is replaced.
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import os
 import platform
 import secrets
@@ -25,6 +27,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PART = ".part"
+FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+"""Errors of a disk, a quota or a file that may not grow."""
+CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
+"""Errors of a place that cannot be written to, for lack of permission or of a working disk."""
 
 
 def write_atomically(path: str | Path, content: bytes | str | Callable[[IO[bytes]], Any]) -> Path:
@@ -38,7 +44,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[IO[bytes
         The path.
 
     Raises:
-        LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
+        LightningMMError: If there is a folder at ``path``, or a file where a folder is needed, or the disk is full or
+            cannot be written to; the old file is then unchanged.
     """
     with replaced_file(path) as part, part.open("wb") as file:
         if callable(content):
@@ -59,7 +66,7 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
         way_out = "a folder; give a file in it" if path.is_dir() else "no regular file; give another path"
         raise LightningMMError(f"cannot write {path}: it is {way_out}")
     make_folder(path.parent)
-    with _part(path.parent, path.name, Path.touch) as part:
+    with writing(path), _part(path.parent, path.name, Path.touch) as part:
         yield part
         _force(part)
         os.replace(part, path)
@@ -80,7 +87,7 @@ def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         make_folder(folder)
-        with _part(folder, "files", Path.mkdir) as part:
+        with writing(folder), _part(folder, "files", Path.mkdir) as part:
             yield part
             names = sorted((path.name for path in part.iterdir()), key=lambda name: (name == last, name))
             for name in names:
@@ -99,13 +106,67 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents, if missing.
 
     Raises:
-        LightningMMError: If one of them is a file; the message names it.
+        LightningMMError: If one of them is a file, which the message names, or it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        taken = next((one for one in (folder, *folder.parents) if one.is_file()), folder)
-        raise LightningMMError(f"cannot write to {folder}: a folder is needed at {taken}, which is a file") from error
+        raise _taken(folder) from error
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_folder(folder: str | Path) -> None:
+    """Check that files can be written to a folder, which need not exist; nothing is made.
+
+    Raises:
+        LightningMMError: If one of its parents is a file, or the place cannot be written to.
+    """
+    folder = Path(folder)
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), None)
+    if there is None:
+        return
+    if not there.is_dir():
+        raise _taken(folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise LightningMMError(
+            f"cannot write to {folder}: no permission to write to {there}, or it is read-only; give another folder"
+        )
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed processes have left half written in a folder; what a living one writes stays."""
+    _sweep_out(Path(folder), "")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Explain a full disk and a place that cannot be written to within the block.
+
+    Raises:
+        LightningMMError: The message names ``path`` and what to do; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise LightningMMError(f"cannot write {path}: {error.strerror}; {MAKE_ROOM}") from error
+        if error.errno in CLOSED:
+            raise LightningMMError(f"cannot write {path}: {error.strerror}; give another folder") from error
+        raise
+
+
+MAKE_ROOM = "make room there or give another folder, then run it again"
+
+
+def _taken(folder: Path) -> LightningMMError:
+    taken = next((one for one in (folder, *folder.parents) if os.path.lexists(one) and not one.is_dir()), folder)
+    return LightningMMError(f"cannot write to {folder}: a folder is needed at {taken}, which is a file")
 
 
 @contextmanager
@@ -140,10 +201,7 @@ def lock(path: Path, way_out: str = "wait until it ends", wait: bool = False) ->
 @contextmanager
 def _part(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     """A new file or folder, held while it is written; those that nobody holds are leftovers and are removed."""
-    for left in folder.glob(f".{glob.escape(name)}-*{PART}"):
-        with _held(left) as alone:
-            if alone:
-                _remove(left)
+    _sweep_out(folder, f"{name}-")
     part = folder / f".{name}-{secrets.token_hex(8)}{PART}"
     make(part)
     try:
@@ -151,6 +209,13 @@ def _part(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Pat
             yield part
     finally:
         _remove(part)
+
+
+def _sweep_out(folder: Path, start: str) -> None:
+    for left in folder.glob(f".{glob.escape(start)}*{PART}"):
+        with _held(left) as alone:
+            if alone:
+                _remove(left)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Shapes: B samples, M modalities, C combinations. ``available`` is always ``Bool[
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Int
@@ -52,3 +53,51 @@ class Modalities(ModalityNames):
         """One integer per row of a mask, ``Bool[..., M] -> Int[...]``: bit m is set when modality m is available."""
         weights = 2 ** torch.arange(len(self), device=available.device)
         return (available.long() * weights).sum(-1)
+
+
+def check_mask(what: str, mask: Any, modalities: Sequence[str]) -> Bool[Tensor, "batch modality"]:
+    """Return a mask, if it is ``Bool[B, M]``.
+
+    Args:
+        what: Its name, for messages.
+        mask: The mask.
+        modalities: Names of its columns.
+
+    Raises:
+        LightningMMError: If it is anything else; the message says what to write instead.
+    """
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 2 and mask.shape[1] == len(modalities):
+        return mask
+    came, way = f"a {type(mask).__name__}", "make it a tensor: torch.as_tensor(mask, dtype=torch.bool)"
+    if isinstance(mask, Tensor):
+        came, way = f"{mask.dtype} {tuple(mask.shape)}", "give one column for each of these, in this order"
+        if mask.shape == (len(modalities),):
+            way = "give every sample its row: mask.expand(batch_size, -1)"
+        elif mask.ndim == 2 and mask.shape[1] == len(modalities):
+            way = "True means available: write mask.bool() if it holds 1 and 0"
+    raise LightningMMError(
+        f"{what}: expected Bool[B, {len(modalities)}], one column for each of {list(modalities)}, got {came}; {way}"
+    )
+
+
+def check_rows(what: str, mask: Bool[Tensor, "batch modality"]) -> None:
+    """Refuse a mask with an empty row, where looking at its values costs nothing: not on a GPU, not while tracing.
+
+    Raises:
+        LightningMMError: If a sample has no modality at all.
+    """
+    if may_look(mask) and not bool(mask.any(1).all()):
+        refuse_empty_rows(what, (~mask.any(1)).nonzero()[:, 0].tolist())
+
+
+def refuse_empty_rows(what: str, rows: Sequence[int]) -> NoReturn:
+    """Raise the error of samples without any modality."""
+    raise LightningMMError(
+        f"{what}: no modality is available in rows {list(rows[:10])} of the batch{' and more' * (len(rows) > 10)}; a "
+        "combination has at least one, so leave such samples out"
+    )
+
+
+def may_look(mask: Tensor) -> bool:
+    """Return whether the values of a tensor are at hand: not those on a GPU, and not where a graph is recorded."""
+    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())

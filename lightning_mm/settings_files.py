@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, shown
 
 DEEPEST = 100
 """Levels of lists and mappings inside each other that a file may have."""
@@ -72,6 +72,8 @@ def _check_plain(value: Any, depth: int, above: set[int]) -> None:
         raise RecursionError
     if isinstance(value, str):
         value.encode("utf-8")
+        if "\0" in value:
+            raise ValueError(f"a text holds the character of code 0: {shown(value)}")
     elif isinstance(value, (dict, list)):
         inside = above | {id(value)}
         for item in [*value, *value.values()] if isinstance(value, dict) else value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -15,7 +16,16 @@ from typing import IO
 import pytest
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import PART, lock, make_folder, replaced_file, replaced_files, write_atomically
+from lightning_mm.files import (
+    PART,
+    check_folder,
+    lock,
+    make_folder,
+    remove_leftovers,
+    replaced_file,
+    replaced_files,
+    write_atomically,
+)
 from tests.support.repository import REPOSITORY
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither flock nor umask")
@@ -192,6 +202,40 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     with pytest.raises(LightningMMError, match=r"cannot write .*: it is a folder; give a file in it"):
         write_atomically(tmp_path, NEW)
     assert names(tmp_path) == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "No space left on device; make room there or give another folder, then run it again"),
+        (errno.EFBIG, "File too large; make room"),
+        (errno.EROFS, "Read-only file system; give another folder"),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_is_explained(tmp_path: Path, number: int, words: str) -> None:
+    path = write_atomically(tmp_path / "a.txt", OLD)
+
+    def fail(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(LightningMMError, match=rf"cannot write .*a\.txt: {words}"):
+        write_atomically(path, fail)
+    assert path.read_text() == OLD
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_looked_at_before_and_leftovers_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text(OLD)
+    check_folder(tmp_path / "not" / "there")
+    with pytest.raises(LightningMMError, match=r"a folder is needed at .*taken, which is a file$"):
+        check_folder(tmp_path / "taken" / "below")
+    assert names(tmp_path) == ["taken"]
+    with replaced_file(tmp_path / "new.txt") as part:
+        part.write_text(NEW)
+        (tmp_path / f".best.ckpt-0123{PART}").write_text("half")
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == [part.name, "taken"] or os.name == "nt"
 
 
 HOLDER = """

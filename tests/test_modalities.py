@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, check_mask, check_rows
 
 NAMES = ["rgb", "depth", "thermal"]
 
@@ -96,3 +96,29 @@ def test_bad_selection_and_bad_flags() -> None:
             Modalities(NAMES).select(selection)
     with pytest.raises(LightningMMError, match="expected 3 flags"):
         Modalities(NAMES).name([True])
+
+
+@pytest.mark.wrong_types
+def test_what_is_no_mask_is_answered_with_what_to_write() -> None:
+    good = torch.tensor([[True, False, True], [False, True, True]])
+    assert check_mask("available", good, NAMES) is good
+    check_rows("available", good)
+    check_rows("available", good[:0])
+    cases = {
+        "got a list; make it a tensor: torch.as_tensor": good.tolist(),
+        "got a ndarray; make it a tensor: torch.as_tensor": good.numpy(),
+        r"got torch.int64 \(2, 3\); True means available: write mask.bool\(\)": good.long(),
+        r"got torch.float32 \(2, 3\); True means available: write mask.bool\(\)": good.float(),
+        r"got torch.bool \(3,\); give every sample its row: mask.expand\(batch_size, -1\)": good[0],
+        r"got torch.bool \(2, 2\); give one column for each of these, in this order": good[:, :2],
+        r"got torch.bool \(\); give one column": good[0, 0],
+    }
+    for message, mask in cases.items():
+        with pytest.raises(
+            LightningMMError, match=rf"available: expected Bool\[B, 3\], one column for each of \['rgb', .*, {message}"
+        ):
+            check_mask("available", mask, NAMES)
+    with pytest.raises(
+        LightningMMError, match=r"no modality is available in rows \[1\] of the batch; a combination has"
+    ):
+        check_rows("available", good & torch.tensor([[True], [False]]))

@@ -32,7 +32,6 @@ from networks import (
 from timing import Ratio, ratio, write
 
 from lightning_mm.adapters import SSF, Adapted, Additive, Basis, Kind, LoRA, OneHot, adapt
-from lightning_mm.adapters.layers import in_place
 from lightning_mm.modalities import Modalities
 
 HERE = Path(__file__).resolve().parent
@@ -193,6 +192,8 @@ def overwriting(pairs: int) -> Iterator[Ratio]:
 
 def copying(run: Callable[[], object]) -> None:
     """Run with the switch in ``layers.in_place`` turned off."""
+    from lightning_mm.adapters.layers import in_place  # older checkouts, see two_checkouts.py, lack it
+
     in_place.ENABLED = False
     try:
         run()

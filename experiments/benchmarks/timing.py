@@ -50,21 +50,29 @@ HEADER = ["| what | median | 95 % interval | limit | base, ms |", "|---|--:|---|
 
 def ratio(what: str, ours: Call, base: Call, pairs: int, limit: str = "", grad: bool = False) -> Ratio:
     """Time both calls in alternating pairs, after three warm-up calls of each."""
-    ratios, bases = [], []
     with torch.set_grad_enabled(grad):
-        for _ in range(3):
-            ours(), base()
-        for pair in range(pairs):
-            order = (ours, base) if pair % 2 == 0 else (base, ours)
-            first, second = (clock(call) for call in order)
-            mine, theirs = (first, second) if pair % 2 == 0 else (second, first)
-            ratios.append(mine / theirs)
-            bases.append(theirs)
-    draws = np.random.default_rng(0).choice(np.array(ratios), (2000, len(ratios)))
+        return summarise(what, timed_pairs(ours, base, pairs), limit)
+
+
+def timed_pairs(ours: Call, base: Call, pairs: int) -> list[tuple[float, float]]:
+    """Time both calls in alternating order, after three warm-up calls of each; seconds of (ours, base)."""
+    times = []
+    for _ in range(3):
+        ours(), base()
+    for pair in range(pairs):
+        order = (ours, base) if pair % 2 == 0 else (base, ours)
+        first, second = (clock(call) for call in order)
+        times.append((first, second) if pair % 2 == 0 else (second, first))
+    return times
+
+
+def summarise(what: str, times: Sequence[tuple[float, float]], limit: str = "") -> Ratio:
+    """The ratio of pairs of times, with its interval."""
+    ratios = np.array([mine / theirs for mine, theirs in times])
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return Ratio(
-        what, float(np.median(ratios)), float(low), float(high), 1000 * float(np.median(bases)), pairs, limit
-    )  # fmt: skip
+    base_ms = 1000 * float(np.median([theirs for _, theirs in times]))
+    return Ratio(what, float(np.median(ratios)), float(low), float(high), base_ms, len(times), limit)
 
 
 def clock(call: Call) -> float:

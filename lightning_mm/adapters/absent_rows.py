@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_mm.adapters.call import AdapterCall, Current
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
-from lightning_mm.tree import take_rows
+from lightning_mm.tree import map_tensors
 
 
 class Merged:
@@ -63,7 +63,7 @@ class AbsentRows:
             return None
         if route is not None and len(route) == len(codes):
             call.route, call.rows = route[rows], rows
-        changed: Call = take_rows((args, kwargs), rows, len(codes))
+        changed: Call = _taken((args, kwargs), rows, len(codes))
         return changed
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -73,7 +73,12 @@ class AbsentRows:
             return None
         merged = call.merged.pop()
         call.route, call.rows = merged.route, merged.rows
-        return None if merged.back is None or output is None else take_rows(output, merged.back, merged.encoded)
+        return None if merged.back is None or output is None else _taken(output, merged.back, merged.encoded)
+
+
+def _taken(nest: Any, rows: Tensor, size: int) -> Any:
+    """Take rows of tensors only: in the calls of an encoder, lists of numbers are sizes and no samples."""
+    return map_tensors(nest, lambda one: one.index_select(0, rows) if one.ndim and one.shape[0] == size else one)
 
 
 def distinct_rows(codes: Sequence[int], column: int, apart: bool) -> tuple[list[int], list[int]]:

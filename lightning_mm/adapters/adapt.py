@@ -56,7 +56,10 @@ class Adapted(nn.Module):
     def fold(self, combination: str, example: Call | None = None) -> Folded:
         """Fold the adapter into the weights of a plain copy of the base, for one combination.
 
-        The copy fills absent inputs itself and has no hooks.
+        The copy fills absent inputs itself and has no hooks of the adapter, except at layers with hooks of the user or
+        a ``forward`` of their own, where the adapter stays at the output (the log names them). It is compared with this
+        network on an example: the one given here, or the one that the network was adapted with; a loaded adapter has
+        none, so give one.
 
         Args:
             combination: Its name, e.g. ``"rgb+depth"``.
@@ -65,8 +68,8 @@ class Adapted(nn.Module):
                 only (any batch size). If not, they run on one row in every call.
 
         Raises:
-            LightningMMError: If the combination does not exist, a layer cannot be folded (it is named), or an encoder
-                cannot become a constant.
+            LightningMMError: If the combination does not exist, a layer cannot be folded or makes the copy differ (it
+                is named), or an encoder cannot become a constant.
         """
         return fold_network(self.base, self.adapter, combination, example)
 

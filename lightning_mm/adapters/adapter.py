@@ -6,7 +6,7 @@ Shapes: B samples, M modalities, K rows of the basis.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import cast
@@ -18,10 +18,11 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
-from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.call import AdapterCall, Current, Watch
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.hooks import EndHook, EntryHook, NetworkHook, OpenHook, SiteHook
 from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.layers.half import HALF
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.eval_mode import FrozenState
@@ -29,7 +30,7 @@ from lightning_mm.adapters.network.inputs import Call, InputPath, check_availabl
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, refuse_empty_rows
 
 
 class Adapter(nn.Module):
@@ -66,6 +67,10 @@ class Adapter(nn.Module):
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
         self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
+        for parameter in self.parameters():  # the default dtype may be half precision, in which small steps are lost
+            if parameter.dtype in HALF:
+                parameter.data = parameter.data.float()
+        self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
         self._handles: list[RemovableHandle] = []
@@ -76,17 +81,31 @@ class Adapter(nn.Module):
         """Return the bank of one site."""
         return cast(Bank, self.banks[bank_key(site.name)])
 
-    def parameters_per_combination(self) -> int:
-        """Count the parameters in the rows that one combination uses (the combination that uses the most rows)."""
+    def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
+        """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
         rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
         most = int(rows.sum(1).max())
-        return most * sum(parameter.numel() for parameter in self.banks.parameters()) // len(self.basis.names)
+        return most * sum(one.numel() for one in (bank or self.banks).parameters()) // len(self.basis.names)
 
     @property
     def device(self) -> torch.device:
         for parameter in self.banks.parameters():
             return parameter.device
         return torch.device("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """Keep float32, in which optimizer steps are not lost, when a network is cast to half precision."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
+
+        return super()._apply(kept, recurse)
+
+    @property
+    def attached(self) -> bool:
+        """Whether its hooks are on a network."""
+        return self._base is not None
 
     # attaching ------------------------------------------------------------------------------------------------------
 
@@ -141,17 +160,24 @@ class Adapter(nn.Module):
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
         now = self.current.situation
-        return self.current.setting(now.available, False, now.merges)
+        return self.current.setting(now.available, False, now.merges, now.watch)
 
     def every_row(self) -> AbstractContextManager[None]:
         """Run encoders on all samples, for callers that read the outputs of their layers."""
         now = self.current.situation
-        return self.current.setting(now.available, now.enabled, False)
+        return self.current.setting(now.available, now.enabled, False, now.watch)
 
-    def using(self, available: Tensor | None) -> AbstractContextManager[None]:
-        """Set ``available`` for calls of the base in this thread that do not pass it."""
+    def using(self, available: Tensor | None, watch: Watch | None = None) -> AbstractContextManager[None]:
+        """Set ``available`` for calls of the base in this thread that do not pass it.
+
+        A step that calls the network on several sets of samples makes each call inside the context of its mask.
+
+        Args:
+            available: ``Bool[B, M]`` for the samples of these calls; None for all modalities.
+            watch: Called before each of these calls, e.g. to refuse samples that the mask does not belong to.
+        """
         now = self.current.situation
-        return self.current.setting(available, now.enabled, now.merges)
+        return self.current.setting(available, now.enabled, now.merges, watch)
 
     # one call -------------------------------------------------------------------------------------------------------
 
@@ -175,6 +201,9 @@ class Adapter(nn.Module):
                     stacklevel=2,
                 )
             return call
+        if given is None and not tracing() and self.current.situation.watch is not None:
+            inputs = [one.get(call) for one in self.paths.values()]
+            self.current.situation.watch(network, inputs, self.current.situation.enabled)
         if path and given is None:
             call = path.put(call, available)
         available = self.check(available, call)
@@ -206,6 +235,8 @@ class Adapter(nn.Module):
         call.available = available
         if eager and self.encoders and situation.merges:
             codes = self.modalities.code(available).tolist()
+            if 0 in codes:  # on a GPU, where the check of the mask did not look at its values
+                refuse_empty_rows("`available`", [row for row, code in enumerate(codes) if code == 0])
             call.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
         if not situation.enabled:
             return

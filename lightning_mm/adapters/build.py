@@ -22,7 +22,7 @@ from lightning_mm.adapters.network.probe import probe, resized
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
-from lightning_mm.tree import batch_size
+from lightning_mm.tree import batch_size, map_tensors
 
 
 def build_adapter(
@@ -98,7 +98,9 @@ def build_adapter(
     # copies, since a basis is bound to its modalities and one object may be passed to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
     for_all = leaves_for_all(network, example, size) if grouped else []
-    return Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
+    adapter = Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
+    adapter.example = map_tensors(resized(example, 2, size), lambda leaf: leaf.detach().clone())
+    return adapter
 
 
 def _choose(

@@ -1,15 +1,15 @@
 """The state of one call of an adapted network, and the view of it that a bank gets when its layer runs.
 
 No state of a call is stored on an object that outlives it: hooks find their call through a ``ContextVar``, so threads,
-nested calls and calls that ended with an exception do not interfere. While a graph is recorded, which cannot read a
-``ContextVar``, the call is stored on the adapter's :class:`Current` until it ends.
+nested calls and calls that ended with an exception do not interfere. Compiled code, which cannot read a ``ContextVar``,
+finds the call of one thread on the adapter's :class:`Current`, until it ends.
 
 Shapes: B samples, M modalities, K rows of the basis, S rows that a sample uses, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -62,7 +62,7 @@ class AdapterCall:
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
         """Return the coefficients of the samples that the running layer gets, in float32."""
-        mixed = self._mixed.get(id(table)) if self._mixed else None
+        mixed = self._mixed.get(id(table)) if self._mixed and not tracing() else None
         if mixed is not None:
             return mixed if self.rows is None else mixed.index_select(0, self.rows)
         assert self.route is not None
@@ -125,6 +125,10 @@ class LayerCall:
         return self.basis.uses(self.route)
 
 
+Watch = Callable[[nn.Module, Sequence[Any], bool], object]
+"""Called with a network, the inputs of the modalities, and whether banks modulate its layers."""
+
+
 class Situation:
     """The settings and the running call of one adapter in one thread.
 
@@ -134,6 +138,8 @@ class Situation:
         merges: Whether encoders may run on distinct rows only, see ``Adapter.every_row``.
         call: The running call, if any.
         outer: The state that is restored when the call ends.
+        watch: Told of every call that takes ``available`` from here, see ``Adapter.using``.
+        recorded: Whether the call began in compiled code.
     """
 
     def __init__(
@@ -143,54 +149,75 @@ class Situation:
         merges: bool = True,
         call: AdapterCall | None = None,
         outer: Any = None,
+        recorded: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.available, self.enabled, self.merges, self.call, self.outer = available, enabled, merges, call, outer
+        self.recorded, self.watch = recorded, watch
 
 
 _SITUATIONS: ContextVar[Mapping[Any, Situation]] = ContextVar("lightning_mm_adapters", default=MappingProxyType({}))
 
 
 class Current:
-    """The access to the situation of one adapter in the current thread; a copy or a pickle starts empty."""
+    """The access to the situation of one adapter in the current thread; a copy or a pickle starts empty.
+
+    Compiled code cannot read a ``ContextVar``, so calls are stored here too until they end: for compiled parts of a
+    network that eager code calls, and for eager parts (after a graph break) that compiled code calls.
+    """
 
     def __init__(self) -> None:
         self._none = self._in_graphs = Situation()
 
     @property
     def situation(self) -> Situation:
-        return self._in_graphs if tracing() else _SITUATIONS.get().get(self, self._none)
+        if tracing():
+            return self._in_graphs
+        now = _SITUATIONS.get().get(self, self._none)
+        return self._in_graphs if now.call is None and self._in_graphs.recorded else now
 
     def begin(self, call: AdapterCall) -> None:
         """Make a call the running one; every :meth:`begin` needs an :meth:`end`."""
         now = self.situation
         if tracing():
-            self._in_graphs = Situation(now.available, now.enabled, now.merges, call, outer=now)
+            self._in_graphs = Situation(now.available, now.enabled, now.merges, call, outer=now, recorded=True)
         else:
             before = _SITUATIONS.get()
-            begun = Situation(now.available, now.enabled, now.merges, call, outer=before)
+            outer = before, self._in_graphs
+            begun = Situation(now.available, now.enabled, now.merges, call, outer, watch=now.watch)
+            self._in_graphs = begun
             _SITUATIONS.set({**before, self: begun})
 
     def end(self) -> None:
         """Drop the running call and return to the enclosing one, if any."""
-        if tracing():
-            self._in_graphs = self._in_graphs.outer
-        else:
-            _SITUATIONS.set(self.situation.outer)
+        now = self.situation
+        if now.recorded:
+            self._in_graphs = now.outer
+        elif now.outer is not None and not tracing():  # None if the call never began: an earlier hook raised
+            self._restore(*now.outer)
 
     @contextmanager
-    def setting(self, available: Tensor | None, enabled: bool, merges: bool) -> Iterator[None]:
+    def setting(
+        self, available: Tensor | None, enabled: bool, merges: bool, watch: Watch | None = None
+    ) -> Iterator[None]:
         """Change the settings for calls in this thread; on exit, also drop calls that were interrupted inside."""
-        before, in_graphs = None if tracing() else _SITUATIONS.get(), self._in_graphs
-        now = Situation(available, enabled, merges, self.situation.call, self.situation.outer)
-        self._in_graphs = now  # for compiled code that eager code calls
+        before, in_graphs, last = None if tracing() else _SITUATIONS.get(), self._in_graphs, self.situation
+        now = Situation(available, enabled, merges, last.call, last.outer, last.recorded, watch)
+        self._in_graphs = now
         if before is not None:
             _SITUATIONS.set({**before, self: now})
         try:
             yield
         finally:
-            self._in_graphs = in_graphs
-            if before is not None:
-                _SITUATIONS.set(before)
+            if before is None:
+                self._in_graphs = in_graphs
+            else:
+                self._restore(before, in_graphs)
+
+    def _restore(self, before: Mapping[Any, Situation], in_graphs: Situation) -> None:
+        _SITUATIONS.set(before)
+        # eager code of several threads sets it; only a call that began in compiled code is certainly of this one
+        self._in_graphs = in_graphs if in_graphs.recorded else before.get(self, self._none)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Current:
         return Current()

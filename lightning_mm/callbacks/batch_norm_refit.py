@@ -1,4 +1,4 @@
-"""Give a network BatchNorm statistics for every combination of modalities, from training data and without training."""
+"""Estimate the BatchNorm statistics of every combination of modalities from training data, without training."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ from lightning_mm.missing import Fill
 class BatchNormRefit(FrozenBackboneAdapter):
     """Re-estimates the BatchNorm statistics of each incomplete combination at the start of a fit, which then ends.
 
-    The network is frozen and gets an adapter whose rows are the statistics (:func:`refit_batch_norm`); no batch is
-    trained on, whatever ``max_epochs`` is. The rows are written to ``<default_root_dir>/<filename>``, an adapter's
-    checkpoint like any other: ``sweep``, ``validate``, ``test`` and ``predict`` with this callback and that file as
-    ``ckpt_path`` use it. ``fast_dev_run`` writes nothing. On several devices the statistics are those of the batches of
-    the first one.
+    The network is frozen and gets an adapter with the statistics as rows (:func:`refit_batch_norm`). Nothing is
+    trained, whatever ``max_epochs`` is. The adapter is saved in the checkpoint ``<default_root_dir>/<filename>``;
+    ``sweep``, ``validate``, ``test`` and ``predict`` load it with this callback and that file as ``ckpt_path``.
+    ``fast_dev_run`` writes nothing. On several devices, only the batches of the first one count.
 
-    The policy of the training data does not matter: each batch is used with every combination, a sample with those
-    combinations of which it observed all modalities.
+    The policy of the training data does not matter: each batch is used with every combination, and a sample counts for
+    a combination if it observed all of its modalities.
 
     Args:
         network: See :class:`FrozenBackboneAdapter`, also for the other arguments.
         available: Where ``Bool[B, M]`` is in a batch.
         observed: The key of a batch that holds the observed modalities, if they differ from the available ones.
         modalities: Names in order.
-        fill: Placeholder for an absent input.
+        fill: Placeholder for absent inputs.
         inputs: Modality to the argument of the network that holds it.
-        combinations: Which combinations get statistics of their own; all incomplete ones by default.
-        exclude: Names or patterns of BatchNorm layers that keep their statistics.
+        combinations: The combinations to estimate statistics for; default: all incomplete ones.
+        exclude: Names or patterns of BatchNorm layers that keep the statistics of the base.
         base_ckpt: Checkpoint of the trained base.
         example: Function from a batch to the call of the network.
         batches: Number of training batches to use at most.
@@ -87,7 +86,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
         self.observed, self.batches, self.filename = observed, batches, filename
 
     def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
-        batch_norm_names(self._network(pl_module))  # an error of its own if there is none
+        batch_norm_names(self._network(pl_module))  # raises NoBatchNormError
         return super().attach(pl_module, batch, stage, datamodule)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,7 +94,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
         adapter = self._adapter(pl_module)
         if adapter is None:
             return
-        trainer.fit_loop.max_epochs = 0  # the loop that follows ends before its first batch
+        trainer.fit_loop.max_epochs = 0  # the training loop ends before its first batch
         shown = [self._call(pl_module, adapter, batch) for batch in self._batches(trainer, pl_module)]
         with trainer.precision_plugin.forward_context():
             refit_batch_norm(
@@ -110,11 +109,13 @@ class BatchNormRefit(FrozenBackboneAdapter):
             self._save(trainer)
 
     def _batches(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[Any]:
-        """The first training batches, as the training step sees them."""
-        trainer.fit_loop.setup_data()  # the loop does the same right after; it does nothing the second time
+        """Iterate over the first training batches, as the training step gets them."""
+        trainer.fit_loop.setup_data()  # the training loop calls it again, without effect
         loader = trainer.train_dataloader
         if loader is None or trainer.fit_loop.max_batches == 0:
-            raise LightningMMError("BatchNormRefit needs training batches, and there are none; see limit_train_batches")
+            raise LightningMMError(
+                "BatchNormRefit needs training batches, but there are none; check limit_train_batches"
+            )
         collection = isinstance(loader, (dict, list, tuple))
         combined = CombinedLoader(loader, "max_size_cycle") if collection else loader
         for item in islice(combined, int(min(self.batches, trainer.fit_loop.max_batches))):
@@ -122,7 +123,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
             yield pl_module._apply_batch_transfer_handler(batch, device=pl_module.device, dataloader_idx=0)
 
     def _call(self, pl_module: LightningModule, adapter: Adapter, batch: Any) -> tuple[Call, Tensor]:
-        """The call of the network on a batch with all observed modalities, and their mask ``Bool[B, M]``."""
+        """Return the call of the network for a batch with all observed modalities, and their mask ``Bool[B, M]``."""
         network = self._network(pl_module)
         keys = {self.available, self.observed}
         if isinstance(batch, Mapping) and isinstance(self.available, str) and keys <= set(batch):

@@ -1,7 +1,7 @@
-"""Checkpoints that hold the adapter and the fingerprint of its base, and not the base.
+"""Checkpoints with the adapter and the fingerprint of its base, but without the base.
 
-The filter is in the module's own ``on_save_checkpoint``, since ``save_weights_only=True`` skips callbacks. On loading,
-the base's weights are added to the adapter's before the strict load, so that nothing is dropped silently.
+The base is removed in the ``on_save_checkpoint`` of the module, since ``save_weights_only=True`` skips callbacks. On
+loading, the weights of the base are added to the weights of the adapter, so that the load is strict.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY
 
 
 class AdapterOnlyCheckpoint:
-    """Runs before a module's checkpoint hooks; an object, so that it survives deepcopy and pickle.
+    """Replacements for the checkpoint hooks of a module, which they call; survive deepcopy and pickle.
 
-    With a ``placement`` (its settings) the checkpoint also says which layers were chosen, and loading takes these.
+    With a ``placement`` (its settings), the checkpoint also lists the chosen layers, and loading restores the choice.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class AdapterOnlyCheckpoint:
         self.prefix, self.network, self.adapter = f"{network_name}.", network, adapter
         self.placement = placement
         self.base_fingerprint = fingerprint(network)
-        adapter_config(adapter, self.base_fingerprint)  # settings that cannot be saved raise now, not after an epoch
+        adapter_config(adapter, self.base_fingerprint)  # raises now, not after an epoch, if settings cannot be saved
         self.own_save, self.own_load = module.on_save_checkpoint, module.on_load_checkpoint
 
     def install(self, module: LightningModule) -> None:
-        """Put the two hooks in place on the instance."""
+        """Replace both hooks of the module."""
         module.on_save_checkpoint = self.save  # type: ignore[method-assign]
         module.on_load_checkpoint = self.load  # type: ignore[method-assign]
 
@@ -60,9 +60,8 @@ class AdapterOnlyCheckpoint:
         config = checkpoint.get(ADAPTER_KEY)
         if config is None:
             raise LightningMMError(
-                "this checkpoint holds no adapter: it is one of the base, or of another model. "
-                "Give the base's checkpoint to FrozenBackboneAdapter(base_ckpt=...), "
-                "and the adapter's own one as ckpt_path"
+                "this checkpoint holds no adapter: it is that of the base or of another model; pass the checkpoint of "
+                "the base as FrozenBackboneAdapter(base_ckpt=...), and that of the adapter as ckpt_path"
             )
         check_config(config, "the description of the adapter in the checkpoint")
         check_fingerprint(config["base_fingerprint"], self.network)
@@ -96,8 +95,9 @@ class AdapterOnlyCheckpoint:
 
 def _differing(keys: list[str], there: dict[str, Any], here: dict[str, Any]) -> LightningMMError:
     return LightningMMError(
-        f"the checkpoint's adapter has other settings than the config asks for, in {', '.join(keys)}; "
-        f"{keys[0]} is {_short(there.get(keys[0]))} there and {_short(here[keys[0]])} here"
+        f"the adapter in the checkpoint has other settings than the config, in {', '.join(keys)}: "
+        f"{keys[0]} is {_short(there.get(keys[0]))} in the checkpoint and {_short(here[keys[0]])} in the config; use "
+        "the config of the run that wrote the checkpoint"
     )
 
 

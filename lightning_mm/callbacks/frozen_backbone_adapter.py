@@ -1,4 +1,4 @@
-"""Freeze the network of any LightningModule and train an adapter for missing modalities instead."""
+"""Freeze the network of any LightningModule and train an adapter for missing modalities."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapt
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call, first_batch
 from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
-from lightning_mm.callbacks.lookup import available_of, modalities_of, network_of
+from lightning_mm.callbacks.lookup import BatchMask, available_of, modalities_of, network_of
 from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
-from lightning_mm.modalities import Modalities
+from lightning_mm.modalities import Modalities, check_mask, check_rows
 from lightning_mm.tasks.checkpoints import load_network
 from lightning_mm.tasks.settings import group_of
 
@@ -28,33 +28,34 @@ from lightning_mm.tasks.settings import group_of
 class FrozenBackboneAdapter(Callback):
     """Freezes ``pl_module.<network>`` and adds ``pl_module.adapter``, the only thing that trains.
 
-    Works on any LightningModule: the network is called by the module's own steps; hooks fill the absent inputs and
-    modulate the features of each sample by its combination. Frozen means: no gradient, norm layers and dropout in eval
-    mode, running statistics unchanged, in all parts of the module and not only the network. Checkpoints hold the
-    adapter and the base's fingerprint only.
+    Works on any LightningModule: its own steps call the network, and hooks fill absent inputs and modulate the features
+    of each sample by its combination. Frozen means no gradient, norm layers and dropout in eval mode, and unchanged
+    running statistics, in all parts of the module and not only in the network. Checkpoints hold only the adapter and
+    the fingerprint of the base.
 
     Args:
         adapter: What is learned at each layer, default ``SSF()``.
-        basis: How availability picks from the banks, default ``OneHot()``.
-        network: The attribute (dotted where nested) that holds the network.
-        available: Where ``Bool[B, M]`` is in a batch: a dotted path of keys, attributes or positions, or a function of
-            the batch. Not used if the module itself passes ``available`` to its network.
-        modalities: Names in order; default: the module's or the data module's ``modalities``.
-        fill: Placeholder for an absent input; default: the module's own ``fill`` if it has one, else zeros.
+        basis: How availability picks rows from the banks, default ``OneHot()``.
+        network: The attribute that holds the network, dotted if nested.
+        available: Path to ``Bool[B, M]`` in a batch (dotted keys, attributes or positions), or a function of the batch.
+            Not used if the module itself passes ``available`` to its network, or calls it inside ``with
+            self.adapter.using(mask)``, as steps do that call it on several sets of samples.
+        modalities: Names in order; default: ``modalities`` of the module or the data module.
+        fill: Placeholder for absent inputs; default: ``fill`` of the module if it has one, else zeros.
         inputs: Modality to the argument of the network that holds it, see ``adapt``.
         targets: Names or patterns of layers to adapt; default: all.
         exclude: Names or patterns of layers to leave out.
-        base_ckpt: Checkpoint of the trained base: a Lightning checkpoint or a bare ``state_dict``.
-        example: Function from a batch to the ``(args, kwargs)`` of the network; default: seen from one step.
-        encoders: Modality to the module that encodes it and nothing else, see ``adapt``; default: found out.
+        base_ckpt: Checkpoint of the trained base: a Lightning checkpoint or a plain ``state_dict``.
+        example: Function from a batch to the ``(args, kwargs)`` of the network; default: captured from one step.
+        encoders: Modality to the module that encodes it and nothing else, see ``adapt``; default: found by trial.
         grouped: Whether the network runs once per combination in a batch, see ``adapt``.
-        weight_decay: For the adapter's parameters, in place of the optimizer's own value.
-        placement: Which of these layers are adapted, chosen at the start of a fit under a budget of parameters per
-            combination, e.g. ``Placement(budget="0.25 %")`` or ``{"budget": "0.25 %"}``; default: all. The choice is
-            written to ``placement.md`` and ``placement.json`` in ``default_root_dir``; a checkpoint brings its own.
+        weight_decay: For the parameters of the adapter, instead of the value of the optimizer.
+        placement: Chooses layers at the start of a fit, within a budget of parameters per combination, e.g.
+            ``Placement(budget="0.25 %")`` or ``{"budget": "0.25 %"}``; default: all layers. The choice is written to
+            ``placement.md`` and ``placement.json`` in ``default_root_dir``, and stored in checkpoints.
 
     Raises:
-        LightningMMError: At the start of a run, if one of these does not fit the module; the message says which.
+        LightningMMError: At the start of a run, if a setting does not fit the module; the message says which.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class FrozenBackboneAdapter(Callback):
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
         self.encoders, self.grouped = encoders, grouped
         self.placement = None if placement is None else group_of(Placement, placement, "placement")
-        self._choice: Choice | None = None  # of layers, between the setup and the start of a fit
+        self._choice: Choice | None = None  # set from the setup to the start of a fit
         self._module: LightningModule | None = None
-        self._of_batch = ExitStack()  # holds the mask of the running batch
+        self._of_batch = ExitStack()  # closed after each batch
         self._in_call = False  # whether the module itself passes `available` to its network
 
     # attaching ------------------------------------------------------------------------------------------------------
@@ -104,10 +105,10 @@ class FrozenBackboneAdapter(Callback):
         if isinstance(getattr(pl_module, "adapter", None), Adapter):
             self._adopt(pl_module)
         else:
-            pl_module.configure_model()  # the network may be made there; Lightning calls it again, so it is idempotent
+            pl_module.configure_model()  # it may build the network; idempotent, as Lightning calls it again
             try:
                 batch = first_batch(trainer, pl_module, stage)
-            except AttributeError:  # the module makes its data in its own setup, which comes after that of callbacks
+            except AttributeError:  # the data are made in the setup of the module, which follows
                 pl_module.setup(stage)
                 batch = first_batch(trainer, pl_module, stage)
             self.attach(pl_module, batch, stage, getattr(trainer, "datamodule", None))
@@ -117,7 +118,7 @@ class FrozenBackboneAdapter(Callback):
         network = self._network(pl_module)
         if hasattr(pl_module, "adapter"):
             raise LightningMMError(
-                f"{type(pl_module).__name__} has an attribute 'adapter' already, which the callback sets; rename yours"
+                f"{type(pl_module).__name__} already has an attribute 'adapter', which the callback sets; rename it"
             )
         if self.base_ckpt is not None:
             load_network(network, self.base_ckpt, f"{self.network}.")
@@ -139,9 +140,10 @@ class FrozenBackboneAdapter(Callback):
             grouped=self.grouped,
         )
         if not self._in_call:
-            adapter.check(self._mask(batch), call)
+            # not the sizes: the step may call the network on other samples, inside adapter.using(their mask)
+            check_rows("`available`", check_mask("`available`", self._mask(batch), adapter.modalities))
         adapter.expects_mask = True
-        pl_module.requires_grad_(False)  # the parts around the network too: the full combination must stay as it is
+        pl_module.requires_grad_(False)  # all parts: outputs of the full combination must not change
         adapter.attach(network)
         pl_module.add_module("adapter", adapter)
         placement = None if self.placement is None else asdict(self.placement)
@@ -157,14 +159,14 @@ class FrozenBackboneAdapter(Callback):
         return adapter
 
     def _adopt(self, pl_module: LightningModule) -> None:
-        """Take over the adapter that another callback of the same settings has attached."""
+        """Use the adapter that another callback with the same settings has attached."""
         adapter = pl_module.adapter
         assert isinstance(adapter, Adapter)
         mine, theirs = (type(self.kind), type(self.basis)), (type(adapter.kind), type(adapter.basis))
         if mine != theirs:
             names = [" with basis ".join(one.__name__ for one in pair) for pair in (mine, theirs)]
             raise LightningMMError(
-                f"{type(pl_module).__name__} is adapted by {names[1]} already; this callback has {names[0]}"
+                f"{type(pl_module).__name__} is already adapted by {names[1]}; this callback has {names[0]}"
             )
         self._module = pl_module
 
@@ -196,29 +198,17 @@ class FrozenBackboneAdapter(Callback):
 
     # availability of the current batch ------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         self._set(pl_module, batch)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self._of_batch.close()
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        self._set(pl_module, batch)
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._of_batch.close()
-
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        self._set(pl_module, batch)
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._of_batch.close()
-
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        self._set(pl_module, batch)
-
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._of_batch.close()
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
+    on_exception = teardown = on_train_batch_end
 
     def _adapter(self, pl_module: LightningModule) -> Adapter | None:
         return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None
@@ -230,15 +220,10 @@ class FrozenBackboneAdapter(Callback):
         for child in pl_module.children():
             if child is not adapter and any(module.training for module in child.modules()):
                 child.eval()
-        self._of_batch.close()  # a step that stops the epoch ends without its hook
-        if not self._in_call:
-            self._of_batch.enter_context(adapter.using(self._mask(batch)))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._of_batch.close()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._of_batch.close()
+        self._of_batch.close()  # a step that ends the epoch skips the hook after the batch
+        # also if the module passes the mask itself: on exit, a call that Ctrl-C interrupted is dropped
+        mask, watch = (None, None) if self._in_call else (self._mask(batch), BatchMask(batch, self.available))
+        self._of_batch.enter_context(adapter.using(mask, watch))
 
     def _mask(self, batch: Any) -> Tensor:
         return available_of(batch, self.available)

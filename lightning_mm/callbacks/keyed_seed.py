@@ -12,14 +12,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class KeyedSeed(Callback):
-    """Seeds python, numpy and torch before every training batch.
+    """Seeds Python, NumPy and torch before every training batch, so that no random state has to be saved.
 
-    Lightning saves no random state; this needs none saved. Data order, augmentation and masks have keys of their own
-    (:class:`~lightning_mm.data.ModalityDropoutDataModule`); this covers what draws from the global state, such as
-    dropout. Not once an epoch: loaders draw from that state too, at other moments in a resumed run.
+    This is for everything that draws from the global state, such as dropout; data order, augmentation and masks do not
+    (:class:`~lightning_mm.data.ModalityDropoutDataModule`). One seed per epoch would not suffice: loaders draw from the
+    global state too, at other times in a resumed run.
 
     Args:
-        seed: Default: that of ``seed_everything``, else 0.
+        seed: Default: the seed of ``seed_everything``, else 0.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -30,5 +30,5 @@ class KeyedSeed(Callback):
         key = [seed, trainer.current_epoch, batch_idx, trainer.global_rank]
         words = np.random.SeedSequence(key).generate_state(2)
         random.seed(int(words[0]))
-        np.random.seed(int(words[0]))  # noqa: NPY002 - the global state is what this seeds
+        np.random.seed(int(words[0]))  # noqa: NPY002 - seeds the global state
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))

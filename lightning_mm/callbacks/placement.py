@@ -1,4 +1,4 @@
-"""Choose the layers that an adapter goes to from a few training batches, before anything is trained."""
+"""Choose the layers to adapt from a few training batches, before anything is trained."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lightning_mm.files import write_atomically
 
 @dataclass(frozen=True)
 class Placement:
-    """Which layers are adapted, chosen at the start of a fit.
+    """Settings of the choice of layers at the start of a fit.
 
     Args:
-        budget: Parameters per combination: ``0.25 %`` of the network's, a share (a float up to 1), or a count.
-        strategy: Which layers come first: ``gain``, ``disturbance``, ``random``, ``last`` or ``all``, see
+        budget: Parameters per combination: ``0.25 %`` of the network, a share of it (a float up to 1), or a count.
+        strategy: Which layers are chosen first: ``gain``, ``disturbance``, ``random``, ``last`` or ``all``, see
             :func:`~lightning_mm.adapters.placement.choose.place`.
-        batches: Number of training batches to look at.
-        seed: Seed of the look and of ``random``; by default that of ``seed_everything``, else 0.
+        batches: Number of training batches to measure on.
+        seed: Seed of the measurement and of ``random``; default: the seed of ``seed_everything``, else 0.
         observed: The key of a batch that holds the observed modalities, if they differ from the available ones.
 
     Raises:
@@ -61,7 +61,7 @@ class Placement:
 
 @dataclass
 class Choice:
-    """The layers that were looked at in this run, and the names of those that were chosen."""
+    """The layers that were measured in this run, and the names of the chosen ones."""
 
     layers: list[LayerSensitivity]
     chosen: list[str]
@@ -75,20 +75,20 @@ def choose(
     key: str | Callable[[Any], Tensor],
     mask: Callable[[Any], Tensor] | None,
 ) -> Choice | None:
-    """Look at training batches and keep the adapter's best layers; does nothing if a choice was made before.
+    """Measure layers on training batches and keep the best ones; does nothing if a choice was made before.
 
-    Comes before the optimizer is made. A checkpoint that is loaded afterwards brings the choice of its own run.
+    Call this before the optimizer is created. A checkpoint that is loaded afterwards restores the choice of its run.
 
     Args:
         placement: The settings.
-        trainer: Of a fit.
-        pl_module: With the adapter on its network.
+        trainer: The trainer of a fit.
+        pl_module: The module; its network is adapted.
         network: The adapted network.
-        key: Where the availability lies in a batch.
-        mask: Reads it from there; None if the module itself passes it to its network.
+        key: Path to ``available`` in a batch, or a function of the batch.
+        mask: Reads ``available`` from a batch; None if the module itself passes it to its network.
 
     Raises:
-        LightningMMError: If the training step cannot be run by itself, or the budget takes no layer.
+        LightningMMError: If the training step cannot be run by itself, or the budget is too small for any layer.
     """
     adapter = pl_module.adapter
     assert isinstance(adapter, Adapter)
@@ -97,7 +97,7 @@ def choose(
     layers = layer_sensitivity(
         trainer, pl_module, network, key, mask, placement.observed, placement.batches, placement.drawn_by
     )
-    # the first process decides: each may have seen other batches
+    # the first process decides: others may have other batches
     layers = [LayerSensitivity(**one) for one in trainer.strategy.broadcast([asdict(one) for one in layers])]
     chosen = place(layers, placement.budget, _size(network), placement.strategy, placement.drawn_by)
     keep_layers(adapter, network, chosen)
@@ -107,7 +107,7 @@ def choose(
 def report(
     placement: Placement, choice: Choice, trainer: Trainer, pl_module: LightningModule, network: nn.Module
 ) -> None:
-    """Log the chosen layers and write the table, unless a checkpoint brought others."""
+    """Log the chosen layers and write the table, unless a checkpoint restored another choice."""
     adapter, layers, chosen = pl_module.adapter, choice.layers, choice.chosen
     assert isinstance(adapter, Adapter)
     if {site.name for site in adapter.sites} != set(chosen):
@@ -125,7 +125,7 @@ def report(
         "settings": {**asdict(placement), "seed": placement.drawn_by},
         "network_parameters": total,
         "chosen_parameters": used,
-        # a disturbance that could not be seen is null, as JSON has no NaN
+        # null if it could not be measured: JSON has no NaN
         "layers": [
             {**asdict(one), "disturbance": _number(one.disturbance), "chosen": one.name in chosen} for one in layers
         ],

@@ -1,4 +1,4 @@
-"""Write predictions to disk as they come."""
+"""Write the predictions of each batch to disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PredictionWriter(Callback):
     A nest of predictions becomes several arrays, named by their paths: ``prediction.start``, ``prediction.0``.
 
     Args:
-        folder: Where the files go; each appears as a whole.
+        folder: The folder of the files.
     """
 
     def __init__(self, folder: str | Path) -> None:

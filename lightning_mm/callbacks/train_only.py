@@ -18,12 +18,12 @@ class TrainOnly(Callback):
     """Freezes every parameter of a module except those of ``pl_module.<network>`` with a name that matches a pattern.
 
     ``TrainOnly(["head*"])`` with the task's ``base_ckpt`` trains the head of a trained network. Frozen means: no
-    gradient, and norm layers and dropout in eval mode, so that running statistics do not move; a part of the network
-    trains as usual if all of its parameters are trained. Checkpoints hold the whole network as usual.
+    gradient, and norm layers and dropout in eval mode, so that running statistics do not change; a part of the network
+    is in train mode if all of its parameters are trained. Checkpoints hold the whole network as usual.
 
     Args:
         patterns: Names of parameters of the network or patterns for them: ``head*``, ``*.norm.weight``.
-        network: The attribute (dotted where nested) that holds the network.
+        network: The attribute that holds the network, dotted if nested.
 
     Raises:
         LightningMMError: At the start of a fit, if a pattern matches no parameter or the network is not found.
@@ -38,9 +38,9 @@ class TrainOnly(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        pl_module.configure_model()  # the network may be made there; Lightning calls it again, so it is idempotent
+        pl_module.configure_model()  # it may build the network; idempotent, as Lightning calls it again
         network = network_of(pl_module, self.network)
-        # Before configure_optimizers, which comes after all setup hooks and so sees what is trained.
+        # configure_optimizers runs after all setup hooks, so it sees what is trained
         names = [name for name, _ in network.named_parameters()]
         for pattern in self.patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -56,13 +56,13 @@ class TrainOnly(Callback):
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def on_train_batch_start(self, *_: object) -> None:
-        # Every time: Lightning and modules themselves set modes at several moments.
+        # in every batch: Lightning and modules set modes at several times
         for part in self._frozen:
             part.training = False
 
 
 def _frozen_parts(module: nn.Module, trained: bool) -> Iterator[nn.Module]:
-    """All modules inside that hold a frozen parameter; one without parameters (dropout) goes with its parent."""
+    """Iterate over the modules inside with a frozen parameter; those without parameters count like their parent."""
     for child in module.children():
         parameters = list(child.parameters())
         as_child = all(parameter.requires_grad for parameter in parameters) if parameters else trained
@@ -79,5 +79,5 @@ def _hint(pattern: str, names: list[str]) -> str:
     if any(name.startswith(f"{pattern}.") for name in names):
         return f"{pattern!r} is a part of it: write '{pattern}.*' for all of its parameters"
     if close:
-        return f"close names: {close}; a pattern such as {close[0] + '*'!r} takes all that start so"
+        return f"close names: {close}; the pattern {close[0] + '*'!r} matches all that start with it"
     return f"its parts are {sorted({name.split('.')[0] for name in names})}"

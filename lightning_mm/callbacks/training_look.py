@@ -1,4 +1,4 @@
-"""A look at the layers of an adapted network through the module's own training step, before the training."""
+"""Measure the layers of an adapted network with the training step of its module, before the training."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def layer_sensitivity(
     batches: int,
     seed: int,
 ) -> list[LayerSensitivity]:
-    """What missing modalities do to each adapted layer, seen in a few training batches.
+    """Measure the sensitivity of each adapted layer to missing modalities on a few training batches.
 
-    Computed in the precision of the weights, without autocast: gradients are compared and not only followed.
+    In the precision of the weights, without autocast, since gradients of different layers are compared.
 
     Args:
-        trainer: Of a fit.
-        pl_module: With the adapter on its network; left as it was.
+        trainer: The trainer of a fit.
+        pl_module: The module, restored afterwards; its network is adapted.
         network: The adapted network.
-        key: Where the availability lies in a batch.
-        mask: Reads it from there; None if the module itself passes it to its network.
+        key: Path to ``available`` in a batch, or a function of the batch.
+        mask: Reads ``available`` from a batch; None if the module itself passes it to its network.
         observed: The key of the observed modalities in a batch.
-        batches: Number of batches at most.
-        seed: Of the random numbers that the step draws.
+        batches: Maximum number of batches.
+        seed: Seed of the random numbers that the step draws.
 
     Raises:
         LightningMMError: If the training step cannot be run by itself.
@@ -49,7 +49,7 @@ def layer_sensitivity(
     if not pl_module.automatic_optimization:
         raise LightningMMError(
             f"placement needs a training_step that returns its loss; {type(pl_module).__name__} optimizes by "
-            "itself (automatic_optimization=False). Choose the layers with `targets` and `exclude`"
+            "itself (automatic_optimization=False); choose the layers with `targets` and `exclude`"
         )
     adapter = pl_module.adapter
     assert isinstance(adapter, Adapter)
@@ -57,7 +57,7 @@ def layer_sensitivity(
     count = min(batches, limit) if isinstance(limit, int) else batches
 
     def marked(batch: Any) -> bool:
-        """Whether a batch says what was observed, and where."""
+        """Whether a batch holds both the available and the observed modalities."""
         return isinstance(batch, Mapping) and isinstance(key, str) and {key, observed} <= set(batch)
 
     def looks() -> Iterator[tuple[Any, Tensor, Tensor]]:
@@ -79,7 +79,7 @@ def layer_sensitivity(
 
     try:
         return look()
-    except AttributeError:  # the module makes something in its own setup, which comes after that of callbacks
+    except AttributeError:  # the setup of the module, which follows that of callbacks, creates something
         pl_module.setup("fit")
     try:
         return look()
@@ -88,18 +88,18 @@ def layer_sensitivity(
 
 
 def _in_call(pl_module: LightningModule, network: nn.Module, batch: Any) -> Tensor:
-    """The availability that the module passes to its network."""
+    """Return the mask that the module passes to its network."""
     path = parameter_path(network, "available")
     given = path and path.get(capture_call(pl_module, network, batch, "fit"))
     if not isinstance(given, Tensor):
         raise LightningMMError(
-            f"{type(pl_module).__name__}.training_step gave its network `available` once and then none"
+            f"{type(pl_module).__name__}.training_step passed `available` to its network once, but not again"
         )
     return given
 
 
 def _loss(pl_module: LightningModule, batch: Any) -> Tensor:
-    """The loss that the module's own training step returns."""
+    """Return the loss of the training step of the module."""
     try:
         output = run_step(pl_module, batch, "fit")
     except (LightningMMError, AttributeError):
@@ -117,15 +117,15 @@ def _loss(pl_module: LightningModule, batch: Any) -> Tensor:
 
 def _refused(pl_module: LightningModule, error: Exception) -> LightningMMError:
     return LightningMMError(
-        f"placement runs {type(pl_module).__name__}.training_step before the training, and it failed there "
-        f"({type(error).__name__}: {error}); make what it needs in __init__ or setup, or choose the layers with "
+        f"placement runs {type(pl_module).__name__}.training_step before the training, where it failed "
+        f"({type(error).__name__}: {error}); create what it needs in __init__ or setup, or choose the layers with "
         "`targets` and `exclude`"
     )
 
 
 @contextmanager
 def _on_device(pl_module: LightningModule, device: torch.device) -> Iterator[None]:
-    """Move the module to the device, to which the trainer moves it only later, with the optimizer."""
+    """Move the module to its device for a while; the trainer does so later, for the optimizer."""
     before = pl_module.device
     pl_module.to(device)
     try:

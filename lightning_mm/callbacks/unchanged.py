@@ -1,4 +1,4 @@
-"""Run parts of a module outside of its loops without a trace."""
+"""Run parts of a module outside of its loops and restore its state."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Undo = Callable[[], None]
 
 @contextmanager
 def unchanged(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Restore a module, its metrics and the global random state at the end, whatever is done inside.
+    """Restore a module, its metrics and the global random state at the end of the block.
 
-    Restored are buffers, modes, hooks, and the attributes of all modules with the lists, dicts, sets and tensors in
-    them (a metric keeps its counts there). Parameters are not copied: nothing inside may step an optimizer.
+    Buffers, modes, hooks and attributes of all modules are restored, including lists, dicts, sets and tensors in
+    attributes, such as the counts of a metric. Parameters are not copied, so the block must not step an optimizer.
 
     Args:
-        module: With all modules in it.
-        device: Its random state is restored, and that of the CPU.
-        seed: Of python, numpy and torch inside, so that results there do not depend on what was drawn before.
+        module: The module.
+        device: Its random state and that of the CPU are restored.
+        seed: Seed of Python, NumPy and torch in the block, so that results do not depend on earlier draws.
     """
     seen: set[int] = set()
     undo = [_keep_attributes(part, seen) for part in module.modules()]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - restores the global state
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             random.seed(seed)
@@ -56,7 +56,7 @@ def _keep_attributes(part: nn.Module, seen: set[int]) -> Undo:
 
 
 def _keep(value: Any, seen: set[int]) -> Undo:
-    """Return a function that restores what a value holds now; the object itself stays."""
+    """Return a function that restores the content of a value; the object itself stays."""
     if id(value) in seen:
         return _nothing
     if isinstance(value, (Tensor, list, deque, MutableMapping, set)):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_mm.cli.errors import Parser
+from lightning_mm.cli.output import print_what_can_be_printed
 from lightning_mm.errors import LightningMMError, UsageError
 
 if TYPE_CHECKING:
@@ -68,10 +73,21 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
         again: Whether finished runs whose settings have changed may be deleted and run again.
     """
     from lightning_mm.compare import collect, processes, run_study, write
+    from lightning_mm.compare.look import configs_to_look_at
+    from lightning_mm.compare.plan import Plan
+    from lightning_mm.compare.step_runner import finished
+    from lightning_mm.files import check_folder
     from lightning_mm.results.terminal import print_table
 
     os.environ.setdefault("WANDB_SILENT", "true")
+    check_folder(study.out)
+    check_folder(study.results)
+    if study.wandb is not None:
+        _check_wandb(study.wandb)
+    steps = configs_to_look_at(study)
     with processes(perform, jobs) as executor:
+        if any(finished(step) is None for step in Plan(study).steps({})):
+            executor.call(look_in_worker, study, steps)
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs)
@@ -82,11 +98,29 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
     return result
 
 
+def look_in_worker(study: Study, steps: Sequence[Step]) -> None:
+    """Look at a study before it begins: its settings, metric and dedicated networks."""
+    from lightning_mm.cli.lightning.run import run_lightning
+    from lightning_mm.compare.dedicated import check_dedicated
+    from lightning_mm.compare.look import look_at
+
+    print_what_can_be_printed()
+    try:
+        look_at(study, steps, run_lightning)
+        check_dedicated(study, run_lightning)
+    except LightningMMError:
+        raise
+    except Exception as error:
+        # What cannot be sent to another process, or is no mistake of the study's: the step itself will show it.
+        print(f"lightning-mm: not looked at before: {type(error).__name__}: {error}", file=sys.stderr)
+
+
 def perform_step(step: Step) -> dict[str, Any]:
     """Perform a step in a worker, which imports Lightning once."""
     from lightning_mm.cli.lightning.run import run_lightning
     from lightning_mm.compare.step_runner import perform
 
+    print_what_can_be_printed()
     try:
         return perform(step, run_lightning)
     except LightningMMError:
@@ -98,6 +132,7 @@ def perform_step(step: Step) -> dict[str, Any]:
 
 def _narrowed(study: Study, options: Any) -> Study:
     """Apply the options of the command line to a study."""
+    from lightning_mm.compare.checks import OWN
     from lightning_mm.compare.recipes import BASE
 
     given: dict[str, Any] = {}
@@ -107,6 +142,8 @@ def _narrowed(study: Study, options: Any) -> Study:
             raise UsageError(f"--set: expected KEY=VALUE, got {text!r}")
         if key == "data.modalities":
             raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
+        if key in OWN:
+            raise UsageError(f"--set {key}: {OWN[key]}")
         given[key] = value
     methods = study.methods
     if options.methods:
@@ -171,6 +208,34 @@ def _list(study: Study) -> None:
     print(
         f"{len(steps)} steps; test sweeps of {', '.join(tuned)} follow their choice" if tuned else f"{len(steps)} steps"
     )
+
+
+def _check_wandb(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the W&B logger of the finished table would not take."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise LightningMMError(
+            "wandb: the study logs its table, but wandb is not installed: pip install wandb"
+        ) from error
+    from lightning_mm.tracking import OfflineFirstWandbLogger
+
+    own, init = (list(inspect.signature(one).parameters) for one in (OfflineFirstWandbLogger.__init__, wandb.init))
+    known = [name for name in dict.fromkeys(own + init) if name not in ("self", "kwargs")]
+    for name in arguments:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}"
+            raise LightningMMError(f"wandb: unknown argument {name!r}; {hint}")
+    modes = ("online", "offline", "shared", "disabled")
+    if arguments.get("mode") is not None and arguments["mode"] not in modes:
+        raise LightningMMError(f"wandb: mode must be one of {', '.join(modes)}, got {arguments['mode']!r}")
+    for name in ("project", "name", "save_dir", "id", "group"):
+        if not isinstance(arguments.get(name, ""), str):
+            raise LightningMMError(f"wandb: {name}: expected text, got {arguments[name]!r}")
+    tags = arguments.get("tags")
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(one, str) for one in tags)):
+        raise LightningMMError(f"wandb: tags: expected a list of texts, got {tags!r}")
 
 
 def _log(study: Study, result: SweepResult) -> None:

@@ -7,11 +7,15 @@ Verbs that need no training loop are dispatched before Lightning is imported; th
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 
 from lightning_mm.cli.errors import explain
+from lightning_mm.cli.output import close_output, print_what_can_be_printed
+from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import UsageError
 from lightning_mm.version import __version__
 
@@ -28,6 +32,7 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
+    "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
@@ -52,26 +57,69 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
-        130 if stopped with Ctrl-C. Defects of ours are raised.
+        128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. Defects of ours are raised.
     """
+    if args is None:
+        find_modules_here()
+    print_what_can_be_printed()
+    stop = Stop()
     try:
-        _dispatch(list(sys.argv[1:] if args is None else args))
-    except SystemExit as stop:  # argparse ends --help and --print_config so
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
+        with stop:
+            code = _run(list(sys.argv[1:] if args is None else args), stop)
+    except BaseException:
+        if stop.received is None:
+            raise
+        code = stop.code  # an error while it stops is none of its own
+    if stop.follows and (stop.received is not None or code == 128 + signal.SIGTERM):
+        return 0  # or Lightning would kill the command that has started this rank
+    if stop.received is not None:
+        with suppress(OSError):
+            print(f"lightning-mm: {stop.message()}", file=sys.stderr)
+        return stop.code
+    return code
+
+
+def _run(args: list[str], stop: Stop) -> int:
+    """Run one command; mistakes are printed."""
+    try:
+        _dispatch(args, stop)
+        sys.stdout.flush()  # a full disk behind it is said here, not when the interpreter ends
+    except SystemExit as end:  # argparse ends --help and --print_config so
+        if type(end).__name__ == "SIGTERMException":  # Lightning's, under a handler of the caller's
+            return 128 + signal.SIGTERM
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # under a handler of the caller's
         print("lightning-mm: stopped", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+            close_output()
+            return 128 + 13
         explained = explain(error)
         if explained is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         message, code = explained
         print(f"lightning-mm: error: {message}", file=sys.stderr)
+        if isinstance(error, OSError):
+            close_output()
         return code
     return 0
 
 
-def _dispatch(args: list[str]) -> None:
+def find_modules_here() -> None:
+    """Let configs name classes in modules of the current folder, as ``python -m lightning_mm`` does by itself.
+
+    Processes that this one starts find them too. Not if Python was told to look at no such folder (``-P``).
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been deleted
+        return
+    if not sys.flags.safe_path and not {"", here}.intersection(sys.path):
+        sys.path.insert(0, here)
+
+
+def _dispatch(args: list[str], stop: Stop) -> None:
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
         print(USAGE.format(verbs="\n".join(f"  {verb:{width}}   {what}" for verb, what in VERBS.items())))
@@ -82,10 +130,10 @@ def _dispatch(args: list[str]) -> None:
         hint = f"did you mean {close[0]!r}?" if close else "see `lightning-mm --help`"
         raise UsageError(f"expected a verb first, one of {', '.join(VERBS)}; got {args[0]!r}; {hint}")
     else:
-        _runner(args[0])(args)
+        _runner(args[0], stop)(args)
 
 
-def _runner(verb: str) -> Callable[[list[str]], object]:
+def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
     # Imported only when needed: `table` needs no Lightning, `fit` no demo.
     if verb == "demo":
         from lightning_mm.cli.demo import run_demo
@@ -99,10 +147,14 @@ def _runner(verb: str) -> Callable[[list[str]], object]:
         from lightning_mm.cli.table import run_table
 
         return lambda args: run_table(args[1:])
+    if verb == "importance":
+        from lightning_mm.cli.importance import run_importance
+
+        return lambda args: run_importance(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 
         return lambda args: run_compare(args[1:])
     from lightning_mm.cli.lightning.run import run_lightning
 
-    return run_lightning
+    return lambda args: run_lightning(args, stop)

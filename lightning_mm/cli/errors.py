@@ -8,10 +8,15 @@ import sys
 from typing import NoReturn
 
 from lightning_mm.errors import LightningMMError, UsageError
+from lightning_mm.files import CLOSED, FULL, MAKE_ROOM
 
 SHOWN = 3
 """How many keys of a checkpoint a message names."""
 
+PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""Errors of a path that a user has given."""
+
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos")
 _QUOTED = re.compile(r'"([^"]+)"')
 _MISMATCH = re.compile(r"size mismatch for ([\w.]+): .*?torch\.Size\((\[[\d, ]*\])\).*?torch\.Size\((\[[\d, ]*\])\)")
 
@@ -35,8 +40,14 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return wrong_reference(error), 2
     if isinstance(error, LightningMMError) or _is_misconfiguration(error):
         return text, 1
-    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)):
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror}; {MAKE_ROOM}", 1
+    if isinstance(error, RuntimeError) and _TORCH_WRITER.search(text):
+        return f"a file could not be written, as on a full disk ({text.splitlines()[0]}); {MAKE_ROOM}", 1
+    if isinstance(error, OSError) and (isinstance(error, PLACES) or error.errno in CLOSED):
         return text if error.filename is None else f"{error.filename}: {error.strerror}", 1
+    if type(error) is ValueError and text.startswith("loaded state dict "):
+        return f"the checkpoint's optimizer does not fit the one of the settings ({text}); give those of its run", 1
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return another_network(text), 1
     return None

@@ -7,15 +7,6 @@ from lightning_mm.compare.runner import run_study
 from lightning_mm.compare.study import Method, Study, read_study
 
 __all__ = [
-    "RECIPES",
-    "Executor",
-    "InProcess",
-    "Method",
-    "Recipe",
-    "Study",
-    "collect",
-    "processes",
-    "read_study",
-    "run_study",
+    "RECIPES", "Executor", "InProcess", "Method", "Recipe", "Study", "collect", "processes", "read_study", "run_study",
     "write",
-]
+]  # fmt: skip

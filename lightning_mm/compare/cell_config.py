@@ -21,17 +21,22 @@ KEPT = ("seed_everything", "trainer", "model", "data")
 
 def resolve(stack: Sequence[Path], overrides: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The config that ``lightning-mm fit`` would run with: files stacked, settings applied, references resolved."""
-    command = ["fit", *(part for path in stack for part in ("-c", str(path)))]
-    for key, value in overrides.items():
-        command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
-            run([*command, "--print_config"])
+            run([*command_of("fit", stack, overrides), "--print_config"])
     except SystemExit:
         pass
     config: dict[str, Any] = yaml.safe_load(printed.getvalue())
     return {key: config[key] for key in KEPT}
+
+
+def command_of(verb: str, stack: Sequence[Path], overrides: Mapping[str, Any]) -> list[str]:
+    """The command of a verb with files stacked and settings applied."""
+    command = [verb, *(part for path in stack for part in ("-c", str(path)))]
+    for key, value in overrides.items():
+        command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return command
 
 
 def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
         config: A resolved config.
         patch: ``train_policy`` and ``val_policy`` of the data, ``fill`` of the task, ``callbacks`` to insert before the
             first ModelCheckpoint, ``init_args`` (class name to arguments) of callbacks in the config, and ``only``: the
-            modalities to keep; every mapping whose keys are exactly all modalities is cut to them.
+            modalities to keep, see :func:`cut`.
 
     Raises:
         LightningMMError: If arguments are given for a callback that the config lacks.
@@ -74,11 +79,13 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
 
 
 def cut(value: Any, everything: set[str], only: Sequence[str]) -> Any:
-    """Keep some modalities in every mapping whose keys are exactly all of them."""
+    """Keep some modalities in every mapping whose keys, and every list whose entries, are exactly all of them."""
     if isinstance(value, Mapping):
         if set(value) == everything:
             return {name: value[name] for name in only}
         return {key: cut(leaf, everything, only) for key, leaf in value.items()}
     if isinstance(value, list):
+        if len(value) == len(everything) and all(isinstance(one, str) and one in everything for one in value):
+            return [name for name in value if name in only]
         return [cut(leaf, everything, only) for leaf in value]
     return value

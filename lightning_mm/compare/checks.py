@@ -13,6 +13,12 @@ from lightning_mm.settings_files import read_settings
 
 RESERVED = ("majority", "configs", "report")
 """Names that a method may not have: a row of the table, and folders next to those of methods."""
+OWN = {
+    **dict.fromkeys(("data", "data.modalities"), "write data.modalities into a config, the study reads it there"),
+    "seed_everything": "the study sets it; write `seeds`",
+    "trainer.default_root_dir": "the study sets it; write `out`",
+}
+"""Settings that a study does not take, and why."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,7 +82,16 @@ def files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
 
 
 def settings(path: Path, key: str, value: Any) -> dict[str, Any]:
-    """Check dotted keys and values."""
+    """Check dotted keys and values of the runs' configs; those that a study sets itself are refused."""
+    found = mapping(path, key, value)
+    for name in found:
+        if name in OWN:
+            raise LightningMMError(f"{path}: {key}: {name}: {OWN[name]}")
+    return found
+
+
+def mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
+    """Check names and values."""
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -86,7 +101,7 @@ def settings(path: Path, key: str, value: Any) -> dict[str, Any]:
 
 def tuning(where: str, path: Path, value: Any) -> dict[str, list[Any]]:
     """Check at most one key with distinct values to choose from."""
-    tune = settings(path, "tune", value)
+    tune = settings(path, f"{where.removeprefix(f'{path}: ')}: tune", value)
     if len(tune) > 1 or not all(isinstance(values, list) and values for values in tune.values()):
         raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {shown(tune)}")
     for key, values in tune.items():

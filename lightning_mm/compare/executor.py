@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -13,14 +14,20 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from types import FrameType
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lightning_mm.compare.plan import Step
 from lightning_mm.compare.step_runner import Facts
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, Stopped
 
+Result = TypeVar("Result")
 Perform = Callable[[Step], Facts]
 """Performs a step and returns its facts; a function of a module, so that it can be sent to another process."""
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a worker that was asked to end."""
+PATIENCE = 20.0
+"""Seconds that workers of a stopped study have to end, with the processes that they have started."""
 SHOWN = 6
 """Last lines of a log that an error shows."""
 
@@ -34,6 +41,8 @@ class StepError(LightningMMError):
             why = str(error)
         elif isinstance(error, BrokenProcessPool):
             why = "its process was killed (out of memory?)"
+        elif isinstance(error, SystemExit) and error.code == STOPPED:
+            why = "its process was stopped (SIGTERM)"
         else:
             why = f"{type(error).__name__}: {error}"
             if log.is_file():
@@ -64,6 +73,10 @@ class InProcess:
 
     perform: Perform
 
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function and return its result."""
+        return function(*arguments)
+
     def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
         for step in steps:
             try:
@@ -81,6 +94,12 @@ class Processes:
     jobs: int
     pool: ProcessPoolExecutor
 
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function in a worker and return its result."""
+        with _without_interrupts():
+            future = self.pool.submit(function, *arguments)
+        return future.result()
+
     def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Facts]]:
         unfinished = {step.marker: step for step in steps}
         running: dict[Future[Facts], Step] = {}
@@ -90,7 +109,8 @@ class Processes:
                 step for marker, step in unfinished.items() if marker not in started and _may_start(step, unfinished)
             )
             for step in islice(ready, self.jobs - len(running)):
-                running[self.pool.submit(self.perform, step)] = step
+                with _without_interrupts():
+                    running[self.pool.submit(self.perform, step)] = step
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
                 try:
@@ -117,14 +137,17 @@ def processes(perform: Perform, jobs: int) -> Iterator[Processes]:
     threads = str(threads_of(jobs))
     before = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, threads))
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),))
     try:
         yield Processes(perform, jobs, pool)
-    except KeyboardInterrupt:
-        for process in list((pool._processes or {}).values()):
+    except (KeyboardInterrupt, SystemExit, Stopped):
+        workers = list((pool._processes or {}).values())
+        for process in workers:
             process.terminate()
+        end = time.monotonic() + PATIENCE
+        for process in workers:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -139,6 +162,30 @@ def threads_of(jobs: int) -> int:
     """Threads of one of several processes that run at the same time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs)
+
+
+def begin_worker(parent: int) -> None:
+    """Prepare a worker process: the study alone tells it to end."""
+    signal.signal(signal.SIGTERM, _end_worker)
+    die_with_parent(parent)
+
+
+def _end_worker(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise SystemExit(STOPPED)  # the blocks that it leaves end loaders' processes and remove temporary files
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start workers that Ctrl-C does not reach: the terminal sends it to all processes, and the study ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent(parent: int, interval: float = 0.5) -> None:

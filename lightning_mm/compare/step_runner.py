@@ -49,7 +49,7 @@ def perform(step: Step, run: Run) -> Facts:
             return facts
         if step.stage == "fit":
             _empty(step.folder)
-        with _logged(step.folder / f"{step.stage}.log"):
+        with logged(step.folder / f"{step.stage}.log"):
             try:
                 facts = _run(step, run)
             except Exception:
@@ -147,7 +147,7 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def logged(path: Path) -> Iterator[None]:
     """Send what the process prints, loggers of libraries included, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -138,8 +138,6 @@ def read_study(path: str | Path) -> Study:
     configs = checks.files(path, "config", ["base.yaml"] if content.get("config") is None else content["config"])
     settings = checks.settings(path, "settings", content.get("settings"))
     modalities = ModalityNames(_modalities(path, configs))
-    if any(key == "data" or key == "data.modalities" for key in settings):
-        raise LightningMMError(f"{path}: settings: write data.modalities into a config, the study reads it there")
     seeds = checks.seeds(str(path), "seeds", content.get("seeds", [0]))
     methods = {
         key: _method(path, key, {} if value is None else value, modalities, seeds)
@@ -208,7 +206,7 @@ def _method(path: Path, name: Any, content: Any, modalities: ModalityNames, seed
         recipe=recipe,
         configs=configs,
         settings={**recipe.settings, **checks.settings(path, f"methods: {name}: settings", content.get("settings"))},
-        callbacks=checks.settings(path, f"methods: {name}: callbacks", content.get("callbacks")),
+        callbacks=checks.mapping(path, f"methods: {name}: callbacks", content.get("callbacks")),
         tune=tune,
         tune_seeds=tune_seeds,
         combinations=_combinations(where, content.get("combinations"), recipe, modalities),

@@ -26,35 +26,11 @@ if TYPE_CHECKING:
     from lightning_mm.data.module import ModalityDropoutDataModule
 
 __all__ = [
-    "AVDigits",
-    "Augmentation",
-    "CmuMosei",
-    "CmuMosi",
-    "Collate",
-    "ColorJitter",
-    "Compose",
-    "CropClips",
-    "Dihedral",
-    "FlipClips",
-    "Food101",
-    "GaussianBlur",
-    "HorizontalFlip",
-    "JitterSequences",
-    "MCubeS",
-    "MFNet",
-    "ModalityDropoutDataModule",
-    "MosiFeatures",
-    "MsLesions",
-    "NYUDv2",
-    "NtuRgbd",
-    "Ombria",
-    "RandomCrop",
-    "RandomCropResize",
-    "RandomScaleCrop",
-    "Scenes",
-    "UtdMhad",
-    "WarpSequences",
-]
+    "AVDigits", "Augmentation", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips", "Dihedral",
+    "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
+    "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria", "RandomCrop",
+    "RandomCropResize", "RandomScaleCrop", "Scenes", "UtdMhad", "WarpSequences",
+]  # fmt: skip
 
 _MODULES = {
     "augment.base": "Augmentation Compose Dihedral RandomCropResize",

@@ -21,8 +21,24 @@ from lightning_mm.tree import Path, map_leaves, map_tensors, rebuild
 
 Batch = dict[str, Any]
 
+NUMBERS = (int, float, np.number, np.bool_)
 PIXEL_MASK = "pixel_mask"
 """The entry of a nested input that marks the pixels of an image in its canvas."""
+
+
+def check_sample(sample: Any, who: str, index: Any) -> None:
+    """Raise a LightningMMError unless a sample has inputs and a target, and no mask of its own that hides an input."""
+    if not isinstance(sample, Mapping) or "target" not in sample or not isinstance(sample.get("inputs"), Mapping):
+        came = sorted(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
+        raise LightningMMError(
+            f'{who}: expected samples {{"inputs": {{modality: value}}, "target": ...}}, got {came} at {index}'
+        )
+    for key in ("observed", "available"):
+        if key in sample and not np.asarray(sample[key]).all():
+            raise LightningMMError(
+                f"{who}: sample {index} has {key!r} {np.asarray(sample[key]).tolist()}, which is not read; give None "
+                "as the value of each modality that a sample lacks, instead of a placeholder and a mask"
+            )
 
 
 class Collate:
@@ -37,7 +53,7 @@ class Collate:
     sample does not have becomes zeros of the right shape with ``observed`` False.
 
     Inputs of float64, NumPy's default, become float32, which networks compute in; integers stay, as they may be ids of
-    words, and so do targets.
+    words. Integers of a target become int64, as losses take labels.
 
     Args:
         modalities: Names in the order of the masks' columns.
@@ -50,7 +66,8 @@ class Collate:
         ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 if samples carry none.
 
     Raises:
-        LightningMMError: When called, if shapes or keys differ between samples, or a modality has no template.
+        LightningMMError: When called, if shapes or keys differ between samples, a sample has none of the modalities, or
+            a modality has no template.
 
     Example:
         >>> sample = {"inputs": {"a": torch.ones(2), "b": None}, "target": 1}
@@ -70,13 +87,21 @@ class Collate:
         self.modalities, self.policy, self.seed, self.template = modalities, policy, seed, template
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        for place, sample in enumerate(samples):
+            check_sample(sample, "Collate", sample.get("index", place) if isinstance(sample, Mapping) else place)
         columns = {name: [sample["inputs"].get(name) for sample in samples] for name in self.modalities}
         observed = torch.tensor([[value is not None for value in column] for column in columns.values()]).T.contiguous()
+        if not observed.any(1).all():
+            place = int((~observed.any(1)).nonzero()[0])
+            raise LightningMMError(
+                f"sample {samples[place].get('index', f'{place} of a batch')} has none of the modalities "
+                f"{list(self.modalities)}; leave such samples out of the data set"
+            )
         return {
             "inputs": {name: self._input(name, column, samples[0]) for name, column in columns.items()},
             "available": self._available(samples, observed),
             "observed": observed,
-            "target": _stack([sample["target"] for sample in samples], "target"),
+            "target": map_tensors(_stack([as_tensors(s["target"], "target") for s in samples], "target"), _label),
             "index": torch.tensor([sample.get("index", -1) for sample in samples]),
         }
 
@@ -97,9 +122,11 @@ class Collate:
         return torch.where(available.any(1, keepdim=True), available, observed)
 
     def _input(self, name: str, values: list[Any], first: Mapping[str, Any]) -> Any:
+        values = [None if value is None else as_tensors(value, f"modality {name!r}") for value in values]
         if any(value is None for value in values):
             seen = [value for value in values if value is not None]
-            blank = map_leaves(seen[0] if seen else self._template(name, first), _blank)
+            like = seen[0] if seen else as_tensors(self._template(name, first), f"modality {name!r}")
+            blank = map_leaves(like, _blank)
             values = [blank if value is None else value for value in values]
         return map_tensors(_stack(values, f"modality {name!r}"), _single)
 
@@ -113,27 +140,47 @@ def _blank(path: Path, leaf: Any) -> Any:
     """Zeros for one leaf of a placeholder; the length of a sequence stays, so that none is zero steps long."""
     if path and path[-1] == "length":
         return leaf
-    if isinstance(leaf, (Tensor, np.ndarray)):
-        return torch.zeros_like(torch.as_tensor(leaf))
+    if isinstance(leaf, Tensor):
+        return torch.zeros_like(leaf)
     return type(leaf)()  # 0, 0.0, False or ""
 
 
+def as_tensors(nest: Any, where: str) -> Any:
+    """Turn the arrays of a nest into tensors.
+
+    Raises:
+        LightningMMError: If an array holds no numbers.
+    """
+
+    def change(path: Path, leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        if leaf.dtype.kind not in "biufc":
+            raise LightningMMError(
+                f"{where}: cannot batch an array of {leaf.dtype}; expected numbers, or texts as a plain string"
+            )
+        if not leaf.dtype.isnative:  # files of other machines
+            leaf = leaf.astype(leaf.dtype.newbyteorder("="))
+        return torch.as_tensor(leaf.copy() if any(stride < 0 for stride in leaf.strides) else leaf)
+
+    return map_leaves(nest, change)
+
+
 def _stack(values: list[Any], where: str) -> Any:
-    values = [torch.as_tensor(value) if isinstance(value, np.ndarray) else value for value in values]
     first = values[0]
     if any(type(value) is not type(first) for value in values):
         kinds = sorted({type(value).__name__ for value in values})
-        if not all(isinstance(value, (int, float, np.number)) for value in values):
+        if not all(isinstance(value, NUMBERS) for value in values):
             raise LightningMMError(f"{where}: samples have different types {kinds}; expected one type in all samples")
     if isinstance(first, Mapping):
-        keys = [sorted(value) for value in values]
+        keys = [sorted(map(str, value)) for value in values]
         if any(other != keys[0] for other in keys):
             raise LightningMMError(f"{where}: samples have different keys, {keys[0]} and others; expected the same")
         if "length" in first:
             values = _pad(values, where)
         if PIXEL_MASK in first:
             values = _pad_images(values)
-        return {key: _stack([value[key] for value in values], f"{where}, {key!r}") for key in first}
+        return rebuild(first, {key: _stack([value[key] for value in values], f"{where}, {key!r}") for key in first})
     if isinstance(first, str):
         return values
     if isinstance(first, (list, tuple)):
@@ -142,6 +189,8 @@ def _stack(values: list[Any], where: str) -> Any:
         return rebuild(first, [_stack(list(leaves), f"{where}[{i}]") for i, leaves in enumerate(zip(*values))])
     if isinstance(first, Tensor):
         for value in values:
+            if value.layout is not torch.strided:
+                raise LightningMMError(f"{where}: cannot batch a {value.layout} tensor; write tensor.to_dense()")
             if value.shape != first.shape:
                 raise LightningMMError(
                     f"{where}: samples have different shapes, {tuple(first.shape)} and {tuple(value.shape)}; "
@@ -149,9 +198,17 @@ def _stack(values: list[Any], where: str) -> Any:
                     'as {"pixel_values": Tensor[C, H, W], "pixel_mask": Tensor[H, W]} to have them padded'
                 )
         return torch.stack(values)
-    if isinstance(first, (int, float, np.number)):
+    if isinstance(first, NUMBERS):
         return torch.tensor(values)
-    raise LightningMMError(f"{where}: cannot batch {type(first).__name__}; expected tensors, numbers or strings")
+    raise LightningMMError(
+        f"{where}: cannot batch {type(first).__name__}; expected tensors, arrays, numbers or strings, or dicts, lists, "
+        "tuples or named tuples of these"
+    )
+
+
+def _label(tensor: Tensor) -> Tensor:
+    """Int64 for other integers; bool and floats stay."""
+    return tensor if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool else tensor.long()
 
 
 def _single(tensor: Tensor) -> Tensor:

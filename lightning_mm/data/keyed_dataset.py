@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from lightning_mm.data.collate import check_sample
 from lightning_mm.data.sampler import Key
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -74,7 +75,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         if all(value is None for value in inputs.values()):
             raise LightningMMError(
                 f"{self.name}: sample {index} has none of the modalities {list(self.modalities)}, only "
-                f"{sorted(raw['inputs'])}; leave such samples out of the data set"
+                f"{sorted(map(str, raw['inputs']))}; leave such samples out of the data set"
             )
         sample: Sample = {"inputs": inputs, "target": raw["target"]}
         if self.augment is not None:
@@ -112,11 +113,7 @@ class KeyedDataset(Dataset[list[Sample]]):
     def _raw(self, index: int, rng: np.random.Generator | None = None) -> Mapping[str, Any]:
         dataset: Any = self.dataset
         sample = dataset[index] if rng is None else dataset.draw_sample(index, rng)
-        if not isinstance(sample, Mapping) or "target" not in sample or not isinstance(sample.get("inputs"), Mapping):
-            came = sorted(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
-            raise LightningMMError(
-                f'{self.name}: expected samples {{"inputs": {{modality: value}}, "target": ...}}, got {came} at {index}'
-            )
+        check_sample(sample, self.name, index)
         return sample
 
     def _check_names(self) -> None:

@@ -111,6 +111,9 @@ class ModalityDropoutDataModule(LightningDataModule):
             # processes would have started with the batches of epoch 0 by then
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
+            batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+            if self.trainer.fit_loop.epoch_loop.restarting and not batches.is_last_batch:
+                sampler.continue_after(batches.current.processed)  # stopped in the middle of an epoch
         return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:

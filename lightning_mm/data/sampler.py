@@ -56,10 +56,16 @@ class KeyedBatchSampler(DistributedSampler[Any]):
         super().__init__(range(length), num_replicas=world, rank=rank, shuffle=train, seed=seed)  # type: ignore[arg-type]
         self.length, self.batch_size, self.train = length, batch_size, train
         self.drop_incomplete, self.place = drop_last, place
+        self._done: tuple[int, int] | None = None
+
+    def continue_after(self, batches: int) -> None:
+        """Leave out the first batches of the current epoch, which a resumed run has trained on."""
+        self._done = self.epoch, batches
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.epoch if self.train else 0
-        for batch in self._batches():
+        done = self._done[1] if self._done is not None and self._done[0] == epoch else 0
+        for batch in self._batches()[done:]:
             yield [(int(index), epoch) for index in batch]
 
     def __len__(self) -> int:

@@ -17,10 +17,11 @@ from torch import nn
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.checks import Case, cases, largest_difference
 from lightning_mm.export.formats import format_of
-from lightning_mm.export.index import ANY, ProgramFile, sha256
+from lightning_mm.export.index import ANY, ProgramFile
 from lightning_mm.export.inputs import CallInputs
 from lightning_mm.export.leaves import AVAILABLE, BATCH
 from lightning_mm.export.programs import CombinationProgram, FixedRows, MixedProgram, Source
+from lightning_mm.files import sha256, writing
 
 TRACED = 3
 """The batch size of the traced call; torch.export would take one for a constant."""
@@ -117,10 +118,10 @@ class Exporting:
         form = format_of(format_name)
         path = self.folder / f"{name}{form.suffix}"
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), torch.no_grad(), writing(path):
                 files = form.write(program, path, names, self.outputs)
                 opened = form.open(path, names)
-        except LightningMMError:
+        except (LightningMMError, OSError):  # of the disk, not of the network
             raise
         except Exception as error:
             raise self._failed(format_name, name, error) from error

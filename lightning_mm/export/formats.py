@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -61,7 +62,10 @@ def require(packages: Iterable[str], what: str) -> dict[str, str]:
 def _write_torch(
     program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
 ) -> list[Path]:
-    torch.export.save(program, path)
+    # Not into the file: the error of a full disk would be torch's own, which does not say so.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
     return [path]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, shown
 from lightning_mm.export.leaves import AVAILABLE, Leaf, dtype_of, names_in
 from lightning_mm.json_files import read_json
 from lightning_mm.modalities import Modalities
@@ -168,7 +167,7 @@ def read_index(folder: str | Path) -> Index:
     state = read_json(path, WAY_OUT)
     found = state.get("format") if isinstance(state, Mapping) else None
     if isinstance(found, str) and found != FORMAT:
-        raise LightningMMError(f"{path} has format {found!r}, this version reads {FORMAT!r}; {WAY_OUT}")
+        raise LightningMMError(f"{path} has format {shown(found)}, this version reads {FORMAT!r}; {WAY_OUT}")
     check(IndexState, state, path, WAY_OUT)
     try:
         return Index.from_dict(state)
@@ -197,9 +196,3 @@ def _names_in(form: Any) -> list[str] | None:
         return names_in(form)
     except (AttributeError, TypeError, ValueError):
         return None
-
-
-def sha256(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

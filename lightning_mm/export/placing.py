@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,18 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.export.index import INDEX, read_index
 from lightning_mm.files import replaced_files
 
+OLD_PARTS = ".exporting-*"
+"""Folders that a killed export of an older version has left; those of ``replaced_files`` are removed there."""
+
 
 @contextmanager
 def placed(folder: Path) -> Iterator[Path]:
     """Yield a folder for the files of an export; without an exception, they are moved to ``folder``, the index last.
 
-    Files of an earlier export that the new one does not have are deleted.
+    Files of an earlier export that the new one does not have are deleted, and what a killed one has left.
     """
+    for left in folder.glob(OLD_PARTS):
+        shutil.rmtree(left, ignore_errors=True)
     with replaced_files(folder, last=INDEX) as part:
         yield part
         before, files = files_of(folder), files_of(part)

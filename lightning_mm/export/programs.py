@@ -86,7 +86,7 @@ class Source(nn.Module):
             LightningMMError: If the adapter cannot be folded.
         """
         if self.adapter is not None:
-            return fold_network(self.network, self.adapter, combination)
+            return fold_network(self.network, self.adapter, combination, prove=False)  # programs are compared
         return Folded(self.network, combination, self.modalities.mask(combination), self.own_fill, self.paths)
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.formats import Opened, format_of, require
-from lightning_mm.export.index import ANY, ProgramFile, place_of, read_index, sha256
+from lightning_mm.export.index import ANY, ProgramFile, place_of, read_index
 from lightning_mm.export.leaves import AVAILABLE, Leaf, completed, formed, name_of
+from lightning_mm.files import sha256
 from lightning_mm.missing.fills import Nest
 
 

@@ -1,4 +1,4 @@
-"""What is missing (policies that draw ``available``) and placeholders for it (fills)."""
+"""Policies that draw which modalities are available, and fills, which are placeholders for absent ones."""
 
 from lightning_mm.missing.fills import (
     Constant,
@@ -26,27 +26,8 @@ from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Complete",
-    "Constant",
-    "EmptyText",
-    "ExactShare",
-    "Fill",
-    "FixedCombination",
-    "IndependentMissing",
-    "Learned",
-    "Mean",
-    "MeanInput",
-    "MissingnessPolicy",
-    "Noise",
-    "PerModality",
-    "RotatingCombinations",
-    "SavedTable",
-    "Tokens",
-    "UniformCombinations",
-    "WeightedCombinations",
-    "Zeros",
-    "fill_inputs",
-    "mean_inputs",
-    "save_mean_inputs",
+    "Complete", "Constant", "EmptyText", "ExactShare", "Fill", "FixedCombination", "IndependentMissing", "Learned",
+    "Mean", "MeanInput", "MissingnessPolicy", "Noise", "PerModality", "RotatingCombinations", "SavedTable", "Tokens",
+    "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "save_mean_inputs",
     "save_table",
-]
+]  # fmt: skip

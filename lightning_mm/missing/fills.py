@@ -1,7 +1,7 @@
 """Placeholders for absent modalities.
 
-A fill is one row per modality, the same for every sample that lacks it; it is applied inside the forward, so that the
-values in absent places (NaN, stale frames, other ids) can reach neither outputs nor gradients.
+A fill has one row per modality, the same for every sample that lacks it. It is applied inside the forward, so that the
+values of absent inputs (NaN, stale frames, other ids) can reach neither outputs nor gradients.
 
 Shapes: B samples, M modalities; an input is a tensor ``[B, ...]`` or a nest (dict, list, tuple) of such tensors.
 """
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import may_look
 from lightning_mm.tree import dotted, is_column, map_leaves, rows_of
 
 LENGTH = "length"
@@ -26,15 +27,15 @@ Nest = Any
 
 
 class Fill(nn.Module):
-    """Base of all fills: subclasses say with :meth:`row` what an absent modality looks like."""
+    """Base class of all fills; subclasses define :meth:`row`."""
 
     def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
-        """The value that replaces one absent sample.
+        """Return the value that replaces one absent sample.
 
         Args:
             name: The modality.
             leaf: One tensor of its input, ``[B, ...]``; only its shape, dtype and device may be used.
-            path: Where the leaf is inside a nested input, e.g. ``"length"``; empty for a plain tensor.
+            path: Path of the leaf in a nested input, e.g. ``"length"``; empty for a plain tensor.
 
         Shape:
             Broadcastable to ``[1, ...]`` of the leaf.
@@ -54,33 +55,34 @@ class Fill(nn.Module):
                     f"replace; {'tokenise them' if texts else 'make tensors of them'} before they are batched"
                 )
             return leaf
+        if leaf.layout is not torch.strided:
+            raise LightningMMError(
+                f"modality {name!r}: no fill replaces a {leaf.layout} tensor; write tensor.to_dense()"
+            )
+        if present.device != leaf.device:
+            present = present.to(leaf.device)
         if leaf.shape[:1] != present.shape:
             raise LightningMMError(
                 f"modality {name!r}{f' ({path})' if path else ''}: expected {present.shape[0]} samples first, "
                 f"got shape {tuple(leaf.shape)}; inputs are batch first"
             )
-        # a sequence without a single step cannot be packed, so an absent one is one step long
+        # an absent sequence is one step long, since one without steps cannot be packed
         is_length = path.rpartition(".")[2] == LENGTH and not leaf.is_floating_point()
         row = leaf.new_ones(()) if is_length else self.row(name, leaf, path).to(dtype=leaf.dtype, device=leaf.device)
-        if _may_look(present) and not leaf.requires_grad and not bool(present.any()):
+        if may_look(present) and not leaf.requires_grad and not bool(present.any()):
             return row.expand(leaf.shape).clone(memory_format=torch.contiguous_format)
         return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, row)
 
 
-def _may_look(mask: Tensor) -> bool:
-    """Whether its values are at hand: not those of a GPU, and not where a graph is recorded."""
-    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
-
-
 class Zeros(Fill):
-    """Zeros, which after normalisation is the mean input (the choice of arXiv 2310.03986)."""
+    """Zeros: the mean input after normalisation (the choice of arXiv 2310.03986)."""
 
     def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         return leaf.new_zeros(())
 
 
 class Constant(Fill):
-    """One number per modality, zero if none is given; ``Constant({"image": 1.0})`` is the all-ones image of ViLT."""
+    """One number per modality, by default zero; ``Constant({"image": 1.0})`` is the all-ones image of ViLT."""
 
     def __init__(self, values: Mapping[str, float]) -> None:
         super().__init__()
@@ -91,10 +93,10 @@ class Constant(Fill):
 
 
 class Mean(Fill):
-    """The mean of each channel over the training data; zero for modalities that are not given.
+    """The mean of each channel over the training data; zero for modalities without values.
 
     Args:
-        values: Modality to its channel means; a single number holds for all channels.
+        values: Modality to its channel means, or to one number for all channels.
         channel_axis: Axis of the channels in a batch, 1 for images ``[B, C, H, W]``, -1 for sequences ``[B, T, C]``.
     """
 
@@ -120,10 +122,7 @@ class Mean(Fill):
 
 
 class Noise(Fill):
-    """Gaussian noise of a given standard deviation, the same row for every sample and call.
-
-    A fixed row keeps evaluation repeatable; integer inputs are filled with zeros.
-    """
+    """Gaussian noise, the same row for every sample and call, so that evaluation is repeatable; zeros for integers."""
 
     def __init__(self, std: float = 1.0, seed: int = 0) -> None:
         super().__init__()
@@ -137,10 +136,10 @@ class Noise(Fill):
 
 
 class Learned(Fill):
-    """A trainable row per modality, zeros at the start; one entry per channel.
+    """A trainable row per modality with one entry per channel; zeros at the start.
 
     Args:
-        channels: Modality to the size of its channel axis; modalities that are not given are filled with zeros.
+        channels: Modality to the size of its channel axis; other modalities are filled with zeros.
         channel_axis: Axis of the channels in a batch, 1 for images, -1 for sequences.
     """
 
@@ -164,8 +163,8 @@ class Tokens(Fill):
     Args:
         ids: Modality to the ids of its first tokens.
         pad: The id of padding.
-        path: Which leaf of a nested input holds the ids (its attention mask then is 1 for the given tokens);
-            empty for a plain tensor.
+        path: Path of the ids in a nested input, in which the attention mask becomes 1 for the given tokens; empty for a
+            plain tensor.
     """
 
     def __init__(self, ids: Mapping[str, Sequence[int]], pad: int = 0, path: str = "") -> None:
@@ -184,10 +183,10 @@ class Tokens(Fill):
 
 
 class EmptyText(Fill):
-    """The tokenised empty text: ``[CLS] [SEP]`` and padding, of which the attention mask sees the first two.
+    """The tokenised empty text: ``[CLS] [SEP]`` with an attention mask of ones, and padding.
 
-    For inputs such as those of BERT, ``{"input_ids": Int[B, L], "attention_mask": [B, L], ...}``; their other leaves,
-    such as ``token_type_ids``, are zero.
+    For the inputs of BERT and similar networks, ``{"input_ids": Int[B, L], "attention_mask": [B, L], ...}``; other
+    entries, such as ``token_type_ids``, become zero.
 
     Args:
         cls: The id of ``[CLS]``; 101 of BERT uncased.
@@ -216,10 +215,10 @@ class EmptyText(Fill):
 
 
 class PerModality(Fill):
-    """Another fill for each modality.
+    """A separate fill for each modality.
 
     Args:
-        fills: Modality to its fill; the others are filled with zeros.
+        fills: Modality to its fill; other modalities are filled with zeros.
 
     Example:
         >>> fill = PerModality({"image": Constant({"image": 1.0}), "text": EmptyText()})
@@ -230,7 +229,7 @@ class PerModality(Fill):
     def __init__(self, fills: dict[str, Fill]) -> None:
         super().__init__()
         self.fills = dict(fills)
-        self.parts = nn.ModuleList(fills.values())  # registers what they learn
+        self.parts = nn.ModuleList(fills.values())  # registers their parameters
 
     def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
         if name not in self.fills:
@@ -241,7 +240,7 @@ class PerModality(Fill):
 def fill_inputs(
     fill: Fill, modalities: Sequence[str], inputs: Mapping[str, Nest], available: Bool[Tensor, "batch modality"]
 ) -> dict[str, Nest]:
-    """Fill every absent place of ``{modality: input}``; ``available`` is ``Bool[B, M]``; other keys pass through."""
+    """Fill absent inputs of ``{modality: input}`` by ``available``, ``Bool[B, M]``; other keys are not changed."""
     filled = dict(inputs)
     for position, name in enumerate(modalities):
         filled[name] = fill(name, inputs[name], available[:, position])

@@ -1,4 +1,4 @@
-"""The mean training sample as placeholder for an absent modality.
+"""The mean training sample as a placeholder for an absent modality.
 
 Shapes: B samples, T steps, C channels. Keys are ``"<modality>"`` for plain tensors and ``"<modality>/<path>"`` for
 leaves of nested inputs, e.g. ``"audio/values"``.
@@ -30,16 +30,16 @@ _FORMAT = "lightning_mm mean inputs 1"
 class MeanInput(Fill):
     """The mean training sample (mean image, mean spectrogram) of each modality, from a file.
 
-    The file is written by :func:`save_mean_inputs` from :func:`mean_inputs`. A sequence whose samples have different
-    lengths is filled with the mean of each channel at every step; leaves of integers are filled with zeros.
+    :func:`save_mean_inputs` writes the file from the result of :func:`mean_inputs`. Sequences of different lengths are
+    filled with the mean of each channel at every step, integers with zeros.
 
     Args:
-        path: The file; loading a checkpoint that was made with this fill needs it too.
+        path: The file; loading a checkpoint of a run with this fill needs it too.
 
     Raises:
-        DataNotFoundError: If there is no such file.
-        LightningMMError: If it is damaged or another file; when called, if it has no mean of a modality, or one of
-            another shape than the batch.
+        DataNotFoundError: If the file does not exist.
+        LightningMMError: If the file is damaged or of another kind; when called, if it has no mean of a modality, or
+            one that does not have the shape of the batch.
     """
 
     def __init__(self, path: str) -> None:
@@ -48,7 +48,7 @@ class MeanInput(Fill):
         means = _read(Path(path))
         self._buffer_of = {key: f"mean_{number}" for number, key in enumerate(means)}  # keys may hold dots
         for key, mean in means.items():
-            # not in the state_dict: that of a task is the same whatever its fill
+            # not in the state_dict, which does not depend on the fill of a task
             self.register_buffer(self._buffer_of[key], mean, persistent=False)
 
     def row(self, name: str, leaf: Shaped[Tensor, " batch *rest"], path: str = "") -> Tensor:
@@ -74,21 +74,21 @@ class MeanInput(Fill):
 def mean_inputs(
     samples: Iterable[Mapping[str, Any]] | Dataset[Any], modalities: Sequence[str], limit: int | None = None
 ) -> dict[str, Tensor]:
-    """The mean of each modality over training samples, in one pass and float64.
+    """Compute the mean of each modality over training samples, in one pass and in float64.
 
     Args:
-        samples: A data set, or samples of one: ``{"inputs": {modality: value or None}}``; those that lack a modality do
+        samples: A data set, or its samples: ``{"inputs": {modality: value or None}}``; samples that lack a modality do
             not count for it.
-        modalities: Which modalities.
-        limit: How many samples are looked at; all by default.
+        modalities: The modalities.
+        limit: Maximum number of samples; default: all.
 
     Returns:
-        Key to the mean sample, elementwise; where samples differ in their number of steps, or carry a ``length``, to
-        the mean of each channel (last axis) over all steps. Integers (``length``, token ids) are left out.
+        Key to the elementwise mean sample; if samples have different numbers of steps or a ``length``, to the mean of
+        each channel (last axis) over all steps. Integers (``length``, token ids) are left out.
 
     Raises:
-        LightningMMError: If a modality occurs in no sample, holds no floating-point numbers, or has samples of which
-            no mean can be taken (another structure, differing channels, NaN).
+        LightningMMError: If a modality is missing in all samples, holds no floating-point numbers, or has samples
+            without a common mean (different structures or channels, NaN).
 
     Example:
         >>> samples = [{"inputs": {"rgb": torch.zeros(2)}}, {"inputs": {"rgb": torch.ones(2)}}]
@@ -121,7 +121,7 @@ def mean_inputs(
 
 
 def save_mean_inputs(means: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write means for :class:`MeanInput`; the file (by habit ``*.safetensors``) appears whole or not at all.
+    """Write means for :class:`MeanInput` to a file, such as ``means.safetensors``.
 
     Raises:
         LightningMMError: If there is a folder at ``path``, or a file where a folder is needed.
@@ -131,7 +131,7 @@ def save_mean_inputs(means: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 class _Sum:
-    """Sums of one leaf: elementwise while all samples have one shape, and per channel throughout."""
+    """Sums of one leaf over samples: elementwise as long as all have one shape, and per channel."""
 
     def __init__(self, key: str, first: Tensor) -> None:
         self.key, self.count, self.sequences, self.steps = key, 0, 0, 0
@@ -140,7 +140,7 @@ class _Sum:
         self.channels = torch.zeros(self.shape[-1:] if first.ndim > 1 else (), dtype=torch.float64)
 
     def add(self, leaf: Tensor, steps: int | None) -> None:
-        """Add a leaf; ``steps`` of a sequence say how many of its entries are valid."""
+        """Add a leaf; of a sequence, only the first ``steps`` entries are valid."""
         shape = tuple(leaf.shape)
         if len(shape) != len(self.shape) or shape[1:] != self.shape[1:]:
             raise LightningMMError(
@@ -164,7 +164,7 @@ class _Sum:
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor, int | None]]:
-    """Floating-point leaves of one sample: key, values, and how many steps of a sequence are valid."""
+    """Iterate over the floating-point leaves of a sample: key, values, and the number of valid steps of a sequence."""
     found = leaves_of(value)
     lengths = {path[:-1]: int(leaf) for path, leaf in found if path and path[-1] == LENGTH}
     exact = {path[:-1] for path, leaf in found if rows_of(leaf) == lengths.get(path[:-1], -1)}
@@ -173,13 +173,13 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor, int | None]]:
             continue
         tensor, rows, length = torch.as_tensor(leaf), rows_of(leaf), lengths.get(path[:-1])
         if length is not None and (rows is None or (rows != length if path[:-1] in exact else rows <= length)):
-            length = None  # no sequence; those that are not exactly so long are padded already
+            length = None  # not a sequence; sequences longer than their length are padded
         if tensor.is_floating_point():
             yield _key(name, dotted(path)), tensor, length
 
 
 def _each(samples: Any) -> Iterator[Mapping[str, Any]]:
-    """Samples of an iterable, or of a map-style data set, which need not end with an IndexError."""
+    """Iterate over samples; a map-style data set does not have to end with an IndexError."""
     if not hasattr(samples, "__iter__") and hasattr(samples, "__len__"):
         return (samples[position] for position in range(len(samples)))
     return iter(samples)

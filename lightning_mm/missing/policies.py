@@ -1,10 +1,10 @@
-"""Policies that decide which modalities a sample is shown with.
+"""Policies that decide which modalities of a sample are available.
 
-A policy is a plain object of plain settings; a draw is a pure function of ``(seed, sample index, epoch)``: the same
-whatever the rank, the number of workers, the batch size or the order of samples.
+A policy has plain settings. A draw is a pure function of ``(seed, sample index, epoch)``: it does not depend on the
+rank, the number of workers, the batch size or the order of samples.
 
 Shapes: B samples, M modalities, C combinations. ``available`` is ``Bool[B, M]``, True where the modality is present; no
-row is ever empty.
+row is empty.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class MissingnessPolicy:
-    """Base of all policies: subclasses say with :meth:`draw` which modalities are available."""
+    """Base class of all policies; subclasses define :meth:`draw`."""
 
     def draw(self, modalities: Modalities, index: Sequence[int] | Tensor, *, epoch: int, seed: int) -> Tensor:
         """Draw ``available`` for some samples.
 
         Args:
-            modalities: Names in the order of the mask's columns.
+            modalities: Names in the order of the columns of the mask.
             index: Positions of the samples in their data set, ``Int[B]``.
             epoch: The epoch; validation and test use 0.
             seed: The seed of the data module.
@@ -69,8 +69,8 @@ class UniformCombinations(MissingnessPolicy):
     """One of the combinations, all equally likely.
 
     Args:
-        combinations: The combinations to draw from; all of them when not given.
-        include_full: Whether the full combination is among all of them; a list that names it keeps it either way.
+        combinations: The combinations to draw from; default: all.
+        include_full: Whether the default includes the full combination.
 
     Example:
         >>> policy = UniformCombinations(["rgb", "depth"])
@@ -88,11 +88,11 @@ class UniformCombinations(MissingnessPolicy):
 
 
 class RotatingCombinations(MissingnessPolicy):
-    """Combination number ``(index + epoch) mod C``: balanced to within one sample, without chance; made for validation.
+    """Combination number ``(index + epoch) mod C``: balanced to within one sample and not random, for validation.
 
     Args:
-        combinations: The combinations to go through; all of them when not given.
-        include_full: Whether the full combination is among all of them; a list that names it keeps it either way.
+        combinations: The combinations to go through; default: all.
+        include_full: Whether the default includes the full combination.
     """
 
     def __init__(self, combinations: list[str] | None = None, include_full: bool = True) -> None:
@@ -104,17 +104,17 @@ class RotatingCombinations(MissingnessPolicy):
 
 
 class IndependentMissing(MissingnessPolicy):
-    """Each modality is missing on its own with probability ``p_missing``, given that enough of them are present.
+    """Each modality is missing independently with probability ``p_missing``, given that enough of them are present.
 
-    The law is exactly the conditional one, as if rows with too few modalities were drawn again until they have enough;
-    it is drawn directly, from the first modality to the last, so that it takes no longer when ``p_missing`` is high.
+    The distribution is the same as if rows with too few modalities were drawn again until they have enough; it is drawn
+    directly, from the first modality to the last, so that a high ``p_missing`` takes no more time.
 
     Args:
-        p_missing: One probability for all modalities, or one per modality; the others are never missing.
+        p_missing: One probability for all modalities, or modality to probability; other modalities are never missing.
         min_present: The smallest number of modalities in a row.
 
     Raises:
-        LightningMMError: If a probability is outside of 0 to 1, or ``min_present`` below 1.
+        LightningMMError: If a probability is not between 0 and 1, or ``min_present`` is below 1.
     """
 
     def __init__(self, p_missing: float | dict[str, float], min_present: int = 1) -> None:
@@ -125,14 +125,14 @@ class IndependentMissing(MissingnessPolicy):
 
     def draw(self, modalities: Modalities, index: Sequence[int] | Tensor, *, epoch: int, seed: int) -> Tensor:
         p_present = self._p_present(modalities)
-        # enough[m, k]: the probability that at least k of the modalities from m on are present.
+        # enough[m, k]: the probability that at least k of the modalities m, m + 1, ... are present
         enough = np.zeros((len(modalities) + 1, self.min_present + 1))
         enough[:, 0] = 1.0
         for m in reversed(range(len(modalities))):
             enough[m, 1:] = p_present[m] * enough[m + 1, :-1] + (1 - p_present[m]) * enough[m + 1, 1:]
         if enough[0, self.min_present] == 0:
             raise LightningMMError(
-                f"{self!r} can never leave {self.min_present} of {list(modalities)} present; "
+                f"{self!r} never leaves {self.min_present} of {list(modalities)} present; "
                 "lower min_present or p_missing"
             )
         uniform = random_uniform(seed, epoch, index, len(modalities))
@@ -156,13 +156,13 @@ class IndependentMissing(MissingnessPolicy):
 
 
 def random_uniform(seed: int, epoch: int, index: Sequence[int] | Tensor, streams: int) -> NDArray[np.float64]:
-    """Draw counter-based random numbers in [0, 1): the number of a key does not depend on the other keys.
+    """Draw counter-based random numbers in [0, 1): the numbers of a sample do not depend on other samples.
 
     Args:
         seed: Any integer.
         epoch: Any integer.
         index: Sample indices, ``Int[B]``.
-        streams: How many independent numbers for each sample.
+        streams: Independent numbers per sample.
 
     Shape:
         ``Float64[B, streams]``.
@@ -185,7 +185,7 @@ def split_mix(state: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def _word(value: int) -> NDArray[np.uint64]:
-    """An integer as one 64-bit word; an array, because numpy warns when a scalar wraps around."""
+    """Convert an integer to a 64-bit word, as an array, since NumPy warns of overflow in scalars."""
     return np.array([value % 2**64], dtype=np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""A policy under which an exact share of the samples lacks a modality, the same ones in every epoch.
+"""A policy with an exact share of samples that lack a modality, the same samples in every epoch.
 
 Shapes: B samples, M modalities.
 """
@@ -21,23 +21,24 @@ _TOLERANCE = 1e-9
 
 
 class ExactShare(MissingnessPolicy):
-    """A share ``p_missing`` of the samples lacks one modality, in every epoch; in equal parts if several may be lost.
+    """A share ``p_missing`` of the samples lacks one modality, the same samples in every epoch.
 
-    A fixed table (the protocol "eta" of the works on missing-aware prompts) without a file: of every ``block`` samples
-    in a row, exactly ``p_missing`` are chosen at random, so that shares are exact in each block whatever the length of
-    the data set. What is drawn depends on all settings, the seed and the index of the sample, and not on the epoch.
-    :func:`~lightning_mm.missing.save_table` writes it to a file for others.
+    If several modalities may be lost, each is missing in an equal part of these samples. This is a fixed table (the
+    protocol "eta" of the papers on missing-aware prompts) without a file: in every block of ``block`` consecutive
+    samples, exactly the share ``p_missing`` is chosen at random, so shares are exact for any length of the data set. A
+    draw depends on all settings, the seed and the sample index, but not on the epoch.
+    :func:`~lightning_mm.missing.save_table` writes a table to a file.
 
     Args:
         p_missing: Share of the samples that lack a modality.
-        lose: The modalities that may be lost, one of them in each of these samples; all of them when not given.
-        split: Keeps the tables of several splits apart, such as ``"train"``; any text.
-        block: How many samples in a row are drawn together; ``p_missing`` of it must be a whole number that the number
-            of modalities to lose divides.
+        lose: The modalities that may be lost, one in each of these samples; default: all.
+        split: Any text, such as ``"train"``, so that several splits have different tables.
+        block: Number of consecutive samples that are drawn together; ``p_missing * block`` must be a whole number that
+            is divisible by the number of modalities to lose.
 
     Raises:
-        LightningMMError: If ``p_missing`` is no probability or ``block`` is not positive; in :meth:`draw`, if shares do
-            not come out even, a modality is unknown, or a sample would be left with none.
+        LightningMMError: If ``p_missing`` is not a probability or ``block`` is not positive; in :meth:`draw`, if the
+            shares are not whole numbers, a modality is unknown, or a sample would be left without any modality.
 
     Example:
         >>> policy = ExactShare(0.5, lose=["text"], block=10)
@@ -60,8 +61,8 @@ class ExactShare(MissingnessPolicy):
         missing = round(self.p_missing * self.block)
         if abs(missing - self.p_missing * self.block) > _TOLERANCE * self.block or missing % len(names):
             raise LightningMMError(
-                f"{self!r}: {self.p_missing} of {self.block} samples do not part into {len(names)} whole shares of one "
-                "modality each; choose another block"
+                f"{self!r}: {self.p_missing} of {self.block} samples cannot be divided into {len(names)} equal whole "
+                "numbers, one for each modality to lose; choose another block"
             )
         samples = np.asarray(index, dtype=np.int64)
         blocks, inverse = np.unique(samples // self.block, return_inverse=True)
@@ -84,6 +85,6 @@ class ExactShare(MissingnessPolicy):
         return names
 
     def _key(self, modalities: Modalities, seed: int) -> int:
-        """Make a seed of all settings of the table."""
+        """Return a seed that depends on all settings of the table."""
         text = f"{seed}/{self.p_missing!r}/{self._names(modalities)}/{self.split}/{self.block}/{list(modalities)}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

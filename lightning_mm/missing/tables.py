@@ -1,4 +1,4 @@
-"""Draws of a policy in a file, so that others can evaluate with exactly the same missing modalities.
+"""Save the draws of a policy to a file, so that others can evaluate with the same missing modalities.
 
 A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a JSON text with all settings that made it.
 """
@@ -29,10 +29,10 @@ _WAY_OUT = "write it again with save_table"
 def save_table(
     path: str | Path, policy: MissingnessPolicy, modalities: Modalities, size: int, seed: int = 0, epoch: int = 0
 ) -> dict[str, Any]:
-    """Draw ``available`` for samples 0 to ``size - 1`` and write it with a header that says how it was made.
+    """Draw ``available`` for samples 0 to ``size - 1`` and write it with a header of all settings.
 
     Args:
-        path: The file, by habit ``*.npz``; it appears whole or not at all.
+        path: The file, such as ``table.npz``.
         policy: Draws ``available``.
         modalities: Names in the order of the columns.
         size: Number of samples.
@@ -62,15 +62,15 @@ def save_table(
 
 
 class SavedTable(MissingnessPolicy):
-    """Reads ``available`` from a table written by :func:`save_table`; seed and epoch of the run change nothing.
+    """Reads ``available`` from a table written by :func:`save_table`; seed and epoch of the run have no effect.
 
     Args:
         path: The file.
 
     Raises:
-        DataNotFoundError: If there is no such file.
-        LightningMMError: If the file is not a table or is damaged; in :meth:`draw`, if it was made for other modalities
-            or for fewer samples.
+        DataNotFoundError: If the file does not exist.
+        LightningMMError: If the file is damaged or not a table; in :meth:`draw`, if the table is for other modalities
+            or fewer samples.
     """
 
     def __init__(self, path: str) -> None:
@@ -87,13 +87,13 @@ class SavedTable(MissingnessPolicy):
     ) -> Bool[Tensor, "batch modality"]:
         if list(modalities) != self._header["modalities"]:
             raise LightningMMError(
-                f"table {self.path} was made for modalities {self._header['modalities']}, got {list(modalities)}; "
+                f"table {self.path} is for modalities {self._header['modalities']}, got {list(modalities)}; "
                 "write a table for these modalities, in this order"
             )
         rows = torch.as_tensor(index, dtype=torch.int64)
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self._available):
             raise LightningMMError(
-                f"table {self.path} holds {len(self._available)} samples, asked for sample {int(rows.max())}; "
+                f"table {self.path} holds {len(self._available)} samples, got index {int(rows.max())}; "
                 "write a table of the size of the data set"
             )
         return self._available[rows]
@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Bool[Tensor, "sample modality"]]:
     from lightning_mm.schemas.table import TableState
 
     try:
-        # Opened here: numpy leaves the file open when it turns out to be damaged.
+        # opened here, since NumPy leaves a damaged file open
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             available = file["available"]
             header = parse_json(str(file["header"]))

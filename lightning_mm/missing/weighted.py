@@ -1,4 +1,4 @@
-"""A policy that shows some combinations more often than others."""
+"""A policy that draws some combinations more often than others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_mm.modalities import Modalities
 
 
 class WeightedCombinations(MissingnessPolicy):
-    """One of the combinations, each with a probability in proportion to its weight; hard ones can come more often.
+    """One of the combinations, with a probability proportional to its weight.
 
     Args:
         weights: Combination to its weight, e.g. ``{"depth": 3.0}``; 0 for never.
-        default: Weight of the combinations that are not named.
-        include_full: Whether the full combination has the default weight too; one that is named keeps its own.
+        default: Weight of all other combinations.
+        include_full: Whether the full combination has the default weight, if ``weights`` does not contain it.
 
     Raises:
         LightningMMError: If a weight is negative or not finite; in :meth:`draw`, if a combination does not exist, is
@@ -44,7 +44,7 @@ class WeightedCombinations(MissingnessPolicy):
     ) -> Bool[Tensor, "batch modality"]:
         shares = self.probabilities(modalities)
         edges = np.cumsum(list(shares.values()))
-        # The first edge above the number: one of weight 0 is never reached, and the last edge is exactly 1.
+        # the first edge above the number; weight 0 is never chosen, as the last edge is exactly 1
         uniform = random_uniform(seed, epoch, index, 1)[:, 0]
         chosen = np.searchsorted(edges / edges[-1], uniform, side="right")
         return modalities.masks(list(shares))[torch.from_numpy(chosen)]

@@ -24,25 +24,7 @@ from lightning_mm.results.tables import markdown, summary_markdown
 from lightning_mm.results.terminal import print_table, rich_table
 
 __all__ = [
-    "ADAPTED",
-    "DEDICATED",
-    "ZERO_FILL",
-    "Bootstrap",
-    "Figure",
-    "Figures",
-    "SweepResult",
-    "SweepRow",
-    "constant_rows",
-    "heat_map",
-    "markdown",
-    "merge",
-    "print_table",
-    "read",
-    "renamed",
-    "rich_table",
-    "save",
-    "summary_markdown",
-    "write_csv",
-    "write_heat_map",
-    "write_json",
-]
+    "ADAPTED", "DEDICATED", "ZERO_FILL", "Bootstrap", "Figure", "Figures", "SweepResult", "SweepRow", "constant_rows",
+    "heat_map", "markdown", "merge", "print_table", "read", "renamed", "rich_table", "save", "summary_markdown",
+    "write_csv", "write_heat_map", "write_json",
+]  # fmt: skip

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import ABSENT, PRESENT, Sheet, sheet
+from lightning_mm.results.texts import NOTHING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+PLAIN = {PRESENT: "x", ABSENT: "-", "±": "~", NOTHING: "-", "…": "."}
+"""Replacements of letters that an encoding lacks, each as wide as the letter."""
 NARROWEST = 14
 """Width of a method's name in the narrow summary, in letters."""
 
@@ -37,15 +40,29 @@ def print_table(result: SweepResult, metric: str | None = None, console: Console
     console = console or Console()
     detailed, plain = sheet(result, metric), sheet(result, metric, intervals=False)
     if plain.many:
-        console.print(_first_that_fits(console, _summaries(detailed, plain)))
+        _print(console, _first_that_fits(console, _summaries(detailed, plain)))
         for table in _parts(console, plain):
-            console.print(table)
+            _print(console, table)
         return
     tables = (
         _body_table(content, compact=compact, narrow=narrow)
         for content, compact, narrow in ((detailed, False, False), (plain, True, False), (plain, False, True))
     )
-    console.print(_first_that_fits(console, tables))
+    _print(console, _first_that_fits(console, tables))
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print a table in the letters that the terminal's encoding has."""
+    encoding = console.encoding  # rich draws lines of ASCII by it, and fails at the letters of cells
+    if encoding.startswith("utf"):
+        console.print(table)
+        return
+    lacking = {ord(letter): other for letter, other in PLAIN.items() if not letter.encode(encoding, "ignore")}
+    with console.capture() as captured:
+        console.print(table)
+    text = captured.get().translate(lacking)
+    console.file.write(text.encode(encoding, "replace").decode(encoding))
+    console.file.flush()
 
 
 def _first_that_fits(console: Console, tables: Iterator[Table]) -> Table:

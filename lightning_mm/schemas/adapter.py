@@ -28,8 +28,10 @@ class LayoutState(Schema):
 
     @model_validator(mode="after")
     def _axes_exist(self) -> LayoutState:
-        if max(self.batch_axis, self.channel_axis) >= self.ndim:
+        if max(0 if self.order == "any" else self.batch_axis, self.channel_axis) >= self.ndim:
             raise ValueError(f"axes below {self.ndim}, the number of axes")
+        if self.batch_axis == self.channel_axis:
+            raise ValueError("different axes for samples and channels")
         return self
 
 
@@ -38,7 +40,7 @@ class SiteState(Schema):
 
     name: str
     channels: Positive
-    layouts: list[LayoutState]
+    layouts: Annotated[list[LayoutState], Field(min_length=1)]
     foldable: bool
     details: dict[str, Any] = Field(default_factory=dict)
     left_alone: bool = False
@@ -68,7 +70,7 @@ class AdapterConfig(Schema):
     for_all: list[str] = Field(default_factory=list)
     base_fingerprint: Fingerprint
     placement: dict[str, Any] | None = None
-    sha256: Sha256 | None = None
+    config_sha256: Sha256 | None = None
     weights_sha256: Sha256 | None = None
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""One pass over the data in which every batch runs through all combinations and all methods.
+"""One pass over the data; every batch runs through all combinations and all methods.
 
-Shapes: B samples of a batch, M modalities of the data, N samples of the split, n of them count for one combination.
+Shapes: B samples in a batch, M modalities of the data, N samples in the split, n of them count for one combination.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
@@ -24,15 +26,15 @@ from lightning_mm.tree import batch_size, take_rows
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
 Figures = tuple[int, str]
-"""Position of a run, combination."""
+"""Position of a run, and the combination."""
 
 
 @runtime_checkable
 class SweepableTask(Protocol):
-    """What the sweep needs of a task; every task of :mod:`lightning_mm.tasks` has it.
+    """The interface that the sweep needs; every task of :mod:`lightning_mm.tasks` has it.
 
-    A task may also have ``adapter`` (with context managers ``disabled()`` and, for networks whose forward takes no
-    ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
+    A task may also have ``adapter`` (with the context managers ``disabled()`` and, for networks with a forward that
+    takes no ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
     ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples).
     """
 
@@ -51,7 +53,7 @@ class Run:
     Args:
         method: Its name in the table.
         task: Position in :attr:`SweepModule.tasks`.
-        combinations: Canonical names, in the order of the data's modalities.
+        combinations: Canonical names, with modalities in the order of the data.
         disabled: Whether the task's adapter is switched off.
     """
 
@@ -68,7 +70,7 @@ class Part:
     Args:
         index: ``Int[B]``.
         observed: ``Bool[B, M]``.
-        statistics: (position of the run, combination) to ``{name: [b, ...]}`` of the b samples that observed it.
+        statistics: (position of the run, combination) to ``{name: [b, ...]}``, for the b samples that observed it.
     """
 
     index: Tensor
@@ -98,7 +100,7 @@ class SweepModule(LightningModule):
 
     Args:
         tasks: The networks, see :class:`SweepableTask`.
-        runs: Which task is run on which combinations.
+        runs: Which task runs on which combinations.
         modalities: The modalities of the data: the columns of ``observed``.
         scratch: A file for the result of strategies that start processes.
     """
@@ -107,7 +109,7 @@ class SweepModule(LightningModule):
         self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
     ) -> None:
         super().__init__()
-        # In a list the tasks keep their own trainer; Lightning sets that of direct children.
+        # In a list, tasks keep their own trainer: Lightning sets the trainer of direct children.
         self.tasks = nn.ModuleList(tasks)
         self.runs = list(runs)
         self.modalities = Modalities(modalities)
@@ -137,14 +139,14 @@ class SweepModule(LightningModule):
                     if size < len(counts):
                         inputs, target = take_rows((inputs, target), counts.nonzero()[:, 0], len(counts))
                     available = mask[columns].repeat(size, 1)
-                    with _told(task, available):
+                    with _using(task, available):
                         outputs = task(inputs, available)
                     found = task.sample_statistics(outputs, target)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
                         raise LightningMMError(
-                            f"sample_statistics of {type(task).__name__} gave {wrong[0]!r} of shape "
+                            f"sample_statistics of {type(task).__name__} returned {wrong[0]!r} of shape "
                             f"{tuple(found[wrong[0]].shape)} for {size} samples; expected one row per sample"
                         )
         self._parts.append(Part(index.cpu(), observed.cpu(), statistics))
@@ -170,25 +172,32 @@ class SweepModule(LightningModule):
                 f"the sweep expects batches {{'inputs': {{modality: tensor}}, 'target': ...}}, got {came}; "
                 "ModalityDropoutDataModule makes them from any data set of dict samples"
             )
+        if not isinstance(batch["inputs"], Mapping):
+            raise LightningMMError(
+                f"the sweep expects inputs {{modality: tensor}}, got a {type(batch['inputs']).__name__}"
+            )
         absent = [name for name in self.modalities if name not in batch["inputs"]]
         if absent:
             raise LightningMMError(f"batch has no input {absent[0]!r}; it has {list(batch['inputs'])}")
         size = batch_size([batch["inputs"][name] for name in self.modalities])
         if size is None:
             raise LightningMMError(
-                f"inputs of modalities {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
+                f"the inputs of {list(self.modalities)} hold nothing with one row per sample; expected tensors, "
                 "arrays or lists of texts, batch first"
             )
-        observed = batch.get("observed")
+        observed = observed_of(batch, size, self.modalities)
         if observed is None:
             observed = torch.ones(size, len(self.modalities), dtype=torch.bool, device=self.device)
-        if observed.shape != (size, len(self.modalities)):
-            raise LightningMMError(
-                f"expected `observed` Bool[{size}, {len(self.modalities)}] for modalities {list(self.modalities)}, got "
-                f"{tuple(observed.shape)}"
-            )
         index = batch.get("index")
-        if index is None:
+        if isinstance(index, (Sequence, np.ndarray)):
+            index = torch.as_tensor(index) if all(isinstance(one, Integral) for one in index) else index
+        if index is not None and (not isinstance(index, Tensor) or index.shape != (size,) or index.is_floating_point()):
+            form = tuple(index.shape) if isinstance(index, Tensor) else f"a {type(index).__name__}"
+            raise LightningMMError(
+                f"expected `index` Int[{size}], the positions of the samples in the data set, got {form}; ids of other "
+                "kinds belong into a key of another name"
+            )
+        if index is None or (size and bool((index == -1).all())):  # Collate's, of samples without index
             if self.trainer.world_size > 1:
                 raise LightningMMError(
                     "batches have no 'index', which several processes need to count every sample once; add the "
@@ -196,7 +205,34 @@ class SweepModule(LightningModule):
                 )
             index = torch.arange(self._seen, self._seen + size)
         self._seen += size
-        return torch.as_tensor(index), observed.bool()
+        return index, observed
+
+
+def observed_of(batch: Batch, size: int, modalities: Modalities) -> Tensor | None:
+    """What the samples of a batch observed, ``Bool[B, M]``.
+
+    It is ``observed``, else ``available``, its lower bound: a loader that only has this one marks gaps with it. None
+    if the batch has neither.
+
+    Raises:
+        LightningMMError: If it has another shape, or values that are neither true nor false.
+    """
+    name = next((name for name in ("observed", "available") if batch.get(name) is not None), None)
+    if name is None:
+        return None
+    given = batch[name]
+    try:
+        mask = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
+        mask = None
+    if mask is None or mask.shape != (size, len(modalities)):
+        came = f"a {type(given).__name__}" if mask is None else tuple(mask.shape)
+        raise LightningMMError(
+            f"expected `{name}` Bool[{size}, {len(modalities)}] for modalities {list(modalities)}, got {came}"
+        )
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise LightningMMError(f"expected `{name}` Bool[{size}, {len(modalities)}], got numbers other than 0 and 1")
+    return mask.bool()
 
 
 def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
@@ -208,7 +244,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
         padded: Whether samplers may have repeated samples (several processes); repeats are then dropped.
 
     Raises:
-        LightningMMError: If there is no sample, or an index comes twice although no sampler pads.
+        LightningMMError: If there is no sample, or an index occurs twice although no sampler pads.
     """
     if not parts:
         raise LightningMMError("the split that was swept has no samples")
@@ -216,8 +252,8 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
     unique, owner = torch.unique(index, return_inverse=True)
     if len(unique) != len(index) and not padded:
         raise LightningMMError(
-            f"{len(index)} samples came with {len(unique)} distinct values of 'index'; it must be the sample's "
-            "position in the data set, and the loader must not repeat samples"
+            f"{len(index)} samples have only {len(unique)} distinct values of 'index'; it must be the position of a "
+            "sample in the data set, and the loader must not repeat samples"
         )
     observed = torch.cat([part.observed for part in parts])
     statistics: dict[Figures, Statistics] = {}
@@ -232,7 +268,7 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
 
 
 def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, ascending, and the first position of each."""
+    """Return the distinct values, ascending, and the first position of each."""
     ordered, order = torch.sort(values, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -245,7 +281,7 @@ def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
     return adapter.disabled() if disabled else nullcontext()
 
 
-def _told(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
+def _using(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
     """Pass ``available`` to the adapter of a network whose forward does not take it."""
     adapter: Any = getattr(task, "adapter", None)
     return adapter.using(available) if hasattr(adapter, "using") else nullcontext()

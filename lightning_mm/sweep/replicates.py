@@ -19,17 +19,17 @@ def replicate_metrics(
     counts: NDArray[np.int64],
     summable: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute the metrics of every replicate.
+    """Compute the metrics of every replicate of a bootstrap.
 
     Args:
         metrics_from: Computes metrics from the statistics of any set of samples.
         statistics: Per-sample statistics ``{name: [n, ...]}``.
         counts: How often each of these samples is drawn, ``Int[R, n]``.
-        summable: Whether the metrics depend on the sums over samples alone (confusion matrices do); the sums of all
+        summable: Whether the metrics depend only on the sums over samples (as with confusion matrices); the sums of all
             replicates are then one matrix product, which is much faster for large statistics.
 
     Returns:
-        Metric to ``Float[R]``; NaN for a replicate without any of these samples.
+        Metric to ``Float[R]``; NaN for replicates with none of these samples.
     """
     rows: list[dict[str, float]] = []
     if summable:

@@ -45,35 +45,36 @@ def sweep(
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
 
-    A sample counts for a combination if it observed all of its modalities. A method that has fewer modalities than the
-    data is run on the combinations of these.
+    A sample counts for a combination if it observed all of its modalities. A method with fewer modalities than the data
+    runs on the combinations of its modalities.
 
     Args:
         methods: One task (called ``zero_fill``, or ``adapted`` if it has an ``adapter``), or name to task. The first
-            task with an adapter is also run with it switched off, as ``zero_fill``, unless you name a ``zero_fill``. A
-            list of tasks is for dedicated networks: each is run only on the combination of all of its modalities,
-            or on those of ``dedicated_to``.
+            task with an adapter also runs with its adapter off, as ``zero_fill``, unless a method has this name. A list
+            of tasks is for dedicated networks: each runs only on the combination of all of its modalities, or on the
+            combinations in ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
-            missingness are not applied, only ``observed`` counts.
-        combinations: Which combinations; all 2^M - 1 by default.
+            missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
+        combinations: The combinations; default: all 2^M - 1.
         split: ``"test"``, or ``"val"`` to choose settings.
-        modalities: The columns of ``observed``; by default those of the data module or of the task with the most.
-        trainer: Has devices, precision and strategy; of its callbacks only progress bars are used.
+        modalities: The columns of ``observed``; default: the modalities of the data module, or else those of the task
+            with the most.
+        trainer: Sets devices, precision and strategy; of its callbacks, only progress bars are used.
         bootstrap: Replicates of the resampling of samples for intervals; 0 for none.
         level: Coverage of the intervals.
         seed: The seed of the run that trained the networks, written to every row.
-        bootstrap_seed: Seed of the resampling; give sweeps that you compare the same one.
-        baseline: Whether the first task with an adapter is also run with it switched off, as described above.
+        bootstrap_seed: Seed of the resampling; sweeps that are compared need the same one.
+        baseline: Whether the first task with an adapter also runs with its adapter off, as described above.
         dedicated_to: The combinations that dedicated networks were trained for, if they have inputs for more
-            modalities and see a fill for the others.
-        config: The configuration of the run, plain types, kept for ``sweep.json``.
+            modalities, which are filled.
+        config: The configuration of the run in plain types, written to ``sweep.json``.
 
     Returns:
         The figures, the same in every process of a distributed run.
 
     Raises:
-        LightningMMError: If a combination has an unknown modality, no method can run one, a name is used twice, or the
-            batches have another form.
+        LightningMMError: If a combination has an unknown modality, no method can run any combination, a name is used
+            twice, or the batches have another form.
     """
     if split not in ("test", "val"):
         raise LightningMMError(f"split must be 'test' or 'val', got {split!r}")
@@ -136,7 +137,7 @@ def _plan(
     baseline: bool,
     dedicated_to: Sequence[str] | None,
 ) -> list[Run]:
-    """Which task runs which combinations under which name."""
+    """Decide which task runs on which combinations, and under which name."""
     runs: list[Run] = []
     idle: list[str] = []
     position = 0
@@ -164,13 +165,13 @@ def _plan(
                 runs.append(Run(name or (ADAPTED if adapted else ZERO_FILL), position, runnable))
             position += 1
     if not runs:
-        only = f"; the dedicated ones are for {sorted(set(idle))} alone" if idle else ""
+        only = f"; dedicated networks are only for {sorted(set(idle))}" if idle else ""
         raise LightningMMError(f"no method can run any of the combinations {list(wanted)}{only}")
     figures = [(run.method, combination) for run in runs for combination in run.combinations]
     twice = [figure for figure in figures if figures.count(figure) > 1]
     if twice:
         raise LightningMMError(
-            f"method {twice[0][0]!r} is given twice for combination {twice[0][1]!r}; rename one of them"
+            f"method {twice[0][0]!r} occurs twice for combination {twice[0][1]!r}; rename one of them"
         )
     return runs
 
@@ -202,7 +203,7 @@ def _collect(
 
 @contextmanager
 def _progress_bars_only(trainer: Trainer) -> Iterator[None]:
-    """Remove other callbacks (checkpoints, adapters that prepare a module): they belong to a task, not to its sweep."""
+    """Disable all other callbacks: checkpoints and adapters belong to the training of a task, not to its sweep."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [one for one in callbacks if isinstance(one, ProgressBar)]  # type: ignore[attr-defined]
     try:
@@ -257,7 +258,7 @@ def _with_interval(row: SweepRow, replicates: Bootstrap) -> SweepRow:
 
 
 def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """Parameters that a method trains (none if its adapter is switched off), and those of the network.
+    """Count the parameters that a method trains (none if its adapter is off), and the parameters of the network.
 
     Heads of auxiliary losses (``task.auxiliary``) are not part of the network. An adapter may have
     ``parameters_per_combination``, the number of its parameters that one combination uses.
@@ -278,6 +279,6 @@ def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str
         if run.method not in found:
             found[run.method] = counts
         else:
-            # Dedicated networks: the sum over all of them.
+            # the sum over all dedicated networks
             found[run.method] = {key: found[run.method].get(key, 0) + counts.get(key, 0) for key in counts}
     return found

@@ -8,10 +8,5 @@ from lightning_mm.tasks.sentiment import SentimentTask
 from lightning_mm.tasks.teacher.distillation import Distillation
 
 __all__ = [
-    "BaseTask",
-    "ClassificationTask",
-    "Distillation",
-    "SemanticSegmentationTask",
-    "SentimentTask",
-    "WarmupPolynomial",
-]
+    "BaseTask", "ClassificationTask", "Distillation", "SemanticSegmentationTask", "SentimentTask", "WarmupPolynomial",
+]  # fmt: skip

@@ -24,7 +24,7 @@ from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
-from lightning_mm.tasks.checks import check_call, check_modalities
+from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
 from lightning_mm.tasks.parameter_groups import parameter_groups
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
@@ -32,6 +32,8 @@ from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with
 from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
 
 Stage = Literal["train", "val", "test"]
+STEP_KEYS = ("inputs", "available", "target")
+"""What a step needs of a batch."""
 
 
 class BaseTask(LightningModule):
@@ -175,6 +177,7 @@ class BaseTask(LightningModule):
             return self.model(filled)
 
     def _shared_step(self, batch: dict[str, Any], stage: Stage) -> tuple[Any, Tensor]:
+        check_batch(batch, STEP_KEYS)
         outputs = self(batch["inputs"], batch["available"])
         self.check_target(batch["target"])
         loss = self.loss(outputs, batch["target"])
@@ -199,6 +202,7 @@ class BaseTask(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # An adapter freezes all else, the heads too.
         heads = self.auxiliary if getattr(self, "adapter", None) is None else None
+        check_batch(batch, (*STEP_KEYS, "observed", "index") if self.teacher.wanted else STEP_KEYS)
         with (
             self.teacher.watching(self, batch) as comparison,
             nullcontext() if heads is None else heads.listening(),
@@ -246,6 +250,7 @@ class BaseTask(LightningModule):
         self._log_metrics("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        check_batch(batch, ("inputs", "available", "index"))
         outputs = self(batch["inputs"], batch["available"])
         return {"index": batch["index"], "prediction": self.predictions(outputs), "available": batch["available"]}
 

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from lightning_mm.errors import LightningMMError, check_fraction
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
-from lightning_mm.tasks.checks import checked_class_names
+from lightning_mm.tasks.checks import check_labels, checked_class_names
 from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_metrics
 
 
@@ -74,7 +74,7 @@ class ClassificationTask(BaseTask):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        self._check_outputs(outputs)
+        self._check_outputs(outputs, target)
         weights = self.class_weights
         total = F.cross_entropy(outputs.float(), target, weights, reduction="sum", label_smoothing=self.label_smoothing)
         if weights is None:
@@ -102,22 +102,12 @@ class ClassificationTask(BaseTask):
     def configure_auxiliary(self) -> AuxiliaryHeads:
         return AuxiliaryHeads(self.model, self.modalities, self.num_classes)
 
-    def check_target(self, target: Tensor) -> None:
-        if target.dtype != torch.int64 or target.ndim != 1:
-            raise LightningMMError(
-                f"target: expected Int64[B], one label per sample, got {target.dtype} {tuple(target.shape)}"
-            )
-        wrong = (target < 0) | (target >= self.num_classes)
-        if wrong.any():
-            labels = sorted(set(target[wrong].tolist()))
-            raise LightningMMError(
-                f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}; set "
-                "num_classes, or fix the labels"
-            )
+    def check_target(self, target: Any) -> None:
+        check_labels(target, "Int64[B], one label per sample", 1, self.num_classes)
 
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-        self._check_outputs(outputs)
         self.check_target(target)
+        self._check_outputs(outputs, target)
         statistics = {"prediction": self.predictions(outputs), "target": target}
         if self.num_classes == 2:
             statistics["score"] = class_one_probability(outputs)
@@ -128,7 +118,12 @@ class ClassificationTask(BaseTask):
             statistics["prediction"], statistics["target"], self.num_classes, statistics.get("score")
         )
 
-    def _check_outputs(self, outputs: Any) -> None:
+    def _check_outputs(self, outputs: Any, target: Tensor) -> None:
+        if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(target):
+            raise LightningMMError(
+                f"network: expected one row of logits for each of {len(target)} labels, got {tuple(outputs.shape)}; "
+                "inputs, outputs and targets are batch first"
+            )
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] != self.num_classes:
             came = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise LightningMMError(

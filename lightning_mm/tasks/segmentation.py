@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, 
 from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
-from lightning_mm.tasks.checks import checked_class_names
+from lightning_mm.tasks.checks import check_labels, checked_class_names
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
 from lightning_mm.tasks.metrics.segmentation import (
     AbsentClasses,
@@ -91,6 +91,7 @@ class SemanticSegmentationTask(BaseTask):
         self.criterion = _criterion(loss, ignore_index, class_weights)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        self._check_outputs(outputs, target)
         return torch.stack([term(outputs, target) for term in self.criterion]).sum()
 
     def predictions(self, outputs: Tensor) -> Tensor:
@@ -120,27 +121,27 @@ class SemanticSegmentationTask(BaseTask):
     def configure_auxiliary(self) -> AuxiliaryHeads:
         return AuxiliaryHeads(self.model, self.modalities, self.num_classes, dense=True)
 
-    def check_target(self, target: Tensor) -> None:
-        if target.dtype != torch.int64 or target.ndim != 3:
-            raise LightningMMError(
-                f"target: expected Int64[B, H, W], one label per pixel, got {target.dtype} {tuple(target.shape)}"
-            )
-        wrong = (target != self.ignore_index) & ((target < 0) | (target >= self.num_classes))
-        if wrong.any():
-            labels = sorted(set(target[wrong].tolist()))
-            raise LightningMMError(
-                f"target holds labels out of range: {labels[:10]}; expected 0 to {self.num_classes - 1}, or "
-                f"{self.ignore_index} for pixels to ignore; set num_classes or ignore_index, or fix the labels"
-            )
+    def check_target(self, target: Any) -> None:
+        check_labels(target, "Int64[B, H, W], one label per pixel", 3, self.num_classes, self.ignore_index)
 
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         self.check_target(target)
+        self._check_outputs(outputs, target)
         confusion = confusion_per_sample(self.predictions(outputs), target, self.num_classes, self.ignore_index)
         return {"confusion": confusion}
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         confusion = statistics["confusion"].sum(0)
         return segmentation_metrics(confusion, self.class_names, self.ignore_index, self.absent_classes)
+
+    def _check_outputs(self, outputs: Any, target: Tensor) -> None:
+        expected = (len(target), self.num_classes, *target.shape[1:])
+        if not isinstance(outputs, Tensor) or outputs.shape != expected:
+            came = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise LightningMMError(
+                f"network: expected logits {list(expected)}, one per class and pixel of the target, got {came}; set "
+                "num_classes of task and network to the same number, and bring outputs and labels to one size"
+            )
 
 
 def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) -> nn.ModuleList:

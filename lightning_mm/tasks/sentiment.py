@@ -116,14 +116,18 @@ class SentimentTask(BaseTask):
             return distillation_loss(self._logits(outputs), self._logits(teacher), self.teacher.settings.temperature)
         return F.mse_loss(self._values(outputs).float(), self._values(teacher).detach().float())
 
-    def check_target(self, target: Tensor) -> None:
+    def check_target(self, target: Any) -> None:
         kind = "Int64[B] of 0 and 1" if self.binary else "Float[B] in [-3, 3]"
         other = "regression" if self.binary else "binary"
+        if not isinstance(target, Tensor):
+            raise LightningMMError(
+                f"target: expected a tensor {kind}, got a {type(target).__name__}; give each sample one number"
+            )
         fits = target.dtype == torch.int64 if self.binary else target.is_floating_point()
         if not fits or target.ndim != 1:
             raise LightningMMError(
                 f"target: expected {kind}, got {target.dtype} {tuple(target.shape)}; set labels to {other}, or fix "
-                "the labels"
+                f"the labels: target.{'long' if self.binary else 'float'}()"
             )
         right = (target == 0) | (target == 1) if self.binary else target.abs() <= 3
         if not right.all():

@@ -1,4 +1,4 @@
-"""Public checks for networks of users, and small generated data with a learnable signal."""
+"""Checks for networks of users, and small generated data with a learnable signal."""
 
 from lightning_mm.testing.fake import FakeSegmentation
 from lightning_mm.testing.invariance import assert_missing_invariant

@@ -1,6 +1,6 @@
 """Small generated data with a learnable signal, for tests and first steps.
 
-Shapes: C_m channels of modality m, S pixels a side.
+Shapes: C_m channels of modality m, S pixels per side.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch.utils.data import Dataset
 from lightning_mm.errors import LightningMMError, check_choice
 
 CELLS = 4
-"""Blocks of equal label per side."""
+"""Blocks per side; each block has one label."""
 
 
 class FakeSegmentation(Dataset[dict[str, Any]]):
-    """Images of square blocks whose class shows as a colour of its own in every modality, under noise.
+    """Noisy images of square blocks; each class has one colour in each modality.
 
-    The same (seed, split, index) always gives the same sample; the colours are the same in all splits.
+    The same (seed, split, index) always returns the same sample; the colours are the same in all splits.
 
     Args:
         split: ``train``, ``val`` or ``test``.
         channels: Modality to its number of channels.
         num_classes: Number of classes.
-        size: Pixels a side S, a multiple of 4.
+        size: Pixels per side S, a multiple of 4.
         length: Number of samples.
-        noise: Standard deviation of the noise; the colours have standard deviation 1.
-        p_unobserved: Probability that a modality of a sample is ``None``; one is always left.
-        seed: Of colours and samples.
+        noise: Standard deviation of the noise; the standard deviation of the colours is 1.
+        p_unobserved: Probability that a modality of a sample is ``None``; at least one is always observed.
+        seed: Seed of colours and samples.
 
     Shape:
         ``{"inputs": {modality: [C_m, S, S] or None}, "target": Int64[S, S]}``.

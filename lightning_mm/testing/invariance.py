@@ -1,4 +1,4 @@
-"""A check that the values of absent modalities cannot reach the outputs or gradients of a network.
+"""Check that values of absent modalities cannot change the outputs or gradients of a network.
 
 Shapes: B samples, M modalities.
 """
@@ -32,26 +32,26 @@ def assert_missing_invariant(
     check_gradients: bool = True,
     seed: int = 0,
 ) -> None:
-    """Assert that values in absent places leave outputs and parameter gradients bit-identical.
+    """Assert that values of absent modalities do not change a bit of outputs and parameter gradients.
 
-    Every combination is tried for the whole batch, then all of them mixed in one batch (row i has the i-th, and so on
-    round). Random layers get the same numbers each time, and buffers (running statistics) are put back.
+    Every combination is tried for the whole batch, then all combinations in one batch (row i has the i-th one, starting
+    over after the last). Random layers draw the same numbers in each call, and running statistics are restored.
 
     Args:
-        network: Any module or function, called ``network(inputs, available=mask)``.
+        network: Any module or function, called as ``network(inputs, available=mask)``.
         modalities: Names of the columns of the mask, in order.
         inputs: ``{modality: nest of [B, ...]}`` with proper values everywhere.
-        combinations: Which combinations to try; all by default.
-        fill: Applied to the inputs before each call, for networks that rely on a fill outside of them.
+        combinations: The combinations to try; default: all.
+        fill: Applied to the inputs before each call, for networks that need a fill outside of them.
         available_argument: Name of the mask parameter; ``None`` for a network that takes only the inputs (then a fill
             must protect it).
-        poisons: Values for absent places of floating leaves; integer and bool leaves get other values within the range
-            of the leaf, so that they stay valid ids, and texts become those of other samples.
-        check_gradients: Also compare the gradients of all parameters of network and fill (those that require one).
-        seed: Of the random numbers that the network draws.
+        poisons: Values for absent entries of float tensors; integer and bool tensors get other values within their
+            range, so that they stay valid ids, and texts are replaced by texts of other samples.
+        check_gradients: Whether to compare the gradients of all parameters of network and fill as well.
+        seed: Seed of the random numbers that the network draws.
 
     Raises:
-        AssertionError: Naming the combination, the poison, and the output or parameter that changed.
+        AssertionError: If something changes; the message names the combination, the poison and the changed value.
         LightningMMError: If ``inputs`` or ``combinations`` do not fit ``modalities``.
 
     Example:
@@ -97,7 +97,7 @@ def _run(
     check_gradients: bool,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Outputs and gradients by name; the network is left as it was."""
+    """Return outputs and gradients by name; buffers of the network are restored."""
     modules = [part for part in (network, fill) if isinstance(part, nn.Module)]
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     wanted = {
@@ -116,7 +116,7 @@ def _run(
             raise LightningMMError(f"the network returned no tensor but {type(outputs).__name__}")
         differentiable = [leaf for leaf in results.values() if leaf.requires_grad]
         if check_gradients and wanted and differentiable:
-            # Random weights: the plain sum of, say, a softmax has no gradient at all.
+            # random weights, as the plain sum of a softmax has no gradient
             generator = torch.Generator().manual_seed(seed)
             total = torch.stack(
                 [
@@ -137,7 +137,7 @@ def _poisoned(nest: Nest, present: Tensor, poison: float) -> Nest:
 
 
 def _poison(leaf: Any, present: Tensor, poison: float) -> Any:
-    """One leaf of the inputs with other values in absent places."""
+    """Return a leaf of the inputs with other values in absent entries."""
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
         return _poison(torch.as_tensor(leaf), present.cpu(), poison).numpy()
     if not isinstance(leaf, Tensor):  # texts: that of another sample
@@ -155,7 +155,7 @@ def _poison(leaf: Any, present: Tensor, poison: float) -> Any:
 
 
 def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of outputs with their paths, also inside dataclasses (the outputs of many libraries)."""
+    """Iterate over the tensors of outputs with their paths, also in dataclasses (the outputs of many libraries)."""
     for keys, leaf in leaves_of(value):
         name = path + "".join([f"[{key!r}]" for key in keys])
         if isinstance(leaf, Tensor):
@@ -166,10 +166,10 @@ def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], combination: str, poison: float) -> None:
-    where = f"combination {combination!r}, {poison} in absent places"
+    where = f"combination {combination!r}, {poison} in absent entries"
     if expected.keys() != got.keys():
         changed = sorted(expected.keys() ^ got.keys())
-        raise AssertionError(f"{where}: {changed} exist only with or only without the poison")
+        raise AssertionError(f"{where}: {changed} exist only with, or only without, the poison")
     for name, before in expected.items():
         after = got[name]
         if before.shape != after.shape:

@@ -1,6 +1,6 @@
-"""A sweep in Weights & Biases: scalars under stable keys, the table, the heat map, and the configuration.
+"""Log a sweep to Weights & Biases: scalars, the table, the heat map, and the configuration.
 
-Call it after the result was saved to disk: nothing that happens to W&B then loses a figure.
+Save the result to disk first, so that no error of W&B can lose it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lightning_mm.results.rows import COLUMNS
 
 
 def sweep_scalars(result: SweepResult) -> dict[str, float]:
-    """All figures of a sweep under their keys.
+    """Return all finite figures of a sweep by key.
 
-    With one method: ``sweep/<combination>/<metric>``, and in place of the combination also ``mean`` (of the incomplete
-    ones), ``worst``, ``full``, ``drop``, ``robustness`` and ``recovered_gap``. With several methods the keys are
-    ``sweep/<method>/<combination>/<metric>``. Figures that are not finite are left out.
+    With one method, the keys are ``sweep/<combination>/<metric>``, also with ``mean`` (of the incomplete combinations),
+    ``worst``, ``full``, ``drop``, ``robustness`` or ``recovered_gap`` instead of the combination. With several methods
+    they are ``sweep/<method>/<combination>/<metric>``.
     """
     found: dict[str, float] = {}
     methods = result.methods
@@ -39,7 +39,7 @@ def sweep_scalars(result: SweepResult) -> dict[str, float]:
 
 @rank_zero_only
 def log_sweep(logger: Logger, result: SweepResult) -> None:
-    """Log a sweep: scalars to any logger; to Weights & Biases also ``sweep/table``, ``sweep/heat_map`` and the config.
+    """Log scalars to any logger, and to Weights & Biases also ``sweep/table``, ``sweep/heat_map`` and the config.
 
     Args:
         logger: A Lightning logger.
@@ -57,7 +57,7 @@ def log_sweep(logger: Logger, result: SweepResult) -> None:
     rows = [[_cell(getattr(row, column)) for column in COLUMNS] for row in result.rows]
     with tempfile.TemporaryDirectory(prefix="lightning_mm-wandb-") as folder:
         picture = write_heat_map(result, Path(folder) / "sweep.png")
-        # W&B copies the picture when it is logged, before the folder is removed.
+        # W&B copies the picture here, before the folder is removed
         run.log(
             {**scalars, "sweep/table": wandb.Table(list(COLUMNS), rows), "sweep/heat_map": wandb.Image(str(picture))}
         )

@@ -280,3 +280,38 @@ def test_outputs_that_the_network_changes_in_place() -> None:
             torch.testing.assert_close(adapted.fold(combination)(inputs), adapted(inputs, available=available))
             with adapted.adapter.every_row():
                 torch.testing.assert_close(adapted.fold(combination)(inputs), adapted(inputs, available=available))
+
+
+class Sized(nn.Module):
+    """An encoder gets its size as a list of two numbers and returns it; two samples are not its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: SizedEncoder() for name in "ab"})
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        (a, size), (b, _) = (self.encoders[name](x, [1, 3]) for name, x in zip("ab", (a, b)))
+        assert size == [1, 3]
+        return self.head(a + b)
+
+
+class SizedEncoder(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+    def forward(self, x: Tensor, size: list[int]) -> tuple[Tensor, list[int]]:
+        return super().forward(x).view(len(x), *size).flatten(1), size
+
+
+@pytest.mark.parametrize("batch", [2, 3])  # two rows before or after the merge
+def test_lists_of_numbers_are_no_samples_to_an_encoder(batch: int) -> None:
+    torch.manual_seed(0)
+    call = (torch.randn(3, 4), torch.randn(3, 4))
+    adapted = adapt(Sized(), ["a", "b"], SSF(), example=(call, {}), targets=["head"])
+    assert sorted(adapted.adapter.encoders) == ["a", "b"]
+    mask = torch.tensor([[False, True], [False, True], [True, True]])[:batch]
+    with torch.no_grad():
+        outputs = adapted(call[0][:batch], call[1][:batch], available=mask)
+        with adapted.adapter.every_row():
+            torch.testing.assert_close(outputs, adapted(call[0][:batch], call[1][:batch], available=mask))

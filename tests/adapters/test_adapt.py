@@ -241,7 +241,7 @@ def test_mistakes_are_answered_with_the_way_out() -> None:
     with pytest.raises(LightningMMError, match="is a GRU; SSF adapts"):
         attempt(targets=["reader"])
     _, adapted = make(OneHot)
-    with pytest.raises(LightningMMError, match=r"must be Bool\[B, 3\]"):
+    with pytest.raises(LightningMMError, match=r"expected Bool\[B, 3\]"):
         adapted(*call[0], **call[1], available=torch.ones(2, 2, dtype=torch.bool))
     with pytest.raises(LightningMMError, match="has 3 rows, the inputs have 2"):
         adapted(*call[0], **call[1], available=torch.ones(3, 3, dtype=torch.bool))

@@ -48,16 +48,22 @@ def run(adapted: Adapted, number: int, gradients: bool) -> list[Tensor]:
     return [outputs.detach(), *(one for one in found if one is not None)]
 
 
-def wrong_calls(networks: Sequence[Adapted], threads: int, calls: int, gradients: bool) -> int:
-    """How many calls of several threads, which take turns with the networks, differ from the same call made alone."""
-    expected = [[run(adapted, number, gradients) for adapted in networks] for number in range(threads)]
+def wrong_calls(calls_of: Sequence[tuple[Adapted, bool]], threads: int, calls: int) -> int:
+    """How many calls of several threads, which take turns with ``calls_of``, differ from the same call made alone.
+
+    Args:
+        calls_of: Networks, and whether gradients are computed.
+        threads: How many threads, each with other masks.
+        calls: How many calls each makes.
+    """
+    expected = [[run(adapted, number, gradients) for adapted, gradients in calls_of] for number in range(threads)]
     wrong: list[Any] = []
 
     def work(number: int) -> None:
         for place in range(calls):
-            which = (place + number) % len(networks)
+            which = (place + number) % len(calls_of)
             try:
-                found = run(networks[which], number, gradients)
+                found = run(calls_of[which][0], number, calls_of[which][1])
             except Exception as error:
                 wrong.append(error)
                 continue
@@ -74,18 +80,18 @@ def wrong_calls(networks: Sequence[Adapted], threads: int, calls: int, gradients
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_do_not_meet(kind: str) -> None:
-    assert wrong_calls([build(kind, "Additive")], threads=4, calls=15, gradients=False) == 0
-    assert wrong_calls([build(kind, "OneHot")], threads=4, calls=10, gradients=True) == 0
+    assert wrong_calls([(build(kind, "Additive"), False)], threads=4, calls=15) == 0
+    assert wrong_calls([(build(kind, "OneHot"), True)], threads=4, calls=10) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 8])
-@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "gradients"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_300_calls_of_each_thread(kind: str, gradients: bool, threads: int) -> None:
-    networks = [build(kind, basis) for basis in BASES]
+def test_300_calls_of_each_thread(kind: str, threads: int) -> None:
+    """All bases, with and without gradients, in turn."""
+    calls_of = [(build(kind, basis), gradients) for basis in BASES for gradients in (False, True)]
     with unchecked():  # thousands of calls
-        assert wrong_calls(networks, threads, calls=300, gradients=gradients) == 0
+        assert wrong_calls(calls_of, threads, calls=300) == 0
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -157,6 +163,42 @@ def test_an_interrupted_call_ends_with_its_mask() -> None:
     assert adapted.adapter.current.situation.call is None
 
 
+def test_a_call_that_never_began_ends_nothing() -> None:
+    """A hook of the user that comes before all others raises."""
+    adapted = build()
+
+    def fail(*_: Any) -> None:
+        raise Fails
+
+    handle = adapted.base.register_forward_pre_hook(fail, prepend=True)
+    for _ in range(2):
+        with pytest.raises(Fails):
+            adapted.base(**inputs())
+    handle.remove()
+    with torch.no_grad():
+        expected = adapted(**inputs())
+        assert torch.equal(adapted.base(**inputs()), expected)
+
+
+def test_threads_leave_no_mask_for_compiled_code() -> None:
+    adapted = build()
+    first, second = (adapted.adapter.using(mask) for mask in (MASKS, MASKS[:2]))
+    entered, left = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with second:
+            entered.set()
+            left.wait(10)
+
+    worker = threading.Thread(target=work)
+    with first:
+        worker.start()
+        entered.wait(10)
+    left.set()
+    worker.join()
+    assert adapted.adapter.current._in_graphs.available is None
+
+
 def test_an_encoder_whose_exception_the_network_catches() -> None:
     class Careful(Network):
         def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -225,6 +267,25 @@ def adapted_pair(network: nn.Module, *call: Any) -> Adapted:
     adapted = adapt(network, ["a", "b"], SSF(), basis=Additive(), example=(call, {}), targets=["before", "after"])
     randomise(adapted.adapter)
     return adapted
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # read by torch.compile
+@pytest.mark.parametrize("part", ["compiled", "eager"])
+def test_a_part_of_a_network_is_compiled_or_is_not(part: str) -> None:
+    """Compiled parts that eager code calls, and eager parts that compiled code calls, find the call."""
+    call, mask = pair_call(), torch.tensor([[True, False], [False, True], [True, True], [False, True]])
+    adapted = network = adapted_pair(Pair(), *call)
+    expected = [adapted(*call, available=mask.roll(number, 0)) for number in range(2)]
+    if part == "compiled":
+        adapted.base.after.compile(backend="eager")
+    else:
+        adapted.base.after.forward = torch.compiler.disable(adapted.base.after.forward)
+        network = torch.compile(adapted, backend="eager")
+    for number in (0, 0, 1):
+        found = network(*call, available=mask.roll(number, 0))
+        torch.testing.assert_close(found, expected[number], rtol=1e-4, atol=1e-5)
+    assert adapted.adapter.current.situation.call is None
 
 
 @pytest.mark.parametrize("recursive", [True, False])

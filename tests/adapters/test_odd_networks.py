@@ -198,7 +198,7 @@ def test_patterns_that_adapt_nothing_and_other_mistakes_are_told() -> None:
     with pytest.raises(LightningMMError, match=r"'la.*' matches no layer of a type that SSF adapts; remove it"):
         build(Sum(nn.ReLU()), targets=["head", "la*"])
     adapted = build(Sum(nn.Linear(6, 6)))
-    with pytest.raises(LightningMMError, match="must be a tensor"):
+    with pytest.raises(LightningMMError, match="make it a tensor"):
         adapted(**INPUTS, available=[[True, False]])
     with pytest.warns(UserWarning, match="normalise by batch statistics"):
         build(Sum(nn.BatchNorm1d(6, track_running_stats=False)))

@@ -74,14 +74,14 @@ def test_a_changed_or_mixed_folder_is_refused(tmp_path: Path) -> None:
     config = saved(tmp_path)
     config["sites"][0]["left_alone"] = not config["sites"][0].get("left_alone", False)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(LightningMMError, match="one of them was changed after it was saved"):
+    with pytest.raises(LightningMMError, match="it was changed after it was saved"):
         load(tmp_path, base())
     saved(tmp_path)
     other = adapt(base(), ["a", "b"], SSF(), example=((torch.ones(2, 3), torch.ones(2, 2)), {}))
     randomise(other)
     other.save(tmp_path / "other")
     (tmp_path / "other" / "adapter_model.safetensors").replace(tmp_path / "adapter_model.safetensors")
-    with pytest.raises(LightningMMError, match="do not belong together"):
+    with pytest.raises(LightningMMError, match="were not saved together"):
         load(tmp_path, base())
 
 
@@ -95,7 +95,7 @@ def test_a_changed_or_mixed_folder_is_refused(tmp_path: Path) -> None:
         (["sites", 0, "name"], "c", r"adapts layers that this Sum does not have: \['c'\]"),
         (["sites", 1, "name"], "a", "distinct layers in sites"),
         (["base_fingerprint"], "abc", "base_fingerprint: expected"),
-        (["sha256"], "abc", "sha256: expected"),
+        (["config_sha256"], "abc", "config_sha256: expected"),
         (["rows"], ["a"], "rows: OneHot has the rows"),
         (["encoders"], {"c": "a"}, "encoders of some of the modalities"),
         (["encoders"], {"a": "c"}, r"does not have: \['c'\]"),
@@ -111,8 +111,8 @@ def test_a_changed_or_mixed_folder_is_refused(tmp_path: Path) -> None:
 )
 def test_each_field_of_a_config_is_checked(keys: list[Any], value: Any, expected: str, tmp_path: Path) -> None:
     config = saved(tmp_path)
-    if keys != ["sha256"]:
-        del config["sha256"]  # older releases wrote none
+    if keys != ["config_sha256"]:
+        del config["config_sha256"]  # older releases wrote none
     place: Any = config
     for key in keys[:-1]:
         place = place[key]
@@ -121,3 +121,21 @@ def test_each_field_of_a_config_is_checked(keys: list[Any], value: Any, expected
     with pytest.raises(LightningMMError, match=expected):
         load(tmp_path, base())
     assert "antigravity" not in sys.modules, "a file does not choose what is imported"
+
+
+def test_weights_and_config_of_two_saves_are_refused(tmp_path: Path) -> None:
+    call = ((torch.ones(2, 3), torch.ones(2, 2)), {})
+    adapted = adapt(base(), ["a", "b"], SSF(), example=call)
+    adapted.save(tmp_path, "first")
+    randomise(adapted)
+    adapted.save(tmp_path, "second")
+    weights, config = (tmp_path / "first" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    weights.write_bytes((tmp_path / "second" / weights.name).read_bytes())
+    with pytest.raises(LightningMMError, match=r"were not saved together: a save was killed half way"):
+        load(tmp_path, base(), "first")
+
+    kept = json.loads(config.read_text())
+    assert kept.pop("weights_sha256")
+    config.write_text(json.dumps(kept))  # as an older version has written it
+    found = load(tmp_path, base(), "first").adapter.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in adapted.adapter.state_dict().items())

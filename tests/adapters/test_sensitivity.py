@@ -26,7 +26,6 @@ from lightning_mm.adapters import (
     sensitivity,
     sensitivity_table,
 )
-from lightning_mm.adapters.placement.sensitivity import parameters_of
 from lightning_mm.errors import LightningMMError
 from tests.support.adapter_networks import (
     MIXED_INPUTS,
@@ -227,7 +226,9 @@ def test_calls_with_the_adapter_off_are_not_looked_at() -> None:
 def test_parameters_of_the_layers_add_up_to_those_of_the_adapter(kind: Kind, basis: Basis) -> None:
     call = mixed_call()
     adapter = adapt(MixedNetwork(), MIXED_NAMES, kind, basis=basis, inputs=MIXED_INPUTS, example=call).adapter
-    assert sum(parameters_of(adapter, site) for site in adapter.sites) == adapter.parameters_per_combination()
+    assert sum(adapter.parameters_per_combination(adapter.bank(site)) for site in adapter.sites) == (
+        adapter.parameters_per_combination()
+    )
 
 
 def test_mistakes_are_named() -> None:

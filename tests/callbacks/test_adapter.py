@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from lightning_mm.callbacks import KeyedSeed
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Constant
 from lightning_mm.tasks.checkpoints import load_weights
+from tests.support import new_tasks
 from tests.support.their_module import MODALITIES, Clean, Samples, Theirs, callback, loader, module, trainer
 
 pytestmark = [
@@ -123,9 +125,9 @@ def test_adapter_checkpoint_of_another_base_or_none_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "model"}, "has no attribute 'model'.*out of \\['net'\\]"),
+        ({"network": "model"}, "has no attribute 'model'.*one of \\['net'\\]"),
         ({"available": "mask"}, "no `available` at 'mask' in the batch"),
-        ({"available": "3"}, "must be Bool\\[B, 2\\]"),
+        ({"available": "3"}, "expected Bool\\[B, 2\\]"),
         ({"modalities": None}, "does not know the modalities"),
         ({"modalities": ["camera", "sonar"]}, "`inputs` names \\['radar'\\]"),
         ({"inputs": {"camera": "image", "radar": "sound"}}, "modality 'radar': no argument 'sound'"),
@@ -184,7 +186,7 @@ def test_one_callback_adapts_each_module_and_another_takes_over(tmp_path: Path) 
         assert all(bank.scale.abs().sum() > 0 for bank in one.adapter.banks.values())
     with_first = trainer(tmp_path, [callback()]).test(first, loader(), verbose=False)
     assert with_first == trainer(tmp_path, [callback()]).test(first, loader(), verbose=False)
-    with pytest.raises(LightningMMError, match="is adapted by SSF with basis OneHot already"):
+    with pytest.raises(LightningMMError, match="is already adapted by SSF with basis OneHot"):
         trainer(tmp_path, [callback(basis=Additive())]).test(first, loader())
 
 
@@ -265,5 +267,22 @@ def test_checkpoint_with_other_settings_is_refused(tmp_path: Path) -> None:
         ({"fill": Constant({"camera": 1.0})}, "fill"),
         ({"modalities": MODALITIES[::-1]}, "modalities"),
     ):
-        with pytest.raises(LightningMMError, match=f"other settings than the config asks for, in .*{key}"):
+        with pytest.raises(LightningMMError, match=f"other settings than the config, in .*{key}"):
             trainer(tmp_path, [callback(**changes)]).test(module(), loader(), ckpt_path=saver.best_model_path)
+
+
+def test_an_interrupted_step_leaves_no_call() -> None:
+    """Ctrl-C runs no hook of the network; this task passes the mask itself."""
+    task, batch = new_tasks.task("classification"), new_tasks.batch_of("classification")
+    hook, run = new_tasks.attach(task, OneHot()), Trainer(logger=False, enable_checkpointing=False)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = task.model.encoders["vector"].register_forward_pre_hook(stop)
+    hook.on_train_batch_start(run, task, batch, 0)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        task(batch["inputs"], batch["available"])
+    hook.on_exception(run, task, stopped.value)
+    handle.remove()
+    assert task.adapter.current.situation.call is None

@@ -145,7 +145,7 @@ def test_checkpoints_of_another_placement_are_refused(tmp_path: Path) -> None:
     trainer(tmp_path, [callback(16), saver]).fit(Eager(), loader())
     without = FrozenBackboneAdapter(SSF(), modalities=MODALITIES)
     for hook in (callback(20), callback(16, placement={"strategy": "last"}), without):
-        with pytest.raises(LightningMMError, match=r"other settings than the config asks for, in placement; placement"):
+        with pytest.raises(LightningMMError, match=r"other settings than the config, in placement: placement"):
             trainer(tmp_path, [hook]).validate(Eager(), loader(), ckpt_path=saver.last_model_path)
     with pytest.raises(LightningMMError, match=r"names of some of the 2 layers .* got \['"):
         trainer(tmp_path, [callback(16, targets=["radar*"])]).validate(
@@ -191,7 +191,7 @@ class Nothing(Eager):
 
 
 def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
-    broken = "Broken.training_step before the training, and it failed there .IndexError"
+    broken = "Broken.training_step before the training, where it failed .IndexError"
     nothing = "training_step must return a loss, .* got a NoneType"
     for module, message in ((Manual(), "optimizes by itself"), (Broken(), broken), (Nothing(), nothing)):
         with pytest.raises(LightningMMError, match=message):

@@ -157,7 +157,7 @@ def test_a_network_that_is_made_late(tmp_path: Path) -> None:
         ({"patterns": ["haed*"]}, r"no parameter of Deep is called 'haed\*'; close names: \['head'"),
         ({"patterns": ["head*", "head.3"]}, r"'head\.3' is a part of it: write 'head\.3\.\*'"),
         ({"patterns": ["xyz"]}, r"its parts are \['camera', 'head', 'radar'\]"),
-        ({"patterns": ["head*"], "network": "model"}, r"Watched has no attribute 'model'.* out of \['net', 'beside'\]"),
+        ({"patterns": ["head*"], "network": "model"}, r"Watched has no attribute 'model'.* one of \['net', 'beside'\]"),
     ],
 )
 def test_mistakes_are_told_before_training(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_mistakes_are_explained_and_defects_are_not() -> None:
     assert explain(DataNotFoundError("not at /x")) == ("not at /x", 1)
     assert explain(ValueError("ours")) is None
     assert explain(RuntimeError("ours")) is None
+
+
+def test_what_cannot_be_written_is_explained() -> None:
+    full = "No space left on device; make room there or give another folder, then run it again"
+    assert explain(OSError(errno.ENOSPC, "No space left on device")) == (full, 1)
+    assert explain(OSError(errno.ENOSPC, "No space left on device", "a.csv")) == (f"a.csv: {full}", 1)
+    assert explain(OSError(errno.EROFS, "Read-only file system", "a.csv")) == ("a.csv: Read-only file system", 1)
+    assert explain(FileExistsError(errno.EEXIST, "File exists", "a")) == ("a: File exists", 1)
+    assert explain(OSError(errno.ECONNRESET, "ours")) is None
+    written = "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
+    assert (explain(RuntimeError(written)) or ("", 0))[0].startswith("a file could not be written, as on a full disk")
+    told = explain(
+        ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's")
+    )
+    assert (told or ("", 0))[0].startswith("the checkpoint's optimizer does not fit the one of the settings")
 
 
 def test_a_mistake_that_a_constructor_raised_is_found_inside_the_parsers_error() -> None:
@@ -129,7 +145,8 @@ def test_a_checkpoint_of_another_network_is_a_few_keys() -> None:
         ),
         (
             "Parser key \"model\":\n  Problem with given class_path 'no_such.Model':\n    No module named 'no_such'",
-            "model: cannot import 'no_such.Model': there is no module 'no_such'",
+            "model: cannot import 'no_such.Model': there is no module 'no_such'; modules are found in the folder "
+            "in which the command runs, in the folders of PYTHONPATH, and where packages are installed",
         ),
     ],
 )
@@ -183,7 +200,7 @@ def test_mistakes_on_the_command_line(
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def defect(_: list[str]) -> None:
+    def defect(*_: object) -> None:
         raise KeyError("ours")
 
     monkeypatch.setattr("lightning_mm.cli.dispatch._dispatch", defect)

@@ -13,7 +13,7 @@ import yaml
 
 from lightning_mm.cli import main
 from lightning_mm.cli.lightning.arguments import check_checkpoint
-from lightning_mm.cli.lightning.references import References, masked
+from lightning_mm.cli.references import References, masked
 from lightning_mm.errors import LightningMMError, UsageError
 from tests.support.tiny_run import BASE
 
@@ -52,7 +52,7 @@ def bad_checkpoints(folder: Path) -> list[tuple[str, int, str]]:
     torch.save({"state_dict": {"a": torch.ones(100)}}, whole)
     (folder / "cut.ckpt").write_bytes(whole.read_bytes()[:-300])
     return [
-        ("https://example.org/best.ckpt", 2, "is a URL, and a file from elsewhere can run code"),
+        ("https://example.org/best.ckpt", 2, "is a URL, and a checkpoint is only read from a file"),
         ("file:///tmp/best.ckpt", 2, "is a URL"),
         ("bad.ckpt", 1, "reading it would run its code"),
         ("pickle.ckpt", 2, "is not a checkpoint"),
@@ -91,9 +91,12 @@ def test_a_bad_checkpoint_is_one_line(verb: str, folder: Path, capsys: pytest.Ca
         ("1: 2", "expected names of settings as keys, got 1"),
         ("data: {batch_size: 4}\ndata: {batch_size: 2}\n", "line 2, column 1: not YAML: the key 'data' is there twice"),
         ("data: {batch_size: 4, batch_size: 2}", "the key 'batch_size' is there twice"),
+        ("trainer: null", "trainer: expected keys and values, got None"),
+        ("trainer: 1", "trainer: expected keys and values, got 1"),
         ("data: &a [*a]", "too deep inside each other"),
         ("data: " + "[" * 200 + "]" * 200, "too deep inside each other"),
         ('data: "\\ud800"', "surrogates not allowed"),
+        ('data: "a\\0b"', "the character of code 0"),
         ("data: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("data: {batch_size: '${data.batch_sise}'}", "batch_size: cannot resolve a reference ${...}"),
         ("data: {batch_size: '${data.batch_size}'}", "cannot resolve a reference ${...}"),
@@ -104,7 +107,7 @@ def test_a_bad_checkpoint_is_one_line(verb: str, folder: Path, capsys: pytest.Ca
 )
 def test_odd_configs(text: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "odd.yaml").write_text(text)
-    assert expected in error_of(["fit", "-c", "base.yaml", "-c", "odd.yaml", "--print_config"], 2, capsys)
+    assert expected in error_of(["fit", "-c", "base.yaml", "-c", "odd.yaml"], 2, capsys)
 
 
 def test_merged_keys_of_yaml_are_no_doubles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

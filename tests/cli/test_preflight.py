@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_mm.cli.lightning.preflight import preflight
 from lightning_mm.data import ModalityDropoutDataModule
+from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import ClassificationTask
 
 
@@ -75,3 +77,31 @@ def test_the_first_look_leaves_the_network_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert task.training
     assert all(parameter.grad is None for parameter in task.parameters())
+
+
+class Wrong(nn.Module):
+    """Fails as networks do."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        raise self.error
+
+
+def test_a_network_that_cannot_take_the_batch_is_one_message_with_what_it_was_given() -> None:
+    inputs = {"video": Clip(torch.zeros(4, 2), torch.ones(4).long()), "text": ["a", "b", "c", "d"]}
+    batch = {"inputs": inputs, "available": torch.ones(4, 2).bool(), "target": torch.zeros(4).long()}
+    given = r"on inputs of video \(0: torch.float32 \[2, 2\], 1: torch.int64 \[2\]\), text \(list\); "
+    for error, message in (
+        (KeyError("audio"), f"Wrong raised KeyError: 'audio' {given}if this is a modality, list it in data.modalities"),
+        (KeyError("text"), f"Wrong raised KeyError: 'text' {given}LIGHTNING_MM_TRACEBACK=1 shows where"),
+        (
+            RuntimeError("no Double"),
+            f"Wrong raised RuntimeError: no Double {given}LIGHTNING_MM_TRACEBACK=1 shows where",
+        ),
+        (LightningMMError("as it is"), "^as it is$"),
+    ):
+        with pytest.raises(LightningMMError, match=message):
+            preflight(ClassificationTask(Wrong(error), ["video", "text"], num_classes=2), batch)

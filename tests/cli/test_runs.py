@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from lightning_mm.cli import main
 from lightning_mm.results import read
+from tests.support.cli_network import TinyNetwork
 from tests.support.tiny_run import BASE, SSF
 
 
@@ -219,3 +221,71 @@ def test_sweep_writes_the_seed_of_the_run_and_refuses_weights_of_the_start(
     assert main([*sweep, "--out", str(tmp_path / "none")]) == 1
     assert "sweep needs the weights of the network" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def bad_checkpoints(runs: Runs, folder: Path) -> list[tuple[str, str, str, str]]:
+    """Verb, checkpoint, the words of its message, and whose config it is given."""
+    good = torch.load(runs.base_ckpt, weights_only=True)
+    torch.save(good["state_dict"], folder / "bare.pt")
+    torch.save([1, 2], folder / "list.pt")
+    torch.save(TinyNetwork({"rgb": 3}, 2), folder / "network.pt")
+    torch.save({key: value for key, value in good.items() if key != "optimizer_states"}, folder / "weights.ckpt")
+    (folder / "folder.ckpt").mkdir()
+    (folder / "half.ckpt").write_bytes(Path(runs.base_ckpt).read_bytes()[:4000])
+    place = str(folder)
+    return [
+        ("fit", f"{place}/bare.pt", "is no checkpoint that a `fit` wrote (expected state_dict and pytorch-lig", "base"),
+        ("fit", f"{place}/weights.ckpt", "holds no state of a training to resume (optimizer_states missing", "base"),
+        ("validate", f"{place}/list.pt", "holds a list; expected a state_dict or a Lightning checkpoint", "base"),
+        (
+            "test",
+            f"{place}/network.pt",
+            "holds an object of tests.support.cli_network.TinyNetwork",
+            "base",
+        ),
+        ("predict", f"{place}/half.ckpt", "is not a checkpoint (not written by torch.save, or cut off)", "base"),
+        ("fit", f"{place}/folder.ckpt", "it is a folder; give the .ckpt file that a `fit` wrote", "base"),
+        ("test", "best", "`best` is known only to the process that trained; give the .ckpt file", "base"),
+        ("fit", "https://here.example/a.ckpt", "is a URL, and a checkpoint is only read from a file", "base"),
+        ("validate", runs.base_ckpt, "this checkpoint holds no adapter: it is one of the base", "ssf"),
+        ("predict", runs.ssf_ckpt, "this checkpoint holds an adapter and not its base", "base"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_bad_checkpoint_is_one_message_and_leaves_the_config_of_the_run(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, path, words, whose in bad_checkpoints(runs, tmp_path):
+        kept = runs.folder / whose / f"{verb}.yaml"
+        kept.touch()
+        before = kept.read_bytes()
+        args = {"base": runs.base, "ssf": runs.ssf}[whose]
+        assert main([verb, *args, *runs.into(whose), "--ckpt_path", path]) in (1, 2), (verb, path)
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("lightning-mm: error: "), message
+        assert words in message
+        assert kept.read_bytes() == before, (verb, path)
+        if not before:
+            kept.unlink()
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_training(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "weights" / "best.ckpt").mkdir(parents=True)
+    assert main(["fit", *runs.base, "--trainer.default_root_dir", str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "weights/best.ckpt: it is a folder; remove or rename it, or give the ModelCheckpoint another" in message
+    (tmp_path / "file").write_text("in the way")
+    assert main(["fit", *runs.base, "--trainer.default_root_dir", str(tmp_path / "file" / "run")]) == 1
+    assert "a folder is needed at" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["weights", "best.ckpt"]
+
+
+def test_a_checkpoint_is_written_next_to_its_place(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere / "not there"))
+    assert main(["fit", *runs.base, "--trainer.default_root_dir", str(tmp_path / "run")]) == 0
+    assert [path.name for path in (tmp_path / "run" / "weights").iterdir()] == ["best.ckpt"]

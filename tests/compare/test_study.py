@@ -80,6 +80,15 @@ def test_one_network_per_incomplete_combination(tmp_path: Path) -> None:
         ({"majority": "no"}, "majority: expected true or false"),
         ({"seeds": [-1]}, "seeds: expected"),
         ({"settings": {"data.modalities": ["a"]}}, "write data.modalities into a config"),
+        ({"settings": {"seed_everything": 3}}, "settings: seed_everything: the study sets it; write `seeds`"),
+        (
+            {"methods": {"head_only": {"settings": {"trainer.default_root_dir": "x"}}}},
+            "methods: head_only: settings: trainer.default_root_dir: the study sets it; write `out`",
+        ),
+        (
+            {"methods": {"head_only": {"tune": {"data.modalities": [["a"], ["b"]]}}}},
+            "methods: head_only: tune: data.modalities: write data.modalities into a config",
+        ),
         ({"methods": {"adapted": {"configs": ["ssf.yaml"], "start": "dedicated"}}}, "which has several networks"),
         ({"methods": {"adapted": {"configs": ["ssf.yaml"], "start": "bas"}}}, "there is no method 'bas'"),
         (

@@ -1,6 +1,6 @@
 """Collate: what was not observed becomes a placeholder, sequences are padded, policies only take away."""
 
-from collections import UserDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +87,7 @@ def test_inputs_of_float64_become_float32_and_nothing_else_changes() -> None:
     """NumPy makes float64 of everything, and no layer takes it; integers may be ids, and targets are the loss's."""
     a = {"values": np.full((2, 3), 0.1), "length": 2, "ids": torch.arange(2), "pair": [np.float64(0.1), "word"]}
     full, half = torch.full((2,), 0.1, dtype=torch.float64), torch.ones(2, dtype=torch.float16)
-    batch = Collate(AB)([_sample(a, full, target=full), _sample(None, None, target=full)])
+    batch = Collate(AB)([_sample(a, full, target=full), _sample(None, full, target=full)])
     inputs = batch["inputs"]
     for leaf in (inputs["a"]["values"], inputs["a"]["pair"][0], inputs["b"]):
         assert leaf.dtype == torch.float32
@@ -166,6 +166,10 @@ def test_policy_without_index_is_an_error() -> None:
         ([{"x": 1}, {"y": 1}], "modality 'a': samples have different keys"),
         ([torch.ones(1), "word"], r"modality 'a': samples have different types \['Tensor', 'str'\]"),
         ([[1, 2], [1]], "modality 'a': lists of different lengths"),
+        (
+            [torch.eye(2).to_sparse()] * 2,
+            r"modality 'a': cannot batch a torch.sparse_coo tensor; write tensor.to_dense",
+        ),
         ([object(), object()], "modality 'a': cannot batch object"),
         ([{"values": torch.ones(3), "length": 2}] * 2, "modality 'a': 'length' is 2, but no tensor next to it"),
     ],
@@ -178,3 +182,55 @@ def test_samples_that_do_not_fit_together(values: list, message: str) -> None:
 def test_targets_of_different_shapes() -> None:
     with pytest.raises(LightningMMError, match="target: samples have different shapes"):
         Collate(AB)([_sample(0, 0, target=torch.ones(2)), _sample(0, 0, target=torch.ones(3))])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, torch.uint8, torch.int32])
+def test_integers_of_a_target_become_int64(kind: Any) -> None:
+    """A PNG mask is uint8, and losses take int64; integers of inputs stay."""
+    mask = torch.tensor([[0, 1], [255, 2]])
+    mask = mask.to(kind) if isinstance(kind, torch.dtype) else mask.numpy().astype(kind)
+    one = mask[1, 1] if isinstance(mask, np.ndarray) else mask[1, 1].item()
+    batch = Collate(AB)([_sample(0.5, mask, target={"mask": mask, "class": one})] * 2)
+    assert batch["target"]["mask"].dtype == batch["target"]["class"].dtype == torch.int64
+    assert batch["target"]["mask"].tolist() == [[[0, 1], [255, 2]]] * 2
+    assert batch["inputs"]["b"].dtype == torch.as_tensor(mask).dtype
+    assert Collate(AB)([_sample(0, 0, target=np.bool_(True))])["target"].dtype == torch.bool
+
+
+def test_arrays_that_torch_does_not_take_as_they_are() -> None:
+    array = np.arange(6.0, dtype=">f4").reshape(2, 3)[::-1]
+    batch = Collate(AB)([_sample(array, 0)] * 2)
+    assert batch["inputs"]["a"].tolist() == [[[3, 4, 5], [0, 1, 2]]] * 2
+    for texts in (np.array(["x", "y"]), np.array([None])):
+        with pytest.raises(LightningMMError, match=r"modality 'a': cannot batch an array of .*; expected numbers"):
+            Collate(AB)([_sample(texts, 0)])
+
+
+def test_containers_of_samples_keep_their_type() -> None:
+    for made in (UserDict, dict, OrderedDict):
+        batch = Collate(AB)([_sample(made(ids=torch.ones(2), caption="x"), 0)] * 3)
+        assert type(batch["inputs"]["a"]) is made
+        assert batch["inputs"]["a"]["caption"] == ["x"] * 3
+
+
+def test_samples_without_any_modality_or_of_another_form_are_named() -> None:
+    with pytest.raises(LightningMMError, match=r"sample 7 has none of the modalities \['a', 'b'\]; leave such samples"):
+        Collate(AB)([_sample(1.0, 1.0, index=6), _sample(None, None, index=7)])
+    for wrong, came in (
+        ({"inputs": [1, 2], "target": 0}, r"\['inputs', 'target'\]"),
+        ({"inputs": {}}, r"\['inputs'\]"),
+    ):
+        with pytest.raises(LightningMMError, match=f"Collate: expected samples .*, got {came} at 0"):
+            Collate(AB)([wrong])
+
+
+@pytest.mark.parametrize("key", ["observed", "available"])
+def test_a_mask_of_a_sample_is_not_ignored(key: str) -> None:
+    """A placeholder next to a mask would count as observed."""
+    masks = [torch.tensor([True, False]), np.array([True, False]), [True, False]]
+    for mask in masks:
+        with pytest.raises(
+            LightningMMError, match=rf"sample 3 has '{key}' \[True, False\], which is not read; give None"
+        ):
+            Collate(AB)([_sample(0.0, 0.0, index=3, **{key: mask})])
+    assert Collate(AB)([_sample(0.0, 0.0, **{key: [True, True]})])["observed"].all()

@@ -1,7 +1,8 @@
 """The commands in the headers, run as they are written: fit, resume, sweep. Nothing else fits these files.
 
-One file of each kind of network and task in `make test`, all others in `make test-all`. The tests of a family share a
-folder, where its base is fitted once.
+One file of each kind of network and task in `make test`, and in `make test-all` one of each other data set and of each
+other way to train. tests/experiments/test_files.py runs one batch of every file. The tests of a family share a folder,
+where its base is fitted once.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ FOOD = EXPERIMENTS / "food101"
 PRETRAINED = "weights/vilt_200k_mlm_itm.ckpt"
 QUICK = ("scenes", "av_digits", "mosi", "cmu_mosi", "mfnet", "ntu_rgbd", "food101")
 """Families whose ssf.yaml is run by `make test`."""
-RUN_ELSEWHERE = ("scenes/incomplete.yaml",)
-"""By tests/data/test_incomplete.py."""
+SLOW = (
+    *(f"{family}/ssf.yaml" for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "utd_mhad")),
+    *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
+    *("food101/prompts.yaml", "food101/eta_70.yaml", "food101/lose_image.yaml"),
+)
+"""Run by `make test-all`; scenes/incomplete.yaml by tests/data/test_incomplete.py."""
 FEW = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 FEW += ["--trainer.log_every_n_steps", "1"]
 FOR_TESTS = ["--data.num_workers", "0", "--trainer.logger", "false"]
@@ -151,6 +156,14 @@ def is_quick(path: Path) -> bool:
     return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) == "mosi/base.yaml"
 
 
+def test_every_data_set_and_way_to_train_is_fitted() -> None:
+    fitted = {path for path in FITS if is_quick(path) or name_of(path) in SLOW}
+    assert {path.parent.name for path in fitted} == {path.parent.name for path in FITS}
+    assert {name_of(path) for path in fitted} >= set(SLOW)
+    ways = {path.stem.split("_")[-2:][0] for path in FITS} - {"dropout", "incomplete"}  # modality_dropout, elsewhere
+    assert {path.stem.split("_")[-2:][0] for path in fitted} >= ways
+
+
 def test_a_file_of_every_kind_of_network_and_task_is_quick() -> None:
     kinds = {
         path: (last(stack, "model", "class_path"), last(stack, "model", "init_args", "model", "class_path"))
@@ -165,7 +178,7 @@ def test_a_file_of_every_kind_of_network_and_task_is_quick() -> None:
     [
         pytest.param(path, id=name_of(path), marks=[] if is_quick(path) else [pytest.mark.slow])
         for path in FITS
-        if name_of(path) not in RUN_ELSEWHERE
+        if is_quick(path) or name_of(path) in SLOW
     ],
 )
 def test_fits_resumes_and_sweeps(path: Path, enter: Workspace) -> None:
@@ -206,7 +219,7 @@ def test_the_other_dedicated_network_of_food101(enter: Workspace, capsys: pytest
     assert swept(Path(root)) == {("dedicated", "image")}, "the combination of the policy"
     capsys.readouterr()
     assert main([*sweep, *other, *options(path), "--trainer.logger", "false"]) == 1
-    assert "the dedicated ones are for ['image'] alone" in capsys.readouterr().err
+    assert "dedicated networks are only for ['image']" in capsys.readouterr().err
 
 
 @pytest.mark.slow

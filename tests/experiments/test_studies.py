@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lightning_mm.cli import main
-from lightning_mm.compare import read_study
+from lightning_mm.compare import Executor, InProcess, read_study
+from lightning_mm.compare.executor import Perform
 from lightning_mm.compare.recipes import BASE, RECIPES
 from tests.support.experiments import STUDIES, name_of, small
 from tests.support.fake_data import write_data
@@ -35,6 +38,12 @@ def test_shares_of_the_studies() -> None:
     assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
 
 
+@contextmanager
+def in_process(perform: Perform, jobs: int) -> Iterator[Executor]:
+    """Without worker processes, each of which would import Lightning."""
+    yield InProcess(perform)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHARES, ids=name_of)
 def test_studies_run(
@@ -43,6 +52,7 @@ def test_studies_run(
     """Every method of the studies once, over all of them, with one incomplete combination."""
     family, study = path.parent.name, read_study(path)
     write_data(family, tmp_path / "data")
+    monkeypatch.setattr("lightning_mm.compare.processes", in_process)
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     here = tmp_path / "here"
     here.mkdir()

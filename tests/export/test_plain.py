@@ -15,8 +15,9 @@ import torch
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export import Runtime
-from lightning_mm.export.index import read_index, sha256
+from lightning_mm.export.index import read_index
 from lightning_mm.export.plain import found_in
+from lightning_mm.files import sha256
 
 WRITTEN = Path(__file__).resolve().parent.parent / "files" / "written_by_20b60d7" / "export"
 PROGRAM = WRITTEN / "torch" / "any.pt2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,7 @@ def test_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     assert run_files(tmp_path / "files")
 
-    @examples(int(os.environ.get("FUZZ_CONFIGS", "170")))
+    @examples(170)
     @given(changes("flip", "cut", "empty", "junk", "not_utf8", "remove", "folder", *["replace"] * 8, *["drop"] * 2,
                    "add", "twice", "rename_key", "rename_key", "deep"))  # fmt: skip
     def run(change: Change) -> None:

@@ -59,7 +59,7 @@ def test_data_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         forms[family] = form(kind("train", root=str(folders[family]), **SMALL.get(family, {}))[0])
     names = [family for family in SETS if family != "av_digits"] * 3 + ["av_digits"]
 
-    @examples(400)
+    @examples(320)
     @given(changes(), st.sampled_from(names))
     def run(change: Change, family: str) -> None:
         folder = copied(folders[family], tmp_path / "changed" / folders[family].name)

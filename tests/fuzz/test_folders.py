@@ -46,7 +46,10 @@ def test_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         copied(tmp_path / kind, tmp_path / f"old {kind}")
         path = tmp_path / f"old {kind}" / "adapter_config.json"
         config = json.loads(path.read_text())
-        del config["sha256"]  # as older releases wrote it, so that every field is looked at
+        del (
+            config["config_sha256"],
+            config["weights_sha256"],
+        )  # older releases had none
         path.write_text(json.dumps(config))
         folders += [kind, f"old {kind}"]
         base = adapted.remove()
@@ -87,7 +90,8 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
         def action() -> bool:
             again = read(folder)
-            save(again, tmp_path / "again")
+            if int(change.place * 1000) % 8 == 0:  # its picture takes longer than all the rest
+                save(again, tmp_path / "again")
             # a changed CSV is read with a warning, and alone
             return again.rows == result.rows or not again.samples
 
@@ -103,7 +107,7 @@ def test_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tally, given_inputs = Tally("exports"), pair_inputs(3)
     expected = {backend: Runtime(tmp_path / "exports" / "pair", backend)(given_inputs) for backend in ("torch", "onnx")}
 
-    @examples(300)
+    @examples(240)
     @given(changes())
     def run(change: Change) -> None:
         folder = copied(tmp_path / "exports" / "pair", tmp_path / "changed")
@@ -122,7 +126,7 @@ def test_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             change.apply(folder)
 
         def action() -> bool:
-            backend = "torch" if int(change.place * 1000) % 6 == 0 else "onnx"  # which opens in a tenth of the time
+            backend = "torch" if int(change.place * 1000) % 20 == 0 else "onnx"  # which opens in a tenth of the time
             found = Runtime(folder, backend)(given_inputs)
             return torch.equal(found["logits"], expected[backend]["logits"])
 

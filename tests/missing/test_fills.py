@@ -214,3 +214,11 @@ def test_rows_that_no_fill_can_replace_are_refused_if_some_are_absent(leaf: Any,
     assert Zeros()("image", nest, torch.ones(3, dtype=torch.bool))["other"] == [leaf]
     with pytest.raises(LightningMMError, match=f"modality 'image' {message}"):
         Zeros()("image", nest, PRESENT)
+
+
+def test_a_mask_of_another_device_and_a_sparse_input() -> None:
+    """The meta device stands for any other."""
+    filled = Zeros()("rgb", torch.ones(2, 3, device="meta"), torch.tensor([True, False]))
+    assert filled.device.type == "meta"
+    with pytest.raises(LightningMMError, match=r"modality 'rgb': no fill replaces a torch.sparse_coo tensor; write"):
+        Zeros()("rgb", torch.eye(2).to_sparse(), torch.tensor([True, False]))

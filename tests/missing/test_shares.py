@@ -76,8 +76,8 @@ def test_the_table_can_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "names", "message"),
     [
-        (ExactShare(0.72), NAMES, "0.72 of 20 samples do not part into 2 whole shares"),
-        (ExactShare(0.55), NAMES, "0.55 of 20 samples do not part into 2 whole shares"),
+        (ExactShare(0.72), NAMES, "0.72 of 20 samples cannot be divided into 2 equal whole"),
+        (ExactShare(0.55), NAMES, "0.55 of 20 samples cannot be divided into 2 equal whole"),
         (ExactShare(0.5, ["sound"]), NAMES, r"distinct modalities out of \['image', 'text'\], .* got \['sound'\]"),
         (ExactShare(0.5, ["text", "text"]), NAMES, "lose must be distinct"),
         (ExactShare(0.5, []), NAMES, "at least one, got"),

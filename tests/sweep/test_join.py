@@ -31,5 +31,5 @@ def test_samples_that_fill_the_ranks_count_once() -> None:
 
 
 def test_a_sample_that_comes_twice_on_one_process_is_a_mistake() -> None:
-    with pytest.raises(LightningMMError, match="3 samples came with 2 distinct values of 'index'"):
+    with pytest.raises(LightningMMError, match="3 samples have only 2 distinct values of 'index'"):
         join([part(0, 1), part(0)], NAMES, padded=False)

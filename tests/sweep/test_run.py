@@ -103,7 +103,7 @@ def test_dedicated_networks_with_more_inputs_run_what_they_were_trained_for() ->
     assert len(result.values("zero_fill")) == 7
     expected = expected_accuracy(dataset, [1.0] * 3, [0.0] * 3, ["rgb", "depth"])
     assert result.value("dedicated", "rgb+depth") == pytest.approx(expected)
-    message = r"can run any of the combinations \['rgb'\]; the dedicated ones are for \['rgb\+depth', 'thermal'\] alone"
+    message = r"can run any of the combinations \['rgb'\]; dedicated networks are only for \['rgb\+depth', 'thermal'\]"
     with pytest.raises(LightningMMError, match=message):
         sweep({"dedicated": [task]}, loader(dataset), combinations=["rgb"], **settings)
 
@@ -217,7 +217,7 @@ def test_mistakes_have_one_clear_message() -> None:
         sweep({"x": VoteTask(["text"])}, ScoresModule(Scores()), trainer=quiet())
     with pytest.raises(LightningMMError, match="no method can run"):
         sweep({"x": VoteTask(["rgb"])}, ScoresModule(Scores()), trainer=quiet(), combinations=["depth"])
-    with pytest.raises(LightningMMError, match="given twice for combination 'rgb'"):
+    with pytest.raises(LightningMMError, match="occurs twice for combination 'rgb'"):
         sweep({"dedicated": [VoteTask(["rgb"]), VoteTask(["rgb"])]}, data, trainer=quiet())
     with pytest.raises(LightningMMError, match="without '/'"):
         sweep({"a/b": task}, data, trainer=quiet())
@@ -241,7 +241,7 @@ def test_wrong_batches_have_one_clear_message() -> None:
         def __getitem__(self, index: int) -> dict[str, Any]:
             return {**super().__getitem__(index), **self.changes}
 
-    with pytest.raises(LightningMMError, match="11 samples came with 1 distinct values of 'index'"):
+    with pytest.raises(LightningMMError, match="11 samples have only 1 distinct values of 'index'"):
         sweep(VoteTask(NAMES), loader(Changed(index=0)), trainer=quiet())
     with pytest.raises(LightningMMError, match="no input 'rgb'"):
         sweep(VoteTask(NAMES), loader(Changed(inputs={"depth": torch.zeros(3)})), trainer=quiet())

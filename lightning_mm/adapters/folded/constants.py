@@ -29,11 +29,15 @@ class OneRowForward:
 
     def __init__(self, encoder: nn.Module, modality: str) -> None:
         self.encoder, self.modality = encoder, modality
+        self.own = vars(encoder).get("forward")  # set on the object
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         size = tensors_of((args, kwargs))[0].shape[0]
         first = map_tensors((args, kwargs), lambda leaf: leaf[:1])
-        output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
+        if self.own is not None:
+            output = self.own(*first[0], **first[1])
+        else:
+            output = type(self.encoder).forward(self.encoder, *first[0], **first[1])
         # contiguous, so no two rows share memory: the network may change them in place
         return map_tensors(output, lambda leaf: leaf.expand(size, *leaf.shape[1:]).contiguous())
 
@@ -125,6 +129,7 @@ def fold_constant_encoders(
             handle.remove()
     for name, (given, output) in seen.items():
         encoders[name].__dict__["forward"] = ConstantForward(encoders[name], given, output)
+        encoders[name]._forward_hooks.clear()  # they are part of the constant
     try:
         after = folded(*example[0], **example[1])
     except Exception as error:

@@ -33,6 +33,9 @@ class Bank(nn.Module):
     needs_input: bool = False
     """Whether :meth:`leave` reads the input of the layer; of several banks at one layer, these act first."""
 
+    foldable: bool = True
+    """Whether :meth:`fold` is possible; if not, it says why not."""
+
     def enter(self, call: LayerCall) -> Call:
         """Return the changed arguments ``(args, kwargs)`` of the layer, before it runs."""
         return call.args, call.kwargs

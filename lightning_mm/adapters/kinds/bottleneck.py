@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
+from lightning_mm.adapters.layers.half import plus
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Convolution
 from lightning_mm.adapters.tracing import full_precision
@@ -32,6 +33,8 @@ class BottleneckBank(Bank):
 
     If a sample uses several rows, the outputs of their networks are added.
     """
+
+    foldable = False
 
     def __init__(self, rows: int, channels: int, width: int, activation: Activation) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class BottleneckBank(Bank):
             x = layout.channels_last(output, call.route.shape[0])  # [B, T, ..., C]
             hidden = torch.baddbmm(down_bias.unsqueeze(1), x.flatten(1, -2), down.mT)
             change = torch.baddbmm(up_bias.unsqueeze(1), _ACTIVATIONS[self.activation](hidden), up)
-            return output + layout.channels_back(change.view(x.shape))
+            return plus(output, layout.channels_back(change.view(x.shape)))
 
     def fold(self, call: LayerCall) -> None:
         raise LightningMMError("a bottleneck is not a change of weights and cannot be folded; keep the hooks instead")

@@ -20,6 +20,7 @@ from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.fold import fold_input_scale
+from lightning_mm.adapters.layers.half import HALF, modulated_half
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
 from lightning_mm.adapters.network.inputs import Call
@@ -45,6 +46,9 @@ class InputScaleBank(Bank):
     def enter(self, call: LayerCall) -> Call:
         given = call.input
         with full_precision(given.device.type):
+            if given.dtype in HALF:
+                exact = call.site.layout(given).place(1 + call.mix(self.scale), given)
+                return call.with_input(modulated_half(given, exact, None))
             scale = call.site.layout(given).place((1 + call.mix(self.scale)).to(given.dtype), given)
             return call.with_input(given * scale)
 

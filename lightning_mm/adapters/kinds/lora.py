@@ -28,6 +28,7 @@ from lightning_mm.adapters.basis import is_finite
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.fold import fold_weight_change
+from lightning_mm.adapters.layers.half import HALF, plus
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
 from lightning_mm.adapters.tracing import full_precision, tracing
@@ -59,7 +60,10 @@ class LoRABank(Bank):
             given = given.to(output.dtype)
         with full_precision(output.device.type):
             with_rows = self._with_one_row_each if call.basis.looks_up else self._with_all_rows
-            return with_rows(call, output, given)
+            if output.dtype not in HALF:
+                return with_rows(call, output, given)
+            call.in_place = False
+            return plus(output, with_rows(call, torch.zeros_like(output), given))
 
     def _with_one_row_each(self, call: LayerCall, output: Tensor, given: Tensor) -> Tensor:
         """Pass each sample through the factors of its row."""

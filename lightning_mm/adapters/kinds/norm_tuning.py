@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.fold import fold_affine_change
+from lightning_mm.adapters.layers.half import HALF, plus
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Normalisation, known_type
 from lightning_mm.adapters.tracing import full_precision
@@ -40,6 +41,11 @@ class NormTuningBank(Bank):
         """
         layout = call.site.layout(output)
         with full_precision(output.device.type):
+            if output.dtype in HALF:
+                change = normalised(call.module, call.input.to(output.dtype)) * layout.place(
+                    call.mix(self.weight), output
+                )
+                return plus(output, change if self.bias is None else change + layout.place(call.mix(self.bias), output))
             weight = layout.place(call.mix(self.weight).to(output.dtype), output)
             output = output + normalised(call.module, call.input.to(output.dtype)) * weight
             if self.bias is None:

@@ -31,6 +31,7 @@ class PromptBank(Bank):
     """``K`` rows of L tokens, ``[K, L, C]``; a basis that adds rows up adds up the tokens of absent modalities."""
 
     changes_input = True
+    foldable = False
 
     def __init__(self, rows: int, length: int, channels: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class PromptBank(Bank):
         used = call.uses_rows().expand(output.shape[batch])
         if not tracing() and bool(used.all()):
             return output
-        plain = _first(type(call.module).forward(call.module, *args, **kwargs)).to(output.dtype)
+        plain = _first(call.module.forward(*args, **kwargs)).to(output.dtype)
         return torch.where(used.view(-1, 1, 1) if batch == 0 else used.view(1, -1, 1), output, plain)
 
     def fold(self, call: LayerCall) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.fold import fold_scale_shift
+from lightning_mm.adapters.layers.half import HALF, modulated_half
 from lightning_mm.adapters.layers.in_place import modulate_in_place
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.modulate import Modulate, modulated
@@ -53,6 +54,9 @@ class SSFBank(Bank):
 
     def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:
         layout = call.site.layout(output)
+        if output.dtype in HALF:
+            exact = (None if one is None else layout.place(one, output) for one in self.coefficients(call))
+            return modulated_half(output, *exact)
         scale, shift = (
             None if one is None else layout.place(one.to(output.dtype), output) for one in self.coefficients(call)
         )

@@ -30,6 +30,7 @@ class TogetherBank(Bank):
         super().__init__()
         self.banks = nn.ModuleDict({str(place): bank for place, bank in banks.items()})
         self.changes_input = any(bank.changes_input for bank in banks.values())
+        self.foldable = all(bank.foldable for bank in banks.values())
 
     def in_order(self) -> list[Bank]:
         """Return the banks in the order in which they act: first those that read the input of the layer."""

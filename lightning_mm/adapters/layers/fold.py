@@ -1,4 +1,7 @@
-"""Fold a scale and a shift per channel, or a change of the weight, into the weights of a layer, at no extra cost."""
+"""Fold a scale and a shift per channel, or a change of the weight, into the weights of a layer, at no extra cost.
+
+Weights in half precision are rounded once, so that small changes have an effect, see :mod:`.half`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_mm.adapters.layers.half import wide
+from lightning_mm.adapters.layers.own_call import weight_holder
 from lightning_mm.adapters.layers.types import Convolution, Normalisation, Transposed
 from lightning_mm.errors import LightningMMError
 
@@ -27,9 +32,8 @@ def fold_scale_shift(
     Raises:
         LightningMMError: If the layer cannot hold a scale or a shift, or its weights are parametrised.
     """
-    if isinstance(module, nn.MultiheadAttention):
-        module = module.out_proj
-    _refuse_parametrised(module)
+    module = weight_holder(module)
+    refuse_parametrised(module)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
         raise LightningMMError(
@@ -39,9 +43,9 @@ def fold_scale_shift(
         raise LightningMMError("RMSNorm has no bias, so a shift cannot be folded into it; keep the hooks instead")
     if scale is not None:
         _replace(module, "weight", _scaled(module, weight, scale), like=weight)
-        bias = None if bias is None else bias * scale
+        bias = None if bias is None else wide(bias) * scale
     if shift is not None:
-        bias = shift if bias is None else bias + shift
+        bias = shift if bias is None else wide(bias) + shift
     if bias is not None:
         if isinstance(module, Normalisation) and module.weight is None:  # a norm cannot have a bias without a weight
             _replace(module, "weight", torch.ones_like(bias), like=None)
@@ -57,12 +61,14 @@ def _scaled(
     if isinstance(module, Transposed):
         # weight is [in, out / groups, ...]: the output channels of group g belong to the g-th block of input channels
         per_group = scale.view(module.groups, 1, -1).expand(-1, weight.shape[0] // module.groups, -1)
-        return weight * per_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        return wide(weight) * per_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
+    return wide(weight) * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
     """Set a new parameter, so that weights shared with another layer do not change there."""
+    if name not in module._parameters and hasattr(module, name):
+        raise LightningMMError(f"the {name} of {type(module).__name__} is not a parameter; keep the hooks instead")
     value = value if like is None else value.to(like.dtype)
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     for flag in ("affine", "elementwise_affine"):
@@ -77,13 +83,13 @@ def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> Non
     Raises:
         LightningMMError: If it is not a linear or convolution layer with groups=1, or its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     if not isinstance(module, (nn.Linear, *Convolution)) or getattr(module, "groups", 1) != 1:
         kind = type(module).__name__
         raise LightningMMError(f"an input scale cannot be folded into a {kind}; keep the hooks instead")
     axis = 0 if isinstance(module, Transposed) else 1
     shape = [len(scale) if i == axis else 1 for i in range(module.weight.ndim)]
-    _replace(module, "weight", module.weight * scale.view(shape), like=module.weight)
+    _replace(module, "weight", wide(module.weight) * scale.view(shape), like=module.weight)
 
 
 @torch.no_grad()
@@ -95,11 +101,11 @@ def fold_affine_change(
     Raises:
         LightningMMError: If its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     for name, change in (("weight", weight), ("bias", bias)):
         old = getattr(module, name, None)
         if change is not None and old is not None:
-            _replace(module, name, old + change, like=old)
+            _replace(module, name, wide(old) + change, like=old)
 
 
 @torch.no_grad()
@@ -109,13 +115,14 @@ def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> 
     Raises:
         LightningMMError: If its weights are parametrised.
     """
-    _refuse_parametrised(module)
+    refuse_parametrised(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    _replace(module, "weight", weight + change, like=weight)
+    _replace(module, "weight", wide(weight) + change, like=weight)
 
 
-def _refuse_parametrised(module: nn.Module) -> None:
+def refuse_parametrised(module: nn.Module) -> None:
+    """Raise a LightningMMError if the weights of a layer are parametrised."""
     old_style = {"weight_g", "weight_orig"} & set(module._parameters)  # torch.nn.utils.weight_norm, spectral_norm
     if parametrize.is_parametrized(module) or old_style:
         raise LightningMMError(

@@ -42,6 +42,8 @@ def may_overwrite(module: nn.Module, output: Any, site: Site, invertible: bool) 
         ENABLED
         and isinstance(output, Tensor)
         and known_type(module) is not None
+        and "forward" not in vars(module)  # set on the object, it may return its input
+        and "_conv_forward" not in vars(module)
         and len(module._forward_hooks) == 1
         and not _global_forward_hooks
     )

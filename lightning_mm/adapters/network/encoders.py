@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
-from lightning_mm.tree import map_tensors, take_rows, tensors_of
+from lightning_mm.tree import is_column, leaves_of, map_tensors, rows_of, take_rows, tensors_of
 
 
 def find_encoders(
@@ -101,7 +101,9 @@ def _trial(
     if not same_tensors((args, kwargs), other):
         return "its input depends on more than its modality"
     given, returned = tensors_of((args, kwargs)), tensors_of(output)
-    if not given or not returned or any(not leaf.ndim or leaf.shape[0] != size for leaf in (*given, *returned)):
+    columns = [leaf for _, leaf in leaves_of((args, kwargs, output), is_column) if is_column(leaf)]
+    texts = any(isinstance(item, (str, bytes)) for column in columns for item in column)
+    if not given or not returned or texts or any(rows_of(leaf) != size for leaf in (*given, *returned)):
         return "its inputs and outputs are not tensors, batch first"
     rows = torch.arange(size - 1, 0, -1)  # all but the first, in reverse order
     part = take_rows((args, kwargs), rows, size)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.modalities import check_mask, check_rows
 from lightning_mm.tree import batch_size, rebuild
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -151,21 +151,17 @@ def _dict_keys(network: nn.Module, example: Call) -> str:
 def check_available(
     available: Any, modalities: Sequence[str], call: Call, paths: Mapping[str, InputPath]
 ) -> Bool[Tensor, "batch modality"]:
-    """Raise a LightningMMError unless ``available`` is ``Bool[B, M]`` with the B of the inputs, and return it."""
-    if not isinstance(available, Tensor):
-        raise LightningMMError(f"`available` must be a tensor Bool[B, M], got a {type(available).__name__}")
+    """Return ``available``; a LightningMMError unless it is ``Bool[B, M]`` with the B of the inputs, no row empty."""
+    available = check_mask("`available`", available, modalities)
     size = None
     for path in paths.values():
         # a loop: torch.compile takes neither next() with a default (2.6) nor := in a list (2.15)
         if size is None:
             size = batch_size(path.get(call))
-    if available.ndim != 2 or available.shape[1] != len(modalities) or available.dtype != torch.bool:
-        raise LightningMMError(
-            f"`available` must be Bool[B, {len(modalities)}], one column for each of {list(modalities)}, "
-            f"got {available.dtype} {tuple(available.shape)}"
-        )
     if size is not None and available.shape[0] != size:
         raise LightningMMError(
-            f"`available` has {available.shape[0]} rows, the inputs have {size} samples; pass one row per sample"
+            f"`available` has {available.shape[0]} rows, the inputs have {size} samples; pass one row per sample: if "
+            "several calls in one step are on other samples, make each inside `with adapter.using(its mask)`"
         )
+    check_rows("`available`", available)
     return available

@@ -116,15 +116,8 @@ def _measure(
             "pass batches of training data with a policy that drops some modalities"
         )
     order = sorted(banks, key=lambda name: disturbances.fired.get(name, len(banks)))
-    costs = {site.name: parameters_of(adapter, site) for site in adapter.sites}
+    costs = {site.name: adapter.parameters_per_combination(adapter.bank(site)) for site in adapter.sites}
     return [LayerSensitivity(n, costs[n], disturbances.mean(n), gains[n] / number) for n in order]
-
-
-def parameters_of(adapter: Adapter, site: Site) -> int:
-    """Count the parameters of one layer's bank per combination, as ``Adapter.parameters_per_combination`` does."""
-    rows = adapter.basis.weights(adapter.modalities.masks(adapter.modalities.incomplete()).to(adapter.device))
-    numbers = sum(parameter.numel() for parameter in adapter.bank(site).parameters())
-    return int(rows.sum(1).max()) * numbers // len(adapter.basis.names)
 
 
 def sensitivity_table(layers: Sequence[LayerSensitivity], total: int, chosen: Collection[str] | None = None) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
@@ -20,14 +21,18 @@ from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import InputPath, forward_of, parameter_path
 from lightning_mm.adapters.saving.settings import from_settings, settings_of
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-from lightning_mm.files import replaced_files
+from lightning_mm.files import replaced_files, sha256
 from lightning_mm.json_files import parse_json, read_json
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
 WAY_OUT = "save the adapter again"
+CONFIG_DIGEST = "config_sha256"
+"""Entry of the config that ties it to itself; folders of older versions lack it."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DIGEST = "weights_sha256"
+"""Entry of the config that ties it to its weights; folders of older versions lack it."""
 NAME = re.compile(r"\w[\w.+-]*")
 """Pattern of the names of adapters in one folder."""
 
@@ -147,6 +152,8 @@ def _is_adapter(folder: Path) -> bool:
 def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name: str | None = None) -> None:
     """Write both files to a temporary folder and rename them, so that a folder never holds half an adapter.
 
+    A kill between the two renames leaves a config whose digest is not that of the weights, which is refused.
+
     Args:
         adapter: The adapter.
         network: Its base, for the fingerprint.
@@ -160,9 +167,10 @@ def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name:
     config = adapter_config(adapter, fingerprint(network))
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
     with replaced_files(folder, last=CONFIG) as new:
-        save_file(weights, new / WEIGHTS)
-        config["sha256"] = _digest(config, new / WEIGHTS)
-        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # Not save_file, whose error of a full disk is a text.
+        (new / WEIGHTS).write_bytes(to_bytes(weights))
+        digests = {DIGEST: sha256(new / WEIGHTS), CONFIG_DIGEST: _digest_of(config)}
+        (new / CONFIG).write_text(json.dumps({**config, **digests}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
@@ -204,15 +212,13 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
 def _read_config(folder: Path) -> dict[str, Any]:
     """Read the config, and check its fields and that neither file was changed."""
     path = folder / CONFIG
-    config = read_json(path, WAY_OUT)
+    config = dict(read_json(path, WAY_OUT))
     _check_fields(config, path)
-    digest = config.get("sha256")
-    if digest is not None and digest != _digest(config, folder / WEIGHTS):  # older releases wrote none
-        raise LightningMMError(
-            f"the adapter in {folder} is damaged ({CONFIG} and {WEIGHTS} do not belong together, or one of them was "
-            f"changed after it was saved); {WAY_OUT}"
-        )
-    return dict(config)
+    digest = config.get(CONFIG_DIGEST)
+    if digest is not None and digest != _digest_of(config):  # older releases wrote none
+        raise LightningMMError(f"{path} is damaged (it was changed after it was saved); {WAY_OUT}")
+    _check_digest(folder, config.get(DIGEST))
+    return config
 
 
 def check_config(config: object, where: str) -> None:
@@ -231,12 +237,11 @@ def _check_fields(config: object, where: object) -> None:
     check(AdapterConfig, config, where, WAY_OUT)
 
 
-def _digest(config: Mapping[str, Any], weights: Path) -> str:
-    """Hash the two files of an adapter together; the config without its own hash."""
-    state = json.loads(json.dumps({key: value for key, value in config.items() if key != "sha256"}))
-    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
-    digest.update(weights.read_bytes())
-    return digest.hexdigest()
+def _digest_of(config: Mapping[str, Any]) -> str:
+    """Hash a config without its hashes."""
+    state = {key: value for key, value in config.items() if key not in (DIGEST, CONFIG_DIGEST)}
+    plain = json.loads(json.dumps(state))  # keys are texts then, as in the file
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _check_place(adapter: Adapter, network: nn.Module, folder: Path) -> None:
@@ -260,6 +265,15 @@ def _check_place(adapter: Adapter, network: nn.Module, folder: Path) -> None:
                 f"{path.position}, which forward({', '.join(one.name for one in parameters)}) of this {name} does not "
                 "have; load it onto the network that it was trained on"
             )
+
+
+def _check_digest(folder: Path, digest: str | None) -> None:
+    """Refuse weights that were not saved together with the config next to them."""
+    if digest is not None and digest != sha256(folder / WEIGHTS):
+        raise LightningMMError(
+            f"{folder / WEIGHTS} and {CONFIG} next to it were not saved together: a save was killed half way, or one "
+            "of them was replaced or damaged; save the adapter again"
+        )
 
 
 def _explain_absence(root: Path, folder: Path, name: str | None) -> NoReturn:

@@ -44,11 +44,13 @@ def check_checkpoint(name: str, path: str) -> None:
     """
     if "://" in path:
         raise UsageError(
-            f"{name}: {path!r} is a URL, and a file from elsewhere can run code when Lightning opens it; download it "
-            "and give the file, which is then read as tensors and plain types only"
+            f"{name}: {path!r} is a URL, and a checkpoint is only read from a file, as tensors and plain types; "
+            "download it and give the file"
         )
     if not is_file(path):
-        raise UsageError(f"{name}: no file at {path!r}; give the .ckpt file that a `fit` wrote")
+        hint = "`best` is known only to the process that trained; " if path == "best" else ""
+        hint = "it is a folder; " if Path(path).is_dir() else hint
+        raise UsageError(f"{name}: no file at {path!r}; {hint}give the .ckpt file that a `fit` wrote")
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{name}: {path!r} is not a checkpoint (not written by torch.save, or cut off)")
     read_checkpoint(path, in_place=True)

@@ -6,26 +6,37 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_mm.callbacks import PredictionWriter
 from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
+from lightning_mm.cli.lightning.checkpoint_files import check_content, check_places, use_whole_checkpoints
 from lightning_mm.cli.lightning.parser import plain_config
-from lightning_mm.cli.lightning.preflight import preflight
+from lightning_mm.cli.lightning.preflight import facts_of, preflight
+from lightning_mm.cli.lightning.stop_in_order import StopInOrder
+from lightning_mm.cli.stopping import Stop
+from lightning_mm.errors import UsageError, shown
+from lightning_mm.files import check_folder
 
-CHECKPOINT_WORDS = ("best", "last", "hpc")
-"""Values of ``--ckpt_path`` that Lightning resolves itself."""
+CHECKPOINT_WORDS = ("last", "hpc")
+"""Values of ``--ckpt_path`` that Lightning resolves itself; ``best`` it knows in the process that trained alone."""
+READING = ("fit", "validate", "test", "predict")
+"""Verbs that let Lightning read the checkpoint."""
 
 
 class CommandLine(LightningCLI):
     """Our verbs, one list of modalities for data and task, and checkpoints that never change settings."""
 
+    stop: Stop | None = None
     _started = 0.0, 0.0
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         given = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "sweep": {*given, "config"}, "export": given, "mean_input": given}
+        own = {"sweep": {*given, "config"}, **dict.fromkeys(("export", "mean_input", "look"), given)}
+        return {**LightningCLI.subcommands(), **own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.modalities", "model.init_args.modalities")
@@ -36,20 +47,37 @@ class CommandLine(LightningCLI):
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
         self.config = parser.parse_args(with_nested_nulls(args))
+        for name in ("trainer", "data"):
+            value = self.config[self.config.subcommand].get(name)
+            if not isinstance(value, Namespace):  # jsonargparse takes anything for a group of settings
+                raise UsageError(f"{name}: expected keys and values, got {shown(value)}")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what
         # the network is; a checkpoint of another one is an error when its weights are loaded.
         verb = self.config[self.config.subcommand]
         for name, path in {"ckpt_path": verb.get("ckpt_path"), **(verb.get("also") or {})}.items():
-            if path and path not in CHECKPOINT_WORDS:
+            if path and not (path in CHECKPOINT_WORDS and self.config.subcommand in READING):
                 check_checkpoint(name, path)
+                if self.config.subcommand in READING:
+                    check_content(name, path, resumed=self.config.subcommand == "fit")
 
     def before_instantiate_classes(self) -> None:
         # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
         self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": True}
 
+    def instantiate_trainer(self, **settings: Any) -> Trainer:
+        folder = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "."
+        if "://" not in str(folder):
+            check_folder(folder)
+        trainer = super().instantiate_trainer(**settings)
+        use_whole_checkpoints(trainer)
+        return trainer
+
     def before_fit(self) -> None:
+        check_places(self.trainer)
+        if self.stop is not None:
+            self.trainer.callbacks.append(StopInOrder(self.stop))  # type: ignore[attr-defined]
         self.datamodule.setup("fit")
         preflight(self.model, next(iter(self.datamodule.val_dataloader())))
         self._started = time.perf_counter(), time.process_time()
@@ -72,3 +100,6 @@ class CommandLine(LightningCLI):
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+    def after_look(self) -> None:
+        self.facts = facts_of(self.model, self.datamodule)

@@ -94,10 +94,26 @@ def _unknown_class(class_path: str) -> str:
     module_name, _, name = class_path.rpartition(".")
     module = _import(module_name)
     if module is None:
-        return f"cannot import {class_path!r}: there is no module {module_name!r}"
+        return (
+            f"cannot import {class_path!r}: {_why_not(module_name)}; modules are found in the folder in "
+            "which the command runs, in the folders of PYTHONPATH, and where packages are installed"
+        )
     close = get_close_matches(name, [one for one in dir(module) if inspect.isclass(getattr(module, one, None))], n=1)
     hint = f"; did you mean '{module_name}.{close[0]}'?" if close else ""
     return f"{module_name!r} has no class {name!r}{hint}"
+
+
+def _why_not(module_name: str) -> str:
+    """Why a module cannot be imported: it is not there, or its code raises an error."""
+    try:
+        importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            return f"there is no module {error.name!r}"
+        return f"{module_name!r} imports {error.name!r}, which is not there"
+    except Exception as error:
+        return f"importing {module_name!r} raises {type(error).__name__}: {error}"
+    return f"{module_name!r} has no such name"
 
 
 def _where(message: str) -> str:

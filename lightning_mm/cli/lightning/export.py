@@ -11,6 +11,7 @@ from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.cli.lightning.preflight import first_batch
 from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
 from lightning_mm.export import write_export
+from lightning_mm.files import check_folder
 
 
 def export_task(
@@ -44,6 +45,7 @@ def export_task(
     Raises:
         LightningMMError: If there are no weights to export, or the network cannot be exported.
     """
+    check_folder(out)
     batch = first_batch(datamodule, split)
     check_weights(trainer, model, ckpt_path, "export", "write")
     network: Any = model.model

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from lightning_mm.files import check_folder
 from lightning_mm.missing import mean_inputs, save_mean_inputs
 
 
@@ -19,6 +22,7 @@ def write_mean_input(
         out: The file, .safetensors.
         limit: Samples that are averaged at most.
     """
+    check_folder(Path(out).parent)
     dataset = datamodule.dataset("train")  # type: ignore[attr-defined]
     samples = (dataset[index] for index in range(len(dataset)))
     save_mean_inputs(mean_inputs(samples, datamodule.modalities, limit), out)  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lightning_mm.cli.lightning.config_errors import shorten
-from lightning_mm.cli.lightning.references import References, masked
+from lightning_mm.cli.references import References, masked
 from lightning_mm.errors import UsageError
 from lightning_mm.files import write_atomically
 
@@ -40,9 +40,37 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the whole config next to the results, named after the verb, and to the loggers."""
+    """Writes the whole config next to the results, named after the verb, and to the loggers.
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    Not in ``setup``, as Lightning's does, but once the checkpoint is read: a command that fails before it has begun
+    leaves the config of a finished run as it was.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = trainer.log_dir  # asked for on every rank: the first one tells the others
+        if not trainer.is_global_zero:
+            return
+        if folder is not None:
+            path = f"{folder}/{self.config_filename}"
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
 

@@ -15,8 +15,9 @@ from lightning_mm import data
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
-from lightning_mm.cli.lightning.references import References
 from lightning_mm.cli.lightning.trainer import SweepingTrainer
+from lightning_mm.cli.references import References
+from lightning_mm.cli.stopping import Stop
 from lightning_mm.tasks import BaseTask
 
 NOT_FOR_USERS = (
@@ -26,14 +27,20 @@ NOT_FOR_USERS = (
     r"Checkpoint directory .* exists and is not empty",
     # Generated and cached samples are faster without worker processes; `data.num_workers` is there for the others.
     r"The '.*_dataloader' does not have many workers",
+    # Our data module is resumed after the batch at which a run was stopped.
+    r"You're resuming from a checkpoint that ended before the epoch ended",
     # The summary shows the size of the network in float32, which is right.
     r"Precision bf16-mixed is not supported by the model summary",
 )
 """Warnings that a user of the command line can do nothing about."""
 
 
-def run_lightning(args: list[str]) -> dict[str, Any]:
+def run_lightning(args: list[str], stop: Stop | None = None) -> dict[str, Any]:
     """Run one of the verbs ``fit validate test predict sweep export mean_input``; ``args`` starts with the verb.
+
+    Args:
+        args: The words of the command.
+        stop: Handles signals; with it a training ends in order.
 
     Returns:
         For ``fit``: the ``seconds`` and ``cpu_seconds`` that training took, worker processes of a loader left out, and
@@ -46,12 +53,14 @@ def run_lightning(args: list[str]) -> dict[str, Any]:
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
+    # We say ourselves what stopped a command.
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     # `${trainer.default_root_dir}` then means the same at the top of a file and under a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
     verb = args[0]
     # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
-    one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]})}
+    one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]}), "stop": stop}
     noting = type("Parser", (Parser,), {"references": References(verb)})
     with _own_wandb_run():
         ran = type("CommandLine", (CommandLine,), one)(

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lightning_mm.cli.lightning.preflight import first_batch
 from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
+from lightning_mm.files import check_folder
 from lightning_mm.missing import FixedCombination
 from lightning_mm.results.files import save
 from lightning_mm.results.result import SweepResult
@@ -57,6 +58,7 @@ def sweep_task(
         config: The configuration of the run, kept in sweep.json.
     """
     folder = Path(out or Path(trainer.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
+    check_folder(folder)
     check_weights(trainer, model, ckpt_path, "sweep", "show")
     # Copies are taken before the adapter comes in: further methods are the plain network.
     others = {name: deepcopy(model) for name in also or {}}

@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 
 from lightning_mm.cli.lightning.export import export_task
 from lightning_mm.cli.lightning.mean_input import write_mean_input
+from lightning_mm.cli.lightning.preflight import look_at_task
 from lightning_mm.cli.lightning.sweep import sweep_task
 
 
@@ -16,3 +17,4 @@ class SweepingTrainer(Trainer):
     sweep = sweep_task
     export = export_task
     mean_input = write_mean_input
+    look = look_at_task

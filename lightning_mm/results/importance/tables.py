@@ -1,0 +1,108 @@
+"""Importance as tables and as a heat map: methods down, modalities and pairs of them across."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_mm.files import write_atomically
+from lightning_mm.results.heat_map import INK
+from lightning_mm.results.importance.shapley import Importance
+from lightning_mm.results.texts import number, with_spread
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+JOINED = " x "
+"""Between the two modalities of a pair."""
+COLUMNS = ("method", "of", "metric", "value", "std", "low", "high", "seeds")
+
+
+def print_importance(found: Sequence[Importance], percent: bool, console: Console | None = None) -> None:
+    """Print Shapley values, and interactions if there are some, of several methods on the same sweep."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, first = console or Console(), found[0]
+    unit = " in %" if percent else ""
+    shapley = Table(
+        title=f"{first.metric}{unit}: what each modality adds (Shapley values)", caption=Text(_notes(found))
+    )
+    pairs = Table(title=f"{first.metric}{unit}: pairs (positive: worth more together than apart)")
+    for table, names in ((shapley, [*first.shapley, "full - empty"]), (pairs, _pairs(first))):
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+    for one in found:
+        added = sum(figure.value for figure in one.shapley.values())
+        cells = [with_spread(figure, percent, intervals=True) for figure in one.shapley.values()]
+        shapley.add_row(*map(Text, (one.method, *cells, number(added, percent))))
+        cells = [with_spread(figure, percent, intervals=True) for figure in one.interactions.values()]
+        pairs.add_row(*map(Text, (one.method, *cells)))
+    console.print(shapley)
+    if first.interactions:
+        console.print(pairs)
+
+
+def write_importance(found: Sequence[Importance], percent: bool, folder: str | Path) -> dict[str, Path]:
+    """Write ``importance.csv`` (one row per figure) and ``importance.png``; returns ``{"csv": path, "png": path}``."""
+    folder, text = Path(folder), io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in found:
+        figures = {**one.shapley, **{JOINED.join(pair): figure for pair, figure in one.interactions.items()}}
+        for name, figure in figures.items():
+            std = figure.std if np.isfinite(figure.std) else ""
+            low, high = figure.interval or ("", "")
+            writer.writerow([one.method, name, one.metric, figure.value, std, low, high, len(figure.seeds)])
+    written = write_atomically(folder / "importance.csv", text.getvalue())
+    return {"csv": written, "png": write_importance_map(found, percent, folder / "importance.png")}
+
+
+def write_importance_map(found: Sequence[Importance], percent: bool, path: str | Path) -> Path:
+    """Draw both tables side by side as a heat map, red for what helps and blue for what harms."""
+    from matplotlib.figure import Figure
+
+    first = found[0]
+    names = [*first.shapley, *_pairs(first)]
+    grid = np.array([[f.value for f in (*one.shapley.values(), *one.interactions.values())] for one in found])
+    label = max(len(one.method) for one in found)
+    width, height = 0.6 + 0.085 * label + 1.05 * len(names) + 0.3, 1.5 + 0.42 * len(found)
+    figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
+    left = (0.6 + 0.085 * label) / width
+    axes = figure.add_axes((left, 0.35 / height, 1.05 * len(names) / width, 0.42 * len(found) / height))
+    most = float(np.nanmax(np.abs(grid))) or 1.0
+    image = axes.imshow(grid, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+    for (row, column), value in np.ndenumerate(grid):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        colour = "white" if dark else INK
+        axes.text(column, row, number(value, percent), ha="center", va="center", fontsize=9, color=colour)
+    axes.axvline(len(first.shapley) - 0.5, color="white", linewidth=5)
+    axes.set_yticks(range(len(found)), [one.method for one in found])
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(names)), [name.replace(JOINED, " x\n") for name in names])
+    axes.tick_params(length=0, labelsize=9, colors=INK, pad=3)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    unit = " in %" if percent else ""
+    title = f"{first.metric}{unit}: Shapley values{' and pairs' if first.interactions else ''}"
+    figure.text(0.15 / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", color=INK, va="top")
+    figure.text(0.15 / width, 0.08 / height, _notes(found), fontsize=7.5, color="#8796a5", va="bottom")
+    return write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _pairs(one: Importance) -> list[str]:
+    return [JOINED.join(pair) for pair in one.interactions]
+
+
+def _notes(found: Sequence[Importance]) -> str:
+    first = found[0]
+    sampled = f"; {first.permutations} sampled permutations" if first.permutations else ""
+    return f"without any modality: {first.empty:.4g}{sampled}"

@@ -1,0 +1,56 @@
+"""Masks that an adapted network is called with: each row has a modality, and each call its own rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_mm.adapters import SSF, Additive, OneHot, Pairwise, adapt
+from lightning_mm.errors import LightningMMError
+
+
+class Net(nn.Module):
+    """Two encoders and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"t1": nn.Linear(6, 8), "flair": nn.Linear(5, 8)})
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, t1: Tensor, flair: Tensor) -> Tensor:
+        return self.head(torch.relu(self.encoders["t1"](t1) + self.encoders["flair"](flair)))
+
+
+def test_a_row_without_any_modality_is_refused_by_every_basis() -> None:
+    x = {"t1": torch.randn(3, 6), "flair": torch.randn(3, 5)}
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    for basis in (OneHot(), Additive(), Pairwise()):
+        for grouped in (False, True):
+            adapted = adapt(Net().eval(), ["t1", "flair"], SSF(), basis=basis, example=((), x), grouped=grouped)
+            with pytest.raises(LightningMMError, match=r"`available`: no modality is available in rows \[1\] of the"):
+                adapted(**x, available=mask)
+            with adapted.adapter.disabled(), pytest.raises(LightningMMError, match="no modality is available"):
+                adapted(**x, available=mask)
+            assert adapted(**x, available=mask[[0, 0, 2]]).shape == (3, 3)
+            empty = {name: value[:0] for name, value in x.items()}
+            assert grouped or adapted(**empty, available=mask[:0]).shape == (0, 3)
+            basis = type(basis)()
+
+
+def test_calls_of_one_step_have_masks_of_their_own() -> None:
+    x, y = ({"t1": torch.randn(n, 6), "flair": torch.randn(n, 5)} for n in (3, 2))
+    first, second = torch.tensor([[True, False]] * 3), torch.tensor([[False, True], [True, True]])
+    adapted = adapt(Net().eval(), ["t1", "flair"], SSF(), example=((), x))
+    for parameter in adapted.adapter.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    alone = adapted(**x, available=first), adapted(**y, available=second), adapted(**y)
+    with adapted.adapter.using(first):
+        together = [adapted.base(**x)]
+        with pytest.raises(LightningMMError, match=r"has 3 rows, the inputs have 2 samples.*adapter.using\(its mask\)"):
+            adapted.base(**y)
+        for mask in (second, None):
+            with adapted.adapter.using(mask):
+                together.append(adapted.base(**y))
+        assert torch.equal(adapted.base(**x), alone[0])
+    assert all(torch.equal(one, other) for one, other in zip(alone, together))
