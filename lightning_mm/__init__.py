@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lightning_mm.moved import MovedModules
 from lightning_mm.version import __version__
 
 if TYPE_CHECKING:
@@ -22,3 +24,6 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+sys.meta_path.append(MovedModules())

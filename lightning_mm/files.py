@@ -14,7 +14,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -92,13 +92,25 @@ def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
             names = sorted((path.name for path in part.iterdir()), key=lambda name: (name == last, name))
             for name in names:
                 _force(part / name)
-            for name in names:
-                os.replace(part / name, folder / name)
+            _move(part, folder, names)
         _force_names(folder)
     except BaseException:
         for one in made:
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
+        raise
+
+
+def _move(part: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files, all of them when a signal or Ctrl-C comes between two."""
+    try:
+        for name in names:
+            os.replace(part / name, folder / name)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            for name in names:
+                if (part / name).exists():
+                    os.replace(part / name, folder / name)
         raise
 
 

@@ -51,6 +51,8 @@ class Modalities(ModalityNames):
 
     def code(self, available: Bool[Tensor, " *batch modality"]) -> Int[Tensor, " *batch"]:
         """One integer per row of a mask, ``Bool[..., M] -> Int[...]``: bit m is set when modality m is available."""
+        if len(self) > 62:
+            raise LightningMMError(f"a combination of {len(self)} modalities does not fit one integer; 62 are the most")
         weights = 2 ** torch.arange(len(self), device=available.device)
         return (available.long() * weights).sum(-1)
 

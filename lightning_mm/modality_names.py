@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations as choose
+from random import Random
 from typing import overload
 
 from lightning_mm.errors import LightningMMError
 
 SEPARATOR = "+"
+MOST_LISTED = 16
+"""The most modalities of which all combinations are listed: 65,535."""
 
 
 class ModalityNames(Sequence[str]):
@@ -65,12 +68,43 @@ class ModalityNames(Sequence[str]):
         return SEPARATOR.join(self.names)
 
     def combinations(self) -> tuple[str, ...]:
-        """All 2^M - 1 combinations, sizes ascending, modalities in the fixed order inside; the last one is ``full``."""
+        """All 2^M - 1 combinations, sizes ascending, modalities in the fixed order inside; the last one is ``full``.
+
+        Raises:
+            LightningMMError: If there are too many modalities to list them.
+        """
+        if len(self) > MOST_LISTED:
+            raise LightningMMError(
+                f"{len(self)} modalities have {2 ** len(self) - 1:,} combinations, too many to list; choose some, as "
+                f"combinations=[{self.names[0]}, ...]"
+            )
         return tuple(SEPARATOR.join(subset) for size in range(1, len(self) + 1) for subset in choose(self.names, size))
 
     def incomplete(self) -> tuple[str, ...]:
         """All combinations but the full one."""
         return self.combinations()[:-1]
+
+    def sampled(self, limit: int, seed: int = 0) -> tuple[str, ...]:
+        """All combinations, or a fixed draw of ``limit`` if there are more.
+
+        Among them are the full one, those of one modality and those that lack one. The order is that of
+        :meth:`combinations`.
+
+        Example:
+            >>> ModalityNames(list("abcdefghijkl")).sampled(25)[:2]
+            ('a', 'b')
+        """
+        size = len(self)
+        if 2**size - 1 <= limit:
+            return self.combinations()
+        full = 2**size - 1
+        codes = {full, *(1 << place for place in range(size)), *(full ^ (1 << place) for place in range(size))}
+        random = Random(seed)
+        while len(codes) < limit:
+            codes.add(random.randrange(1, full))
+        places = [[place for place in range(size) if code >> place & 1] for code in codes]
+        ordered = sorted(places, key=lambda chosen: (len(chosen), chosen))
+        return tuple(SEPARATOR.join(self.names[place] for place in chosen) for chosen in ordered)
 
     def parse(self, combination: str) -> tuple[str, ...]:
         """Split ``"depth+rgb"`` into its modalities, in the fixed order.

@@ -1,6 +1,6 @@
 """Maps over nests: dicts, lists, tuples and named tuples of tensors, arrays, texts and other values.
 
-- A **leaf** is every value that is not a mapping, list or tuple; None and texts are leaves too.
+- A **leaf** is every value that is not a mapping, list or tuple; None, texts and packed sequences are leaves too.
 - A **column** is a list of one plain value per sample (texts, paths, numbers; None if missing), or a tuple of texts. A
   tuple of numbers is a setting such as a size, and a list of tensors or arrays is a container.
 - A **batch leaf** has one row per sample: a tensor or array with the samples on its first axis, or a column. So
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_mm.errors import LightningMMError
 
@@ -67,7 +68,7 @@ def map_leaves(
         return change(path, nest)
     if isinstance(nest, Mapping) and not is_leaf(nest):
         return rebuild(nest, {key: map_leaves(item, change, (*path, key), is_leaf) for key, item in nest.items()})
-    if isinstance(nest, (list, tuple)) and not is_leaf(nest):
+    if isinstance(nest, (list, tuple)) and not isinstance(nest, PackedSequence) and not is_leaf(nest):
         return rebuild(nest, [map_leaves(item, change, (*path, i), is_leaf) for i, item in enumerate(nest)])
     return change(path, nest)
 

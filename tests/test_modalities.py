@@ -98,6 +98,20 @@ def test_bad_selection_and_bad_flags() -> None:
         Modalities(NAMES).name([True])
 
 
+def test_a_draw_of_many_combinations_is_fixed_and_holds_the_plain_ones() -> None:
+    many = Modalities([f"m{place}" for place in range(20)])
+    drawn = many.sampled(1023)
+    assert len(set(drawn)) == 1023
+    assert drawn == many.sampled(1023) == many.select(drawn)
+    assert drawn != many.sampled(1023, seed=1)
+    plain = {*many, many.full, *("+".join(name for name in many if name != one) for one in many)}
+    assert plain <= set(drawn)
+    few = Modalities(["a", "b", "c"])
+    assert few.sampled(7) == few.combinations()
+    with pytest.raises(LightningMMError, match=r"20 modalities have 1,048,575 combinations, too many to list; choose"):
+        many.combinations()
+
+
 @pytest.mark.wrong_types
 def test_what_is_no_mask_is_answered_with_what_to_write() -> None:
     good = torch.tensor([[True, False, True], [False, True, True]])

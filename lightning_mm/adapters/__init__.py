@@ -17,7 +17,8 @@ from lightning_mm.adapters.kinds.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.kinds.together import Together, TogetherBank
 from lightning_mm.adapters.placement.choose import keep_layers, place
 from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
-from lightning_mm.adapters.saving.folder import fingerprint, list_adapters
+from lightning_mm.adapters.saving.fingerprint import fingerprint
+from lightning_mm.adapters.saving.folder import list_adapters
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",

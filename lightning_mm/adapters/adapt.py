@@ -48,9 +48,10 @@ class Adapted(nn.Module):
             return self.base(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Adapted:
-        """Set the mode of the adapter; the base stays in eval mode."""
+        """Set the mode of the adapter; the base stays in eval mode, but returns what it does in this mode."""
         super().train(mode)
         self.base.eval()
+        self.adapter.freeze()
         return self
 
     def fold(self, combination: str, example: Call | None = None) -> Folded:

@@ -25,6 +25,7 @@ from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.half import HALF
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.left_out import OF_THE_NETWORK, listed
 from lightning_mm.adapters.network.eval_mode import FrozenState
 from lightning_mm.adapters.network.inputs import Call, InputPath, check_available, parameter_path
 from lightning_mm.adapters.tracing import tracing
@@ -45,7 +46,9 @@ class Adapter(nn.Module):
         paths: Path to the input of each modality in a call.
         encoders: Modality to the name of its encoder, for encoders that may run on a part of the samples.
         grouped: Whether the network runs once per combination.
-        for_all: In grouped mode, names of the leaves of a call that all samples share, whatever their size.
+        for_all: Names of the leaves of a call that are the same for all samples, whatever their size.
+        deep_supervision: Names of modules of the network that follow the mode of the adapter, since they decide what
+            the network returns in training mode; all others stay in eval mode.
     """
 
     def __init__(
@@ -59,12 +62,16 @@ class Adapter(nn.Module):
         encoders: Mapping[str, str] = MappingProxyType({}),
         grouped: bool = False,
         for_all: Sequence[str] = (),
+        deep_supervision: Sequence[str] = (),
     ) -> None:
         super().__init__()
         basis.bind(modalities)
         self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
         self.basis, self.fill = basis, fill
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
+        self.deep_supervision = list(deep_supervision)
+        self.left_out: dict[str, str] = {}
+        """Layers with weights that are not adapted, by name, with the reason; empty for a loaded adapter."""
         self.candidates: tuple[Site, ...] | None = None  # all sites it was built for, once some of them were chosen
         self.banks = nn.ModuleDict({bank_key(site.name): kind.bank(site, len(basis.names)) for site in sites})
         for parameter in self.parameters():  # the default dtype may be half precision, in which small steps are lost
@@ -83,9 +90,18 @@ class Adapter(nn.Module):
 
     def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
         """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
-        rows = self.basis.weights(self.modalities.masks(self.modalities.incomplete()).to(self.device))
-        most = int(rows.sum(1).max())
-        return most * sum(one.numel() for one in (bank or self.banks).parameters()) // len(self.basis.names)
+        numbers = sum(one.numel() for one in (bank or self.banks).parameters())
+        return self.basis.most_rows() * numbers // len(self.basis.names)
+
+    def summary(self) -> str:
+        """Describe in a few lines what is adapted, and what is left out and why."""
+        kind, basis, rows = type(self.kind).__name__, type(self.basis).__name__, len(self.basis.names)
+        lines = [
+            f"{kind} on {len(self.sites)} layers, {basis} with {rows} rows for {', '.join(self.modalities)}; at most "
+            f"{self.parameters_per_combination():,} parameters per combination",
+            f"adapted: {', '.join(site.name or OF_THE_NETWORK for site in self.sites)}",
+        ]
+        return "\n".join([*lines, *([f"left out: {listed(self.left_out)}"] if self.left_out else [])])
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +136,9 @@ class Adapter(nn.Module):
         reference = next((p for p in network.parameters()), None)
         if reference is not None:
             self.to(reference.device)
-        self._base = FrozenState(network)
+        if self.deep_supervision:
+            self.train(network.training)
+        self._base = FrozenState(network, self.deep_supervision)
         self._available_path = parameter_path(network, "available")
         add, current = self._handles.append, self.current
         add(network.register_forward_pre_hook(OpenHook(current, self.basis), prepend=True))
@@ -150,12 +168,28 @@ class Adapter(nn.Module):
             self._base.restore()
         self._handles, self._base = [], None
 
+    def freeze(self) -> None:
+        """Set the modes of the network: eval, but that of the adapter for the modules of ``deep_supervision``."""
+        if self._base is not None:
+            self._base.freeze(self.training)
+
     # settings for the calls of this thread --------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
         """Whether banks modulate layers in the calls of this thread, see :meth:`disabled`."""
         return self.current.situation.enabled
+
+    @property
+    def running(self) -> bool:
+        """Whether a call of the base is in progress in this thread."""
+        return self.current.situation.call is not None
+
+    @property
+    def mixed(self) -> Mapping[int, Tensor]:
+        """The tables that the running call of this thread has mixed, by the id of their parameter."""
+        call = self.current.situation.call
+        return {} if call is None else call.mixed
 
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
@@ -187,8 +221,8 @@ class Adapter(nn.Module):
         Raises:
             LightningMMError: If ``available`` is not ``Bool[B, M]`` for the B of the inputs.
         """
-        if self._base is not None and not torch.compiler.is_compiling():
-            self._base.freeze()
+        if not torch.compiler.is_compiling():
+            self.freeze()
         path = self._available_path
         given = path.get(call) if path else None
         available = given if given is not None else self.current.situation.available

@@ -25,6 +25,11 @@ from lightning_mm.modalities import Modalities
 
 log = logging.getLogger(__name__)
 
+MOST_ROWS = 4096
+"""The most rows of :class:`OneHot`."""
+MOST_TABLED = 12
+"""The most modalities for which all combinations are listed."""
+
 
 class Basis(nn.Module):
     """Base class of all bases; :meth:`bind` fixes the modalities before use.
@@ -79,6 +84,14 @@ class Basis(nn.Module):
     def uses(self, route: Shaped[Tensor, " batch *route"]) -> Bool[Tensor, " batch"]:
         """Return which samples use any row, ``Bool[B]``."""
         return route.any(dim=1)
+
+    def most_rows(self) -> int:
+        """Return how many rows the combination uses that uses most; of many modalities, one of those that lack most."""
+        if self.looks_up:
+            return 1
+        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        names = self.modalities.incomplete() if len(self.modalities) <= MOST_TABLED else tuple(self.modalities)
+        return int(self.weights(self.modalities.masks(names).to(device)).sum(1).max())
 
     def rows_at_once(self) -> int:
         """Return an upper bound of the number of rows that are added up for one sample."""
@@ -182,6 +195,7 @@ class OneHot(Basis):
     """
 
     rows: Tensor
+    chosen: Tensor
     looks_up = True
 
     def __init__(
@@ -193,36 +207,60 @@ class OneHot(Basis):
 
     def bind(self, modalities: Modalities) -> None:
         super().bind(modalities)
-        chosen = modalities.select(self.combinations) if self.combinations else modalities.combinations()
-        self._names = tuple(name for name in chosen if name != modalities.full)
+        size = len(modalities)
+        count = len(set(self.combinations)) if self.combinations else 2**size - 2
+        if count > MOST_ROWS:
+            raise LightningMMError(
+                f"OneHot of {size} modalities needs {count:,} rows at every layer, one for each incomplete "
+                f"combination, and more than {MOST_ROWS:,} are not built; use Additive() ({size} rows) or Pairwise() "
+                f"({size * (size + 1) // 2:,} rows), or choose combinations with OneHot(combinations=[...])"
+            )
+        names = modalities.select(self.combinations) if self.combinations else modalities.combinations()
+        self._names = tuple(name for name in names if name != modalities.full)
         if not self._names:
             raise LightningMMError(f"basis OneHot of {list(modalities)} has no incomplete combination to adapt to")
-        row_of = {name: name for name in self._names}
-        without = [name for name in modalities.incomplete() if name not in row_of]
-        row_of |= {name: near for name in without if (near := self._nearest(name)) is not None}
+        masks, count = modalities.masks(self._names), len(self._names)
+        if size > MOST_TABLED:
+            self.register_buffer("chosen", masks, persistent=False)
+            log.warning("basis OneHot(unseen=%r): %s combinations have no row", self.unseen, f"{2**size - 2 - count:,}")
+            return
+        # a table: in a call it costs less than a comparison with all chosen combinations
+        rows = torch.full((2**size,), count)
+        rows[modalities.code(masks)] = torch.arange(count)
+        chosen = set(self._names)
+        without = [name for name in modalities.incomplete() if name not in chosen]
         if without:
-            rules = [f"{name} uses {row_of.get(name, 'the base')}" for name in without]
+            others = modalities.masks(without)
+            near = self._nearest(others, masks)
+            rows[modalities.code(others)] = near
+            used = [self._names[row] if row < count else "the base" for row in near.tolist()]
+            rules = [f"{name} uses {row}" for name, row in zip(without, used)]
             log.warning("basis OneHot(unseen=%r), combinations without a row: %s", self.unseen, "; ".join(rules))
-        rows = torch.full((2 ** len(modalities),), len(self._names))
-        positions = torch.tensor([self._names.index(near) for near in row_of.values()])
-        rows[modalities.code(modalities.masks(list(row_of)))] = positions
         self.register_buffer("rows", rows, persistent=False)
 
-    def _nearest(self, name: str) -> str | None:
-        """Find the combination with a row that one without a row uses; None for the base."""
-        if self.unseen == "base":
-            return None
-        present = set(self.modalities.parse(name))
-        others = {other: set(self.modalities.parse(other)) for other in self._names}
-        if self.unseen == "superset":
-            return min((o for o in others if present < others[o]), key=lambda o: len(others[o]), default=None)
-        return max((o for o in others if others[o] < present), key=lambda o: len(others[o]), default=None)
+    def _nearest(
+        self, available: Bool[Tensor, "batch modality"], chosen: Bool[Tensor, "row modality"]
+    ) -> Int[Tensor, " batch"]:
+        """Find the row of each combination, or of the one that it uses instead; K for the base."""
+        mine, theirs, count = available.unsqueeze(1), chosen, len(chosen)  # theirs in the order of sizes
+        places = torch.arange(count, device=available.device)
+        fits = (mine == theirs).all(2)
+        if self.unseen == "superset":  # the first is the smallest
+            fits = fits | (theirs | ~mine).all(2)
+        elif self.unseen == "subset":  # of the largest ones, the first
+            sizes = theirs.sum(1)
+            places = (sizes.max() - sizes) * count + places
+            fits = fits | (mine | ~theirs).all(2)
+        best = torch.where(fits, places, places.max() + 1).argmin(1)
+        return torch.where(fits.any(1) & ~available.all(1), best, count)
 
     @property
     def names(self) -> tuple[str, ...]:
         return self._names
 
     def route(self, available: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+        if len(self.modalities) > MOST_TABLED:
+            return self._nearest(available, self.chosen)
         return self.rows[self.modalities.code(available)]
 
     def mix(self, route: Int[Tensor, " batch"], table: Float[Tensor, "row channel"]) -> Float[Tensor, "batch channel"]:

@@ -10,19 +10,22 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.basis import Basis, OneHot
-from lightning_mm.adapters.grouped import leaves_for_all
 from lightning_mm.adapters.kinds.base import Kind
+from lightning_mm.adapters.left_out import listed, never_adapted
 from lightning_mm.adapters.network.encoders import find_encoders
 from lightning_mm.adapters.network.eval_mode import quiet
-from lightning_mm.adapters.network.inputs import Call, locate_inputs, parameter_path
-from lightning_mm.adapters.network.probe import probe, resized
+from lightning_mm.adapters.network.example import Example, example_of
+from lightning_mm.adapters.network.inputs import Call, locate_inputs
+from lightning_mm.adapters.network.probe import probe
+from lightning_mm.adapters.network.training import deep_supervision
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
-from lightning_mm.tree import batch_size, map_tensors
+from lightning_mm.tree import map_tensors
 
 
 def build_adapter(
@@ -59,17 +62,13 @@ def build_adapter(
             adapted, or there is no layer to adapt.
     """
     modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
+    _refuse_lazy(network)
     paths = locate_inputs(network, modalities, inputs, example)
-    size = next((n for path in paths.values() if (n := batch_size(path.get(example))) is not None), 0)
-    if size == 0:
-        raise LightningMMError("`example` must be (args, kwargs) of a typical call with at least one sample")
-    available = parameter_path(network, "available")
-    if available is not None:  # all modalities, even if the example lacks some: every layer must run
-        example = available.put(example, modalities.masks([modalities.full]).expand(size, -1))
-    details, reasons, explicit = _choose(network, kind, targets, exclude)
+    given = example_of(network, example, paths, fill is not None)
+    details, reasons, explicit, on_purpose = _choose(network, kind, targets, exclude)
     channels = {name: about["channel_axis"] for name, about in details.items() if "channel_axis" in about}
     modules = {name: network.get_submodule(name) for name in details}
-    found, unroutable = probe(network, modules, example, size, grouped, channels)
+    found, unroutable = probe(network, modules, given, grouped, channels)
     sites = [replace(site, details=details[name]) for name, site in found.items()]
     reasons |= unroutable
     if sites or explicit & set(reasons):
@@ -92,21 +91,25 @@ def build_adapter(
             "pass a fill, or leave out `encoders`"
         )
     with quiet(network):
-        found_encoders = find_encoders(
-            network, modalities, encoders if fill else {}, paths, resized(example, 3, size), 3
-        )
+        found_encoders = find_encoders(network, modalities, encoders if fill else {}, paths, given)
     # copies, since a basis is bound to its modalities and one object may be passed to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
-    for_all = leaves_for_all(network, example, size) if grouped else []
-    adapter = Adapter(kind, basis, modalities, fill, sites, paths, found_encoders, grouped, for_all)
-    adapter.example = map_tensors(resized(example, 2, size), lambda leaf: leaf.detach().clone())
+    following = _modules_for_training(network, given)
+    adapter = Adapter(
+        kind, basis, modalities, fill, sites, paths, found_encoders, grouped, sorted(given.shared), following
+    )
+    adapter.left_out = {**reasons, **on_purpose}
+    adapter.example = map_tensors(given.of(2).call, lambda leaf: leaf.detach().clone())
     return adapter
 
 
 def _choose(
     network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
-    """Return details of the layers to adapt, the reasons to leave out others, and the names given literally."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str], dict[str, str]]:
+    """Return details of the layers to adapt, the reasons to leave out others, and the names given literally.
+
+    The last item holds the reasons for layers that are left out on purpose and without a warning.
+    """
     every, refused = kind.choose(network)
     all_names = dict(network.named_modules())
     for pattern in (*(targets or ()), *exclude):
@@ -132,13 +135,17 @@ def _choose(
         raise LightningMMError(
             f"`targets`: {idle[0]!r} matches no layer of a type that {type(kind).__name__} adapts; remove it"
         )
-    if targets is None:  # no kind can adapt these, and they are too large to be left out without a warning
-        recurrent = [name for name in all_names if isinstance(all_names[name], (nn.RNNBase, nn.RNNCellBase))]
-        refused = {**refused, **dict.fromkeys(recurrent, "recurrent layers run all steps inside one call")}
-        names += recurrent
-    kept = [name for name in names if not any(fnmatchcase(name, p) for p in exclude)]
+    told, on_purpose = never_adapted(network, kind, names)
+    if targets is None:
+        refused = {**refused, **told}
+        names += told
+    else:
+        on_purpose |= dict.fromkeys(told, "not in `targets`")
+    excluded = [name for name in (*names, *on_purpose) if any(fnmatchcase(name, p) for p in exclude)]
+    on_purpose |= dict.fromkeys(excluded, "in `exclude`")
+    kept = [name for name in names if name not in excluded]
     reasons = {name: refused[name] for name in kept if name in refused}
-    return {name: every[name] for name in kept if name in every}, reasons, explicit
+    return {name: every[name] for name in kept if name in every}, reasons, explicit, on_purpose
 
 
 def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
@@ -149,8 +156,28 @@ def _report(reasons: Mapping[str, str], explicit: set[str]) -> None:
             "Remove it from `targets`, or adapt the module that contains it"
         )
     if reasons:
-        listed = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-        warnings.warn(f"{len(reasons)} layers are left out of the adapter: {listed}", stacklevel=4)
+        warnings.warn(f"{len(reasons)} layers are left out of the adapter: {listed(reasons)}", stacklevel=4)
+
+
+def _modules_for_training(network: nn.Module, example: Example) -> list[str]:
+    """Return the modules of deep supervision; warns of a network whose outputs in training mode are lost."""
+    names, reason = deep_supervision(network, example)
+    if reason is not None:
+        warnings.warn(
+            f"{type(network).__name__} is frozen in eval mode, and a training step gets what it returns in eval mode: "
+            f"{reason}. If your loss needs what it returns in training mode, adapt the part of it before that",
+            stacklevel=4,
+        )
+    return names
+
+
+def _refuse_lazy(network: nn.Module) -> None:
+    for name, parameter in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(parameter):
+            raise LightningMMError(
+                f"the weight {name!r} of {type(network).__name__} has no shape yet, as its layer is lazy; run the "
+                "network once before it is adapted"
+            )
 
 
 def _warn_of_batch_statistics(network: nn.Module) -> None:

@@ -48,7 +48,7 @@ class AdapterCall:
         self.invertible: frozenset[nn.Module] = frozenset()  # banks, see layers.in_place
         self.entered: list[LayerCall] = []  # layers that are between their two hooks
         self.merged: list[Any] = []  # running encoders, see absent_rows
-        self._mixed: dict[int, Tensor] = {}
+        self.mixed: dict[int, Tensor] = {}
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
@@ -58,11 +58,11 @@ class AdapterCall:
         with full_precision(self.route.device.type):
             mixed = self.basis.mix(self.route, (torch.cat(tables, 1) if len(tables) > 1 else tables[0]).float())
         parts = mixed.split([table.shape[1] for table in tables], 1)
-        self._mixed = {id(table): part for table, part in zip(tables, parts)}
+        self.mixed = {id(table): part for table, part in zip(tables, parts)}
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
         """Return the coefficients of the samples that the running layer gets, in float32."""
-        mixed = self._mixed.get(id(table)) if self._mixed and not tracing() else None
+        mixed = self.mixed.get(id(table)) if self.mixed and not tracing() else None
         if mixed is not None:
             return mixed if self.rows is None else mixed.index_select(0, self.rows)
         assert self.route is not None

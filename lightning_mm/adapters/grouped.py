@@ -19,18 +19,7 @@ from lightning_mm.adapters.call import AdapterCall, Current
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
-from lightning_mm.tree import dotted, is_column, leaves_of, merge_rows, rows_of, take_rows
-
-
-def leaves_for_all(network: nn.Module, example: Call, size: int) -> list[str]:
-    """List the leaves of a call that all samples share: not batch first in an example of ``size`` samples."""
-    bound = inspect.Signature(_parameters(network)).bind(*example[0], **example[1])
-    leaves = leaves_of(bound.arguments, is_column)
-    return [dotted(path) for path, leaf in leaves if rows_of(leaf) != size and _may_have_rows(leaf)]
-
-
-def _may_have_rows(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) or rows_of(leaf) is not None
+from lightning_mm.tree import merge_rows, take_rows
 
 
 def _parameters(network: nn.Module) -> list[inspect.Parameter]:

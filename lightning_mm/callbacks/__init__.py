@@ -6,5 +6,14 @@ from lightning_mm.callbacks.keyed_seed import KeyedSeed
 from lightning_mm.callbacks.placement import Placement
 from lightning_mm.callbacks.prediction_writer import PredictionWriter
 from lightning_mm.callbacks.train_only import TrainOnly
+from lightning_mm.tasks.finite.check import FiniteCheck
 
-__all__ = ["BatchNormRefit", "FrozenBackboneAdapter", "KeyedSeed", "Placement", "PredictionWriter", "TrainOnly"]
+__all__ = [
+    "BatchNormRefit",
+    "FiniteCheck",
+    "FrozenBackboneAdapter",
+    "KeyedSeed",
+    "Placement",
+    "PredictionWriter",
+    "TrainOnly",
+]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
@@ -85,18 +87,59 @@ def run_step(module: LightningModule, batch: Any, stage: str) -> Any:
 
 @contextmanager
 def _silent(module: LightningModule) -> Iterator[None]:
-    """Replace ``log`` and ``log_dict``, which need a running loop."""
-    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
-    module.log = module.log_dict = _ignore  # type: ignore[method-assign]
+    """Replace what needs a running loop: logging, and the optimizers of a module that optimizes by itself."""
+    idle: dict[str, Any] = {"log": _ignore, "log_dict": _ignore}
+    if not module.automatic_optimization:
+        made = cache(lambda: [[Idle(one) for one in several] for several in _configured(module)])
+        idle["optimizers"] = lambda use_pl_optimizer=True: _one_or_all(made()[0])
+        idle["lr_schedulers"] = lambda: _one_or_all(made()[1]) or None
+        idle |= dict.fromkeys(("manual_backward", "toggle_optimizer", "untoggle_optimizer", "clip_gradients"), _ignore)
+    own = {name: vars(module)[name] for name in idle if name in vars(module)}
+    vars(module).update(idle)
     try:
         yield
     finally:
-        del module.log, module.log_dict
+        for name in idle:
+            del vars(module)[name]
         vars(module).update(own)
 
 
+class Idle:
+    """An optimizer or a schedule that changes nothing: for a step that runs before the trainer has its own.
+
+    Args:
+        real: What its attributes are read from.
+    """
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def step(self, closure: Callable[[], Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+        return closure() if callable(closure) else None
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Leave gradients as they are."""
+
+    def toggle_model(self, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _configured(module: LightningModule) -> tuple[list[Any], list[Any]]:
+    """The optimizers and the schedules that a module configures, of its own making."""
+    optimizers, schedules = _init_optimizers_and_lr_schedulers(module)
+    return list(optimizers), [config.scheduler for config in schedules]
+
+
+def _one_or_all(several: list[Any]) -> Any:
+    """As Lightning returns them: a single one without its list."""
+    return several[0] if len(several) == 1 else several
+
+
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Log nothing."""
+    """Do nothing while a step runs outside of its loop."""
 
 
 def first_batch(trainer: Trainer, module: LightningModule, stage: str) -> Any:

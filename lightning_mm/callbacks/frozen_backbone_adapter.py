@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,14 +15,19 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapter
 from lightning_mm.adapters.network.inputs import Call, parameter_path
+from lightning_mm.adapters.saving.folder import adapter_from_config
+from lightning_mm.callbacks import batch_hooks
+from lightning_mm.callbacks.averaging import include_adapter, keep_base_exact
 from lightning_mm.callbacks.capture import capture_call, first_batch
-from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint
+from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint, saver_of
 from lightning_mm.callbacks.lookup import BatchMask, available_of, modalities_of, network_of
 from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities, check_mask, check_rows
-from lightning_mm.tasks.checkpoints import load_network
+from lightning_mm.tasks.checkpoints import ADAPTER_KEY, load_network, load_weights, read_checkpoint
+from lightning_mm.tasks.finite.check import FiniteCheck
+from lightning_mm.tasks.finite.weights import check_network
 from lightning_mm.tasks.settings import group_of
 
 
@@ -96,9 +102,32 @@ class FrozenBackboneAdapter(Callback):
             mask = None if self._in_call else self._mask
             network = self._network(pl_module)
             self._choice = choose(self.placement, trainer, pl_module, network, self.available, mask)
+        batch_hooks.install(self, trainer, pl_module)
+        include_adapter(trainer, pl_module, self, stage)
+        self._check_finite(trainer)
+
+    def _check_finite(self, trainer: Trainer) -> None:
+        """Add a FiniteCheck to the trainer's callbacks unless there is one, and show it what the network sees."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        checks = [one for one in callbacks if isinstance(one, FiniteCheck)]
+        if not checks and self in callbacks:
+            checks = [FiniteCheck()]
+            callbacks.insert(callbacks.index(self) + 1, checks[0])
+        for check in checks:
+            check.see = self._see
+
+    def _see(self, pl_module: LightningModule, batch: Any) -> dict[str, Any]:
+        """The inputs of the network in a batch by modality; absent ones are filled."""
+        adapter, network = self._adapter(pl_module), self._network(pl_module)
+        if adapter is None:
+            return {}
+        with adapter.using(None if self._in_call else self._mask(batch)):
+            call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, "fit")
+        return {name: path.get(call) for name, path in adapter.paths.items()}
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._module is pl_module:
+            self._follow_precision(pl_module)
             return
         # a frozen base is in eval mode on purpose
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
@@ -115,13 +144,7 @@ class FrozenBackboneAdapter(Callback):
 
     def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
         """Load the base, build the adapter from one batch and attach it; :meth:`setup` does this in a run."""
-        network = self._network(pl_module)
-        if hasattr(pl_module, "adapter"):
-            raise LightningMMError(
-                f"{type(pl_module).__name__} already has an attribute 'adapter', which the callback sets; rename it"
-            )
-        if self.base_ckpt is not None:
-            load_network(network, self.base_ckpt, f"{self.network}.")
+        network = self._base(pl_module)
         call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, stage)
         path = parameter_path(network, "available")
         self._in_call = path is not None and path.get(call) is not None
@@ -142,13 +165,7 @@ class FrozenBackboneAdapter(Callback):
         if not self._in_call:
             # not the sizes: the step may call the network on other samples, inside adapter.using(their mask)
             check_rows("`available`", check_mask("`available`", self._mask(batch), adapter.modalities))
-        adapter.expects_mask = True
-        pl_module.requires_grad_(False)  # all parts: outputs of the full combination must not change
-        adapter.attach(network)
-        pl_module.add_module("adapter", adapter)
-        placement = None if self.placement is None else asdict(self.placement)
-        AdapterOnlyCheckpoint(pl_module, self.network, network, adapter, placement).install(pl_module)
-        self._module = pl_module
+        self._install(pl_module, network, adapter)
         total = sum(parameter.numel() for parameter in network.parameters())
         added = adapter.parameters_per_combination()
         kind = type(self.kind).__name__
@@ -157,6 +174,56 @@ class FrozenBackboneAdapter(Callback):
             f"{len(adapter.sites)} layers adds at most {added:,} per combination ({100 * added / max(total, 1):.2f} %)"
         )
         return adapter
+
+    def load(self, pl_module: LightningModule, path: str | Path) -> LightningModule:
+        """Attach the adapter of a checkpoint to a module without a trainer, and load it.
+
+        What Lightning's ``load_from_checkpoint`` cannot do, as the checkpoint does not hold the base.
+
+        Args:
+            pl_module: With its base, or give this callback its ``base_ckpt``; changed in place.
+            path: A checkpoint of a run with this callback.
+
+        Returns:
+            The module, in eval mode.
+
+        Raises:
+            DataNotFoundError: If there is no such file.
+            LightningMMError: If it holds no adapter, or that of another base; the message says what differs.
+
+        Example:
+            >>> module = FrozenBackboneAdapter(network="net").load(Mine(), "best.ckpt")  # doctest: +SKIP
+            >>> with module.adapter.using(mask):  # doctest: +SKIP
+            ...     module.net(rgb, depth)
+        """
+        pl_module.configure_model()
+        network, config = self._base(pl_module), read_checkpoint(path).get(ADAPTER_KEY)
+        if not isinstance(config, dict):
+            raise LightningMMError(f"checkpoint {path} holds no adapter; give one of a run with FrozenBackboneAdapter")
+        self._install(pl_module, network, adapter_from_config(config))
+        load_weights(pl_module, path)
+        return pl_module.eval()
+
+    def _base(self, pl_module: LightningModule) -> nn.Module:
+        """The network, with the weights of ``base_ckpt``."""
+        network = self._network(pl_module)
+        if hasattr(pl_module, "adapter"):
+            raise LightningMMError(
+                f"{type(pl_module).__name__} already has an attribute 'adapter', which the callback sets; rename it"
+            )
+        if self.base_ckpt is not None:
+            load_network(network, self.base_ckpt, f"{self.network}.")
+        check_network(network, f"the base, {type(network).__name__}")
+        return network
+
+    def _install(self, pl_module: LightningModule, network: nn.Module, adapter: Adapter) -> None:
+        adapter.expects_mask = True
+        pl_module.requires_grad_(False)  # all parts: outputs of the full combination must not change
+        adapter.attach(network)
+        pl_module.add_module("adapter", adapter)
+        placement = None if self.placement is None else asdict(self.placement)
+        AdapterOnlyCheckpoint(pl_module, self.network, network, adapter, placement).install(pl_module)
+        self._module = pl_module
 
     def _adopt(self, pl_module: LightningModule) -> None:
         """Use the adapter that another callback with the same settings has attached."""
@@ -169,6 +236,12 @@ class FrozenBackboneAdapter(Callback):
                 f"{type(pl_module).__name__} is already adapted by {names[1]}; this callback has {names[0]}"
             )
         self._module = pl_module
+        self._follow_precision(pl_module)
+
+    def _follow_precision(self, pl_module: LightningModule) -> None:
+        saved = saver_of(pl_module)
+        if saved is not None:
+            saved.follow_precision()
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
         return network_of(pl_module, self.network)
@@ -179,6 +252,7 @@ class FrozenBackboneAdapter(Callback):
         adapter = self._adapter(pl_module)
         if adapter is None:
             return
+        keep_base_exact(trainer)
         own = {id(parameter) for parameter in adapter.parameters()}
         found = False
         for optimizer in trainer.optimizers:
@@ -196,6 +270,20 @@ class FrozenBackboneAdapter(Callback):
             report(self.placement, self._choice, trainer, pl_module, self._network(pl_module))
             self._choice = None
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trained = [name for name, one in self._network(pl_module).named_parameters() if one.requires_grad]
+        if trained and self._adapter(pl_module) is not None:
+            raise LightningMMError(
+                f"the base is frozen, but {trained[0]!r} and {len(trained) - 1} more of its parameters require a "
+                "gradient: another callback or the module itself has unfrozen them; leave that out, or train without "
+                f"{type(self).__name__}"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        saved = saver_of(pl_module)
+        if self._adapter(pl_module) is not None and saved is not None:
+            saved.check_base()
+
     # availability of the current batch ------------------------------------------------------------------------------
 
     def on_train_batch_start(
@@ -208,7 +296,13 @@ class FrozenBackboneAdapter(Callback):
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
-    on_exception = teardown = on_train_batch_end
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._of_batch.close()
+        batch_hooks.uninstall(pl_module)
 
     def _adapter(self, pl_module: LightningModule) -> Adapter | None:
         return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None

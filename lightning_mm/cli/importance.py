@@ -36,7 +36,7 @@ def run_importance(args: list[str]) -> None:
     result = read(settings.sweep)
     if settings.metric is not None and settings.metric not in result.metrics:
         raise UsageError(f"--metric: this sweep has {', '.join(result.metrics)}; got {settings.metric!r}")
-    found, skipped = [], []
+    found, skipped = [], list[LightningMMError]()
     for method in settings.methods or [method for method in result.methods if method != MAJORITY]:
         try:
             found.append(importance(result, method, settings.metric, settings.empty))
@@ -48,7 +48,7 @@ def run_importance(args: list[str]) -> None:
         raise skipped[0]
     percent = is_percent(result, found[0].metric)
     print_importance(found, percent)
-    for error in skipped:
-        print(f"left out: {error}")
+    for one in skipped:
+        print(f"left out: {one}")
     if settings.out is not None:
         print("written: " + ", ".join(map(str, write_importance(found, percent, settings.out).values())))

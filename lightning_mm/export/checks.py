@@ -23,6 +23,8 @@ from lightning_mm.tree import tensors_of
 Case = tuple[dict[str, Tensor], list[Tensor]]
 """The inputs of a program by name, and the outputs of the eager network for them."""
 
+MOST_MASKS = 1023
+"""The most combinations that these rows are drawn from."""
 MOST_ROWS = 15
 """Rows of the mixed batch of a check."""
 
@@ -46,7 +48,7 @@ def cases(program: str, source: Source, inputs: CallInputs, traced: int, seed: i
 def _cases(program: str, source: Source, inputs: CallInputs, traced: int, generator: torch.Generator) -> Iterator[Case]:
     many = traced + 2
     if program == ANY:
-        masks = source.modalities.masks()
+        masks = source.modalities.masks(source.modalities.sampled(MOST_MASKS))
         masks = masks[torch.randperm(len(masks), generator=generator)[:MOST_ROWS]]
         available = [masks[:1], masks if len(masks) != traced else torch.cat([masks, masks])]
     else:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.export.checks import Case, cases, largest_difference
+from lightning_mm.export.checks import MOST_MASKS, Case, cases, largest_difference
 from lightning_mm.export.formats import format_of
 from lightning_mm.export.index import ANY, ProgramFile
 from lightning_mm.export.inputs import CallInputs
@@ -86,7 +86,9 @@ class Exporting:
         sizes = {called: max(size, 2) for called, size in self.inputs.sizes.items()} | {BATCH: TRACED}
         modalities = self.source.modalities
         tensors = self.inputs.draw(sizes, torch.Generator().manual_seed(self.seed + 1))
-        tensors[AVAILABLE] = modalities.masks()[torch.arange(TRACED) % (2 ** len(modalities) - 1)]
+        tensors[AVAILABLE] = modalities.masks(modalities.sampled(MOST_MASKS))[
+            torch.arange(TRACED) % (2 ** len(modalities) - 1)
+        ]
         # The batch may have any size; other sizes may have to be, say, multiples of eight, which tracing finds out.
         dims: dict[str, Any] = dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) | {BATCH: torch.export.Dim(BATCH)}
         axes: dict[str, dict[int, Any]] = {
@@ -118,7 +120,7 @@ class Exporting:
         form = format_of(format_name)
         path = self.folder / f"{name}{form.suffix}"
         try:
-            with quiet(), torch.no_grad(), writing(path):
+            with quiet(), torch.no_grad(), writing(self.folder.parent / path.name):
                 files = form.write(program, path, names, self.outputs)
                 opened = form.open(path, names)
         except (LightningMMError, OSError):  # of the disk, not of the network

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from lightning_mm.missing.fills import Nest
 
 
 class Runtime:
-    """The programs of an export, opened when they are first needed; runs on the CPU.
+    """The programs of an export, opened when they are first needed; runs on the CPU, in any number of threads.
 
     Args:
         folder: A folder written by ``export_adapted`` or ``lightning-mm export``.
@@ -56,6 +57,10 @@ class Runtime:
             have = sorted({one for formats in self.index.programs.values() for one in formats})
             raise LightningMMError(f"the export in {folder} has no {backend} programs, only {have}; export them too")
         self._opened: dict[str, Opened] = {}
+        self._opening = Lock()
+
+    def __reduce__(self) -> tuple[type[Runtime], tuple[Path, str]]:
+        return Runtime, (self.folder, self.backend)  # programs are opened again where they are needed
 
     def __call__(self, inputs: Mapping[str, Nest | None], available: Tensor | NDArray[np.bool_] | None = None) -> Nest:
         """Run one batch; outputs have the form of the network's.
@@ -110,7 +115,9 @@ class Runtime:
 
     def _program(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name not in self._opened:
-            self._opened[name] = self._open(name, self.index.programs[name][self.backend])
+            with self._opening:
+                if name not in self._opened:
+                    self._opened[name] = self._open(name, self.index.programs[name][self.backend])
         outputs = self._opened[name]([tensors[each] for each in self.index.names(name)])
         return dict(zip(self.index.outputs, outputs))
 

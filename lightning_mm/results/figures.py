@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_mm.modality_names import ModalityNames
+from lightning_mm.modality_names import MOST_LISTED, ModalityNames
 from lightning_mm.results import robustness
 from lightning_mm.results import seeds as by_seed
 from lightning_mm.results.bootstrap import Bootstrap
@@ -188,6 +188,8 @@ class Figures:
 
     def robustness(self) -> Figure:
         """Area under :meth:`curve` over its length, in the unit of the metric; needs all combinations."""
+        if not self._by_missing:
+            return Figure(math.nan, math.nan, None, ())
         value = robustness.area([point.value for point in self.curve()])
         per_seed = [
             robustness.area([robustness.mean_over(self.values[seed], names) for names in self._by_missing])
@@ -250,7 +252,9 @@ class Figures:
 
     @cached_property
     def _by_missing(self) -> list[list[str]]:
-        """All combinations, grouped by the number of missing modalities."""
+        """All combinations, grouped by the number of missing modalities; empty if there are too many to be run."""
+        if len(self.modalities) > MOST_LISTED:
+            return []
         every = self.modalities.combinations()
         return [list(group) for _, group in groupby(every, lambda name: len(self.modalities.parse(name)))][::-1]
 

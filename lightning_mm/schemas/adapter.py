@@ -68,6 +68,7 @@ class AdapterConfig(Schema):
     encoders: dict[str, str] = Field(default_factory=dict)
     grouped: bool = False
     for_all: list[str] = Field(default_factory=list)
+    deep_supervision: list[str] = Field(default_factory=list)
     base_fingerprint: Fingerprint
     placement: dict[str, Any] | None = None
     config_sha256: Sha256 | None = None

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
-from lightning_mm.tree import batch_size, take_rows
+from lightning_mm.tasks.finite.culprit import describe, find
+from lightning_mm.tree import batch_size, take_rows, tensors_of
 
 Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
@@ -142,6 +143,8 @@ class SweepModule(LightningModule):
                     with _using(task, available):
                         outputs = task(inputs, available)
                     found = task.sample_statistics(outputs, target)
+                    if _not_finite(outputs, found):
+                        raise _error(batch, counts, run.method, combination)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
                     wrong = [name for name, value in found.items() if value.shape[:1] != (size,)]
                     if wrong:
@@ -273,6 +276,30 @@ def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first], order[first]
+
+
+def _error(batch: Batch, counts: Tensor, method: str, combination: str) -> LightningMMError:
+    """The error about outputs that are not finite, with the samples at fault among those that count, ``Bool[B]``."""
+    inputs = {name: batch["inputs"][name] for name in combination.split("+")}
+    findings = find({**batch, "inputs": inputs, "observed": counts[:, None].expand(-1, len(inputs))}, inputs)
+    start = f"method {method!r} returns values that are not finite for {combination!r}"
+    if not findings:
+        return LightningMMError(
+            f"{start}, while inputs, targets and weights are finite: the network computes them; try another "
+            "trainer.precision"
+        )
+    return LightningMMError(
+        f"{start}: {describe(findings, batch)}; correct these values, or pass a modality that cannot be used as absent "
+        "(None)"
+    )
+
+
+def _not_finite(outputs: Any, statistics: Statistics) -> bool:
+    """Whether outputs hold NaN or statistics of samples NaN or infinity; logits of minus infinity are allowed."""
+    floats = [tensor for tensor in tensors_of(outputs) if tensor.is_floating_point()]
+    wrong = [tensor.isnan().any() for tensor in floats]
+    wrong += [~value.isfinite().all() for value in statistics.values() if value.is_floating_point()]
+    return bool(torch.stack(wrong).any()) if wrong else False
 
 
 def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:

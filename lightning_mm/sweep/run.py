@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,12 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
+from lightning_mm.tasks.finite.weights import check_network
+
+MOST_COMBINATIONS = 1023
+"""The most combinations that are run if none are chosen: those of ten modalities."""
+DRAW_SEED = 0
+"""Seed of the draw from more than these; fixed, so that sweeps can be compared."""
 
 Task = nn.Module
 """A module with the interface of :class:`lightning_mm.sweep.module.SweepableTask`."""
@@ -55,7 +62,7 @@ def sweep(
             combinations in ``dedicated_to``.
         data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
             missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
-        combinations: The combinations; default: all 2^M - 1.
+        combinations: The combinations; default: all 2^M - 1, or a fixed draw of 1,023 if there are more.
         split: ``"test"``, or ``"val"`` to choose settings.
         modalities: The columns of ``observed``; default: the modalities of the data module, or else those of the task
             with the most.
@@ -90,9 +97,11 @@ def sweep(
     groups = {name: [one] if isinstance(one, nn.Module) else list(one) for name, one in named.items()}
     tasks = [_checked(task) for group in groups.values() for task in group]
     known = Modalities(modalities or getattr(data, "modalities", None) or max((t.modalities for t in tasks), key=len))
-    wanted = known.select(combinations)
+    wanted, config = _wanted(known, combinations, config or {})
     own = None if dedicated_to is None else known.select(dedicated_to)
     runs = _plan(groups, named, known, wanted, baseline, own)
+    for run in runs:
+        check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
@@ -112,10 +121,27 @@ def sweep(
         primary_metric=tasks[0].primary_metric,
         directions=directions,
         parameters=_parameters(tasks, runs),
-        config={"split": split, "seed": seed, **(config or {})},
+        config={"split": split, "seed": seed, **config},
         samples=samples,
         bootstrap=replicates,
     )
+
+
+def _wanted(
+    known: Modalities, combinations: Sequence[str] | None, config: Mapping[str, Any]
+) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """Return the combinations to run, and the configuration with how they were drawn if there are too many."""
+    every = 2 ** len(known) - 1
+    if combinations is not None or every <= MOST_COMBINATIONS:
+        return known.select(combinations), config
+    drawn = known.sampled(MOST_COMBINATIONS, DRAW_SEED)
+    warnings.warn(
+        f"{len(known)} modalities have {every:,} combinations; the sweep runs {len(drawn):,} of them: the full one, "
+        f"those of one modality, those that lack one, and others drawn with seed {DRAW_SEED}. Means and worst cases "
+        "are over these; choose with `combinations`",
+        stacklevel=3,
+    )
+    return drawn, {"combinations_drawn": {"number": len(drawn), "of": every, "seed": DRAW_SEED}, **config}
 
 
 def _checked(task: Any) -> SweepableTask:

@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, Literal, Unpack, cast
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -25,7 +25,10 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
 from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
+from lightning_mm.tasks.finite.check import FiniteCheck
+from lightning_mm.tasks.finite.weights import check_trained
 from lightning_mm.tasks.parameter_groups import parameter_groups
+from lightning_mm.tasks.resume import RUN_KEY, ResumedRun
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
 from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
@@ -108,6 +111,7 @@ class BaseTask(LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
         self.teacher = Teacher(model, distillation)
+        self.resumed = ResumedRun()
 
     # What a task defines
 
@@ -221,7 +225,15 @@ class BaseTask(LightningModule):
                     loss = loss + factor * weight * distance
         return loss
 
+    def configure_callbacks(self) -> list[Callback]:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(one, FiniteCheck) for one in callbacks) else [FiniteCheck()]
+
+    def on_fit_start(self) -> None:
+        self.resumed.begin(self)
+
     def on_train_start(self) -> None:
+        self.resumed.warn(self)
         # Not where the schedule is made: the loader would be opened there, before a resumed fit knows its epoch.
         divide_epochs(self.trainer)
         self.teacher.open_cache(self)
@@ -234,8 +246,9 @@ class BaseTask(LightningModule):
         # cannot be updated in the other.
         self._stage_metrics("val").reset()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._shared_step(batch, "val")
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        # Several loaders: Lightning logs a loss of each, and the metrics are those of all samples together.
+        return self._shared_step(batch, "val")[1]
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -243,18 +256,24 @@ class BaseTask(LightningModule):
     def on_test_epoch_start(self) -> None:
         self._stage_metrics("test").reset()
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._shared_step(batch, "test")
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self._shared_step(batch, "test")[1]
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         check_batch(batch, ("inputs", "available", "index"))
         outputs = self(batch["inputs"], batch["available"])
         return {"index": batch["index"], "prediction": self.predictions(outputs), "available": batch["available"]}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_trained(self, checkpoint.get("global_step", 0))
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            checkpoint[RUN_KEY] = self.resumed.settings(self)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed.read(self, checkpoint)
         if ADAPTER_KEY in checkpoint and getattr(self, "adapter", None) is None:
             raise LightningMMError(
                 "this checkpoint holds an adapter and not its base; add the config with its FrozenBackboneAdapter"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.models.released_weights import misfit
+from lightning_mm.tasks.finite.weights import check_network
 
 _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|(whose module \S+ is blocked))")
 """How torch names the class or function that a file asks for."""
@@ -77,6 +78,7 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
             load_reference(checkpoint)
         except LightningMMError as error:
             raise LightningMMError(f"base_ckpt {path}: {error}") from error
+        check_network(network, f"base_ckpt {path}")
         return
     check_state(network, state, f"base_ckpt {path}")
     network.load_state_dict(state)
@@ -98,13 +100,14 @@ def load_weights(module: LightningModule, path: str | Path) -> None:
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Raise one clear LightningMMError when a ``state_dict`` is of another network; the first few keys are named."""
+    """Raise a LightningMMError if a ``state_dict`` is of another network or not finite; the first keys are named."""
     found = misfit(module.state_dict(), state)
     if found:
         raise LightningMMError(
             f"{where} holds another network than this {type(module).__name__}: it {found}; "
             "use the model settings of the run that wrote it"
         )
+    check_network(module, where, state)
 
 
 def _refusal(path: str | Path, name: str, blocked: bool) -> str:

@@ -110,3 +110,34 @@ def test_mistakes_are_named() -> None:
         OneHot(unseen="near")  # type: ignore[arg-type]
     with pytest.raises(LightningMMError, match="has no incomplete combination to adapt to"):
         bound(OneHot(["a+b+c"]))
+
+
+def test_many_modalities_need_few_rows_or_are_refused_with_the_number() -> None:
+    many = Modalities([f"m{place}" for place in range(20)])
+    with pytest.raises(
+        LightningMMError, match=r"OneHot of 20 modalities needs 1,048,574 rows .*Additive\(\) \(20 rows\)"
+    ):
+        OneHot().bind(many)
+    for kind, most in ((Additive, 19), (Pairwise, 190), (Shared, 1)):
+        basis = kind()
+        basis.bind(many)
+        assert basis.most_rows() == most
+    twelve = OneHot()
+    twelve.bind(Modalities(list("abcdefghijkl")))
+    assert len(twelve.names) == 4094
+
+
+@pytest.mark.parametrize("unseen", ["base", "superset", "subset"])
+def test_chosen_combinations_of_many_modalities_route_as_those_of_few(unseen: Any, caplog: Any) -> None:
+    chosen = ["a", "b", "a+b", "b+c", "a+b+d", "a+c+d"]
+    few, many = Modalities(list("abcd")), Modalities([*"abcd", *(f"m{place}" for place in range(66))])
+    small, large = OneHot(chosen, unseen=unseen), OneHot(chosen, unseen=unseen)
+    small.bind(few)
+    with caplog.at_level(logging.WARNING):
+        large.bind(many)
+    assert f"{2**70 - 8:,} combinations have no row" in caplog.text
+    masks = few.masks(few.incomplete())
+    wide = torch.cat([masks, torch.zeros(len(masks), 66, dtype=torch.bool)], 1)
+    assert torch.equal(large.route(wide), small.route(masks))
+    assert large.route(torch.ones(1, 70, dtype=torch.bool)).tolist() == [6]
+    assert large.most_rows() == 1

@@ -114,6 +114,25 @@ def test_a_cell_can_be_run_alone(whole: Studies, tmp_path: Path) -> None:
         torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-6, msg=lambda m: f"{name}: {m}")  # noqa: B023
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("metric: accuracy\n", "metric: this task has miou"),
+        ("majority: true\n", "majority: the sweeps of this task keep no labels"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Studies(tmp_path)
+    with (tmp_path / "study.yaml").open("a") as file:
+        file.write(change)
+    assert main(studies.command("study")) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = Studies(tmp_path).command("study")
     for extra, message in (

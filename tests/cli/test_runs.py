@@ -247,7 +247,7 @@ def bad_checkpoints(runs: Runs, folder: Path) -> list[tuple[str, str, str, str]]
         ("fit", f"{place}/folder.ckpt", "it is a folder; give the .ckpt file that a `fit` wrote", "base"),
         ("test", "best", "`best` is known only to the process that trained; give the .ckpt file", "base"),
         ("fit", "https://here.example/a.ckpt", "is a URL, and a checkpoint is only read from a file", "base"),
-        ("validate", runs.base_ckpt, "this checkpoint holds no adapter: it is one of the base", "ssf"),
+        ("validate", runs.base_ckpt, "this checkpoint holds no adapter: it is that of the base", "ssf"),
         ("predict", runs.ssf_ckpt, "this checkpoint holds an adapter and not its base", "base"),
     ]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,21 @@ def test_each_combination_takes_what_is_there(
         same(runtime({name: inputs[name] if name in present else None for name in PAIR}), expected)
         same(runtime(inputs, available=mask), expected)
     assert set(runtime._opened) == set(PAIR.combinations()), "the folded programs, not the one for all"
+
+
+@every_backend
+def test_eight_threads_share_a_runtime(exported: Path, adapted: Adapted, backend: str) -> None:
+    runtime = Runtime(exported, backend)
+    masks = [PAIR.mask(name).expand(4, -1) for name in PAIR.combinations()] + [PAIR.masks()[torch.tensor([0, 1, 2, 0])]]
+    expected = [eager(adapted, pair_inputs(4, seed=number), masks[number % 4]) for number in range(8)]
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            same(runtime(pair_inputs(4, seed=number), available=masks[number % 4]), expected[number])
+
+    with ThreadPoolExecutor(8) as pool, unchecked():
+        assert list(pool.map(work, range(8))) == [None] * 8
+    assert pickle.loads(pickle.dumps(runtime)).programs == runtime.programs
 
 
 def mixed() -> tuple[dict[str, Any], dict[str, Any], Tensor]:

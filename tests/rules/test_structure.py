@@ -23,6 +23,7 @@ TEST_FILES = sorted((REPOSITORY / "tests").rglob("*.py"))
 RANKS = {
     "version": 0,
     "errors": 0,
+    "moved": 0,
     "files": 1,
     "tree": 1,
     "provenance": 1,

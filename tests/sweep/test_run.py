@@ -256,3 +256,23 @@ def test_wrong_batches_have_one_clear_message() -> None:
 def test_batches_that_are_no_dicts() -> None:
     with pytest.raises(LightningMMError, match="expects batches"):
         sweep(VoteTask(NAMES), loader(torch.utils.data.TensorDataset(torch.zeros(4, 2))), trainer=quiet())
+
+
+@pytest.mark.slow
+def test_of_too_many_combinations_a_fixed_draw_is_swept_and_said() -> None:
+    names = [f"m{place}" for place in range(20)]
+    batch = {
+        "inputs": {name: torch.randn(2, 3) for name in names},
+        "observed": torch.ones(2, 20, dtype=torch.bool),
+        "target": torch.tensor([0, 1]),
+        "index": torch.arange(2),
+    }
+    data = torch.utils.data.DataLoader([batch], batch_size=None)
+    with pytest.warns(UserWarning, match=r"20 modalities have 1,048,575 combinations; the sweep runs 1,023 of them"):
+        result = sweep(VoteTask(names), data, trainer=quiet(), bootstrap=0)
+    assert result.combinations == list(Modalities(names).sampled(1023))
+    assert result.config["combinations_drawn"] == {"number": 1023, "of": 1048575, "seed": 0}
+    assert result.summary("zero_fill")["worst_combination"] in result.combinations
+    chosen = sweep(VoteTask(names), data, trainer=quiet(), bootstrap=0, combinations=["m0", "m3+m19"])
+    assert chosen.combinations == ["m0", "m3+m19"]
+    assert "combinations_drawn" not in chosen.config

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.layers.types import acts_as
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
 
@@ -59,14 +60,14 @@ class Kind:
     targets: tuple[type[nn.Module], ...]
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Select the layers of a network to adapt; default: all layers of the types ``targets``.
+        """Select the layers of a network to adapt; default: all that act as layers of the types ``targets``.
 
         Returns:
             For each selected layer the details that :meth:`bank` needs, in plain types (``site.details``); and for each
             layer of the right type that cannot be adapted, the reason. An entry ``channel_axis`` gives the axis of
             the channels in the output of a module that is not a layer of torch.
         """
-        return {name: {} for name, module in network.named_modules() if isinstance(module, self.targets)}, {}
+        return {name: {} for name, module in network.named_modules() if acts_as(module, self.targets)}, {}
 
     def idle(self, sites: Sequence[Site]) -> str | None:
         """Name a part of this kind that got none of the chosen layers, which is an error; None if there is none."""
@@ -83,7 +84,7 @@ def chosen_by_pattern(kind: Kind, network: nn.Module, layers: Sequence[str] | No
     Raises:
         LightningMMError: If a pattern matches none of them.
     """
-    every = {name: module for name, module in network.named_modules() if isinstance(module, kind.targets)}
+    every = {name: module for name, module in network.named_modules() if acts_as(module, kind.targets)}
     for pattern in layers or ():
         if not any(fnmatchcase(name, pattern) for name in every):
             types = ", ".join(sorted(t.__name__ for t in kind.targets))

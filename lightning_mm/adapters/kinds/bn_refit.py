@@ -25,10 +25,11 @@ from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.example import take_samples
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError, NotApplicableError
-from lightning_mm.tree import batch_size, take_rows
+from lightning_mm.tree import batch_size
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -157,7 +158,9 @@ def refit_batch_norm(
     base_statistics = {name: _statistics(norm) for name, norm in norms.items()}
     for row, combination in enumerate(adapter.basis.names):
         mask = adapter.modalities.mask(combination)
-        used = [_select(call, mask_of_call[:, mask].all(1)) for call, mask_of_call in zip(calls, seen)]
+        used = [
+            _select(adapter, network, call, mask_of_call[:, mask].all(1)) for call, mask_of_call in zip(calls, seen)
+        ]
         enough = [call for call in used if _samples(adapter, call) >= MIN_SAMPLES]
         if not enough:
             raise LightningMMError(
@@ -248,7 +251,6 @@ def _samples(adapter: Adapter, call: Call) -> int:
     return next((size for size in sizes if size is not None), 0)
 
 
-def _select(call: Call, keep: Tensor) -> Call:
-    """Return the chosen samples (``Bool[B]``) of every leaf of a call."""
-    chosen: Call = call if keep.all() else take_rows(call, keep.nonzero().flatten(), len(keep))
-    return chosen
+def _select(adapter: Adapter, network: nn.Module, call: Call, keep: Tensor) -> Call:
+    """Return the chosen samples (``Bool[B]``) of a call."""
+    return call if keep.all() else take_samples(network, call, keep.nonzero().flatten(), len(keep), adapter.for_all)

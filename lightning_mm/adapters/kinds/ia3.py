@@ -14,15 +14,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.fold import fold_input_scale
+from lightning_mm.adapters.layers.foreign import Role, role_of
 from lightning_mm.adapters.layers.half import HALF, modulated_half
 from lightning_mm.adapters.layers.layout import Site
-from lightning_mm.adapters.layers.types import known_type
+from lightning_mm.adapters.layers.types import acts_as, known_type
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError
@@ -76,7 +77,7 @@ class IA3(Kind):
         self.outputs, self.inputs = outputs, inputs
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+        linear = {name: module for name, module in network.named_modules() if acts_as(module, self.targets)}
         for setting, patterns in (("outputs", self.outputs), ("inputs", self.inputs)):
             for pattern in patterns or ():
                 if not any(fnmatchcase(name, pattern) for name in linear):
@@ -92,10 +93,11 @@ class IA3(Kind):
                 scales_input = False  # part of attention, not of a feed-forward block
             if not scales_input and not _matches(name, OUTPUTS if self.outputs is None else self.outputs):
                 continue
-            if scales_input and known_type(module) is None:
+            role = role_of(module)
+            if scales_input and role is None and known_type(module) is None:
                 reasons[name] = f"{type(module).__name__} overrides forward, so its use of the input is unknown"
                 continue
-            details[name] = {"inputs": module.in_features if scales_input else 0}
+            details[name] = {"inputs": _inputs(module, role) if scales_input else 0}
         if not details and not reasons:
             raise LightningMMError(
                 f"IA3 finds no projection to keys or values and no feed-forward block in {type(network).__name__}; "
@@ -114,6 +116,13 @@ class IA3(Kind):
     def bank(self, site: Site, rows: int) -> Bank:
         width = site.details["inputs"]
         return InputScaleBank(rows, width) if width else SSFBank(rows, site.channels, ("scale",))
+
+
+def _inputs(layer: nn.Module, role: Role | None) -> int:
+    """Count the input channels of a linear layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0 if role == "transposed" else 1]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -28,6 +28,7 @@ from lightning_mm.adapters.basis import is_finite
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind, chosen_by_pattern
 from lightning_mm.adapters.layers.fold import fold_weight_change
+from lightning_mm.adapters.layers.foreign import role_of
 from lightning_mm.adapters.layers.half import HALF, plus
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import known_type
@@ -182,7 +183,8 @@ def _convolve_each(
 class LoRA(Kind):
     """A low-rank change of the weights of linear, convolution (groups=1) and embedding layers; identity at the start.
 
-    Layers of a subclass that overrides ``forward`` are left out: how they use their input is unknown.
+    Linear layers of other libraries (``Conv1D`` of transformers) are adapted too. Layers of a subclass that overrides
+    ``forward`` are left out: how they use their input is unknown.
 
     Args:
         rank: Rank of the change. It is limited to the largest rank of the weight, min(out, in * kernel size), so that
@@ -211,7 +213,10 @@ class LoRA(Kind):
             module = cast(Any, found)
             if isinstance(module, nn.Embedding) and self.layers is None:
                 continue
-            if known_type(module) is None:
+            role = role_of(module)
+            if role is not None:
+                details[name] = {"weight": list(module.weight.shape[:: -1 if role == "transposed" else 1])}
+            elif known_type(module) is None:
                 reasons[name] = f"{type(module).__name__} overrides forward, so its use of the weight is unknown"
             elif getattr(module, "groups", 1) != 1:
                 reasons[name] = f"it has groups={module.groups}, and LoRA adapts convolutions with groups=1 only"

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.layers.fold import fold_affine_change
+from lightning_mm.adapters.layers.foreign import normalised_by, role_of
 from lightning_mm.adapters.layers.half import HALF, plus
 from lightning_mm.adapters.layers.layout import Site
-from lightning_mm.adapters.layers.types import Normalisation, known_type
+from lightning_mm.adapters.layers.types import Normalisation, acts_as, known_type
 from lightning_mm.adapters.tracing import full_precision
 
 
@@ -69,9 +70,9 @@ class NormTuning(Kind):
         details: dict[str, dict[str, Any]] = {}
         reasons: dict[str, str] = {}
         for name, module in network.named_modules():
-            if not isinstance(module, self.targets) or module.weight is None:
+            if not acts_as(module, self.targets) or module.weight is None:
                 continue
-            if known_type(module) is None:
+            if role_of(module) is None and known_type(module) is None:
                 reasons[name] = f"{type(module).__name__} overrides forward, so its normalisation is unknown"
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) != 1:
                 reasons[name] = f"it normalises over {len(module.normalized_shape)} axes and has no channel axis"
@@ -91,7 +92,8 @@ def normalised(layer: nn.Module, x: Float[Tensor, " *output"]) -> Float[Tensor, 
         return F.rms_norm(x, list(layer.normalized_shape), eps=layer.eps)
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, eps=layer.eps)
-    assert isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
+    if not isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
+        return normalised_by(layer, x)
     mean, variance = layer.running_mean, layer.running_var
     if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
         return F.instance_norm(x, mean, variance, use_input_stats=mean is None, eps=layer.eps)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_mm.adapters.layers.foreign import Role, role_of
 from lightning_mm.adapters.layers.half import wide
 from lightning_mm.adapters.layers.own_call import weight_holder
 from lightning_mm.adapters.layers.types import Convolution, Normalisation, Transposed
@@ -35,14 +36,16 @@ def fold_scale_shift(
     module = weight_holder(module)
     refuse_parametrised(module)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
+    role = role_of(module)
+    if role is None and not isinstance(module, (nn.Linear, *Convolution, *Normalisation)):
         raise LightningMMError(
             f"a scale and shift cannot be folded into a {type(module).__name__}; keep the hooks instead"
         )
-    if isinstance(module, nn.RMSNorm) and shift is not None:
-        raise LightningMMError("RMSNorm has no bias, so a shift cannot be folded into it; keep the hooks instead")
+    if shift is not None and (isinstance(module, nn.RMSNorm) or (role is not None and bias is None)):
+        name = type(module).__name__
+        raise LightningMMError(f"{name} has no bias, so a shift cannot be folded into it; keep the hooks instead")
     if scale is not None:
-        _replace(module, "weight", _scaled(module, weight, scale), like=weight)
+        _replace(module, "weight", _scaled(module, weight, scale, role), like=weight)
         bias = None if bias is None else wide(bias) * scale
     if shift is not None:
         bias = shift if bias is None else wide(bias) + shift
@@ -53,11 +56,15 @@ def fold_scale_shift(
 
 
 def _scaled(
-    module: nn.Module, weight: Float[Tensor, " *weight"] | None, scale: Float[Tensor, " channel"]
+    module: nn.Module, weight: Float[Tensor, " *weight"] | None, scale: Float[Tensor, " channel"], role: Role | None
 ) -> Float[Tensor, " *weight"]:
     """Scale the output channels of a layer's weight."""
     if weight is None:  # a norm layer without a weight
         return scale.clone()
+    if role == "transposed":
+        return wide(weight) * scale
+    if role == "norm_plus_one":
+        return (wide(weight) + 1) * scale - 1
     if isinstance(module, Transposed):
         # weight is [in, out / groups, ...]: the output channels of group g belong to the g-th block of input channels
         per_group = scale.view(module.groups, 1, -1).expand(-1, weight.shape[0] // module.groups, -1)
@@ -67,9 +74,12 @@ def _scaled(
 
 def _replace(module: nn.Module, name: str, value: Tensor, like: Tensor | None) -> None:
     """Set a new parameter, so that weights shared with another layer do not change there."""
+    value = value if like is None else value.to(like.dtype)
+    if name in module._buffers:  # a frozen norm of another library
+        module._buffers[name] = value
+        return
     if name not in module._parameters and hasattr(module, name):
         raise LightningMMError(f"the {name} of {type(module).__name__} is not a parameter; keep the hooks instead")
-    value = value if like is None else value.to(like.dtype)
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     for flag in ("affine", "elementwise_affine"):
         if hasattr(module, flag):
@@ -84,12 +94,16 @@ def fold_input_scale(module: nn.Module, scale: Float[Tensor, " channel"]) -> Non
         LightningMMError: If it is not a linear or convolution layer with groups=1, or its weights are parametrised.
     """
     refuse_parametrised(module)
-    if not isinstance(module, (nn.Linear, *Convolution)) or getattr(module, "groups", 1) != 1:
+    role = role_of(module)
+    known = role in ("linear", "transposed") or isinstance(module, (nn.Linear, *Convolution))
+    if not known or getattr(module, "groups", 1) != 1:
         kind = type(module).__name__
         raise LightningMMError(f"an input scale cannot be folded into a {kind}; keep the hooks instead")
-    axis = 0 if isinstance(module, Transposed) else 1
-    shape = [len(scale) if i == axis else 1 for i in range(module.weight.ndim)]
-    _replace(module, "weight", wide(module.weight) * scale.view(shape), like=module.weight)
+    axis = 0 if role == "transposed" or isinstance(module, Transposed) else 1
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    shape = [len(scale) if i == axis else 1 for i in range(weight.ndim)]
+    _replace(module, "weight", wide(weight) * scale.view(shape), like=weight)
 
 
 @torch.no_grad()
@@ -110,7 +124,7 @@ def fold_affine_change(
 
 @torch.no_grad()
 def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> None:
-    """Add ``change`` to the weight of ``module``, as a new parameter.
+    """Add ``change`` to the weight of ``module``, as a new parameter; a weight ``[in, out]`` gets it transposed.
 
     Raises:
         LightningMMError: If its weights are parametrised.
@@ -118,6 +132,7 @@ def fold_weight_change(module: nn.Module, change: Float[Tensor, " *weight"]) -> 
     refuse_parametrised(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
+    change = change.mT if role_of(module) == "transposed" else change
     _replace(module, "weight", wide(weight) + change, like=weight)
 
 

@@ -29,7 +29,9 @@ def finer(features: Tensor) -> Tensor:
     digits = features.view(torch.int16) * _SPREAD
     if features.dtype == torch.float16:  # which has three digits more
         digits = (digits >> 3).clamp_(min=-4095)
-    return (features.float().view(torch.int32) + digits).view(torch.float32)
+    exact = features.float()
+    exact.view(torch.int32).add_(digits)
+    return exact
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_mm.adapters.layers.foreign import own_tensors, role_of
 from lightning_mm.adapters.layers.types import known_type
 
 _ON_THE_OBJECT = ("forward", "_conv_forward", "_call_impl", "__call__")
@@ -26,6 +27,8 @@ def own_call(module: nn.Module) -> str | None:
     if module._forward_hooks or module._forward_pre_hooks:
         hooks: list[Any] = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         return f"it has hooks besides those of the adapter ({getattr(hooks[0], '__name__', type(hooks[0]).__name__)})"
+    if role_of(module) in ("norm", "norm_plus_one") and "bias" not in own_tensors(module):
+        return f"{type(module).__name__} has no bias"
     holder = weight_holder(module)
     known = known_type(holder)
     if known is None:

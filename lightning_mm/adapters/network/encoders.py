@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_mm.adapters.network.example import Example, free_sizes
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tree import is_column, leaves_of, map_tensors, rows_of, take_rows, tensors_of
@@ -21,8 +22,7 @@ def find_encoders(
     modalities: Sequence[str],
     encoders: Mapping[str, str] | None,
     paths: Mapping[str, InputPath],
-    example: Call,
-    size: int,
+    example: Example,
 ) -> dict[str, str]:
     """Find the encoders that may run on a part of the samples, by trial on the example.
 
@@ -32,8 +32,7 @@ def find_encoders(
         encoders: Modality to the name of its encoder; None selects the modules of ``network.encoders`` that are named
             like modalities and pass the trial.
         paths: Path to the input of each modality in a call.
-        example: A call of ``size`` samples.
-        size: Number of samples, at least two.
+        example: A typical call.
 
     Raises:
         LightningMMError: If an encoder that was named does not exist or does not pass the trial.
@@ -50,8 +49,10 @@ def find_encoders(
                 f"encoders={{{modality!r}: {name!r}}}: expected one of the modalities {list(modalities)} and the name "
                 f"of its encoder, a module of {type(network).__name__} such as {[n for n in modules if n][:5]}"
             )
+    example = example.of(next(free_sizes(network, example.call)))  # no other length can be taken for that of the batch
     reasons = {
-        modality: _trial(network, modules[name], modality, paths, example, size) for modality, name in encoders.items()
+        modality: _trial(network, modules[name], modality, paths, example.call, example.size)
+        for modality, name in encoders.items()
     }
     wrong = {modality: reason for modality, reason in reasons.items() if reason is not None}
     if named and wrong:
@@ -100,10 +101,7 @@ def _trial(
     ((args, kwargs), output), (other, _) = seen
     if not same_tensors((args, kwargs), other):
         return "its input depends on more than its modality"
-    given, returned = tensors_of((args, kwargs)), tensors_of(output)
-    columns = [leaf for _, leaf in leaves_of((args, kwargs, output), is_column) if is_column(leaf)]
-    texts = any(isinstance(item, (str, bytes)) for column in columns for item in column)
-    if not given or not returned or texts or any(rows_of(leaf) != size for leaf in (*given, *returned)):
+    if not _batch_first((args, kwargs), size) or not _batch_first(output, size):
         return "its inputs and outputs are not tensors, batch first"
     rows = torch.arange(size - 1, 0, -1)  # all but the first, in reverse order
     part = take_rows((args, kwargs), rows, size)
@@ -114,6 +112,13 @@ def _trial(
     if not same_tensors(alone, take_rows(output, rows, size)):
         return "its output for a sample depends on the other samples"
     return None
+
+
+def _batch_first(nest: Any, size: int) -> bool:
+    """Return whether a nest has tensors, all with one row per sample, and nothing else with one row per sample."""
+    others = [leaf for _, leaf in leaves_of(nest, is_column) if not isinstance(leaf, Tensor)]
+    tensors = tensors_of(nest)
+    return bool(tensors) and {rows_of(leaf) for leaf in tensors} == {size} and all(rows_of(o) != size for o in others)
 
 
 def _disturbed(nest: Any, seed: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -47,20 +47,28 @@ class FrozenState:
 
     Args:
         network: Changed in place until :meth:`restore`.
+        following: Names of modules that follow another mode, see :meth:`freeze`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, following: Sequence[str] = ()) -> None:
         self.network = network
+        self._following = [network.get_submodule(name) for name in following]
         self._modules = [(module, module.training) for module in network.modules()]
         self._required_grad = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
         network.requires_grad_(False)
         network.eval()
         self._packing = refuse_nested_tensors(network)
 
-    def freeze(self) -> None:
-        """Undo a ``train()`` call on the network, so that norm layers and dropout stay in eval mode."""
+    def freeze(self, training: bool = False) -> None:
+        """Undo a ``train()`` call on the network, so that norm layers and dropout stay in eval mode.
+
+        Args:
+            training: The mode of the modules that follow it.
+        """
         if any(module.training for module, _ in self._modules):
             self.network.eval()
+        for module in self._following:
+            module.training = training
 
     def restore(self) -> None:
         """Restore ``requires_grad`` and the training modes of the network."""

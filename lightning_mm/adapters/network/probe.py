@@ -7,7 +7,6 @@ entry of a weight or bias for all others.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.layers.fold import fold_scale_shift
+from lightning_mm.adapters.layers.foreign import own_tensors, role_of, with_tensors
 from lightning_mm.adapters.layers.in_place import Outputs
 from lightning_mm.adapters.layers.layout import Layout, Order, Site, changed_indices
 from lightning_mm.adapters.layers.types import CHANNELS_LAST, Convolution, known_type
 from lightning_mm.adapters.network.eval_mode import quiet
-from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.network.example import Example
 from lightning_mm.errors import LightningMMError
-from lightning_mm.tree import map_tensors
 
 
 class Unroutable(Exception):
@@ -42,8 +41,7 @@ def main_output(output: Any) -> Any:
 def probe(
     network: nn.Module,
     modules: Mapping[str, nn.Module],
-    example: Call,
-    size: int,
+    example: Example,
     grouped: bool = False,
     channels: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, Site], dict[str, str]]:
@@ -52,8 +50,7 @@ def probe(
     Args:
         network: Run in eval mode without gradients; its modes and the global random state are restored.
         modules: Name to submodule of the network.
-        example: ``(args, kwargs)`` of a typical call, batch first.
-        size: Its number of samples, at least one.
+        example: A typical call.
         grouped: Whether the network runs on one combination at a time, so that the batch axis does not matter.
         channels: Channel axes that are already known, by module name; negative ones count from the last axis.
 
@@ -61,9 +58,9 @@ def probe(
         The sites that can be adapted, and for the other modules the reason why not.
     """
     with quiet(network):
-        three = _shapes(network, modules, resized(example, 3, size))
+        three = _shapes(modules, example.of(3))
         seen = _Seen()
-        two = _shapes(network, modules, resized(example, 2, size), seen, channels)
+        two = _shapes(modules, example.of(2), seen, channels)
         reasons: dict[str, str] = {}
         layouts: dict[str, list[Layout]] = {}
         for name in modules:
@@ -76,9 +73,7 @@ def probe(
             name for name, found in layouts.items() if any(layout.order not in ("plain", "any") for layout in found)
         }
         if merged:
-            _order_merged(
-                network, {name: modules[name] for name in merged}, resized(example, 2, size), layouts, reasons
-            )
+            _order_merged({name: modules[name] for name in merged}, example.of(2), layouts, reasons)
     sites = {
         name: Site(
             name,
@@ -93,30 +88,13 @@ def probe(
     return sites, reasons
 
 
-def resized(example: Call, size: int, batch: int) -> Call:
-    """Repeat or drop samples of an example of ``batch`` samples to get ``size``; also replaces NaN and infinity."""
-
-    def resize(tensor: Tensor) -> Tensor:
-        if tensor.ndim and tensor.shape[0] == batch:
-            tensor = tensor[torch.arange(size, device=tensor.device) % batch]
-        return torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
-
-    args, kwargs = map_tensors(tuple(example[0]), resize), map_tensors(dict(example[1]), resize)
-    return args, kwargs
-
-
-def _change_first(example: Call, size: int) -> Call:
-    def change(tensor: Tensor) -> Tensor:
-        if not tensor.ndim or tensor.shape[0] != size:
-            return tensor
-        changed = tensor.clone()
-        if tensor.is_floating_point():
-            changed[0] += (1 + tensor[0].abs()) * torch.randn_like(tensor[0])
-        elif tensor.dtype != torch.bool and tensor[0].ndim:
-            changed[0] = tensor[0].roll(1)
-        return changed
-
-    return map_tensors(example[0], change), map_tensors(example[1], change)
+def _first_changed(leaf: Tensor) -> Tensor:
+    changed = leaf.clone()
+    if leaf.is_floating_point():
+        changed[0] += (1 + leaf[0].abs()) * torch.randn_like(leaf[0])
+    elif leaf.dtype != torch.bool and leaf[0].ndim:
+        changed[0] = leaf[0].roll(1)
+    return changed
 
 
 @contextmanager
@@ -143,9 +121,8 @@ class _Seen:
 
 
 def _shapes(
-    network: nn.Module,
     modules: Mapping[str, nn.Module],
-    example: Call,
+    example: Example,
     seen: _Seen | None = None,
     channels: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, list[tuple[int, ...]]]:
@@ -171,7 +148,7 @@ def _shapes(
                 seen.unfoldable.add(name)
 
     with _watch(modules, note):
-        returned = network(*example[0], **example[1])
+        returned = example.run()
     if seen is not None:
         seen.left_alone = outputs.left_alone(returned)
     return shapes
@@ -185,18 +162,18 @@ def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> 
         if isinstance(module, Convolution):  # an unbatched input has one axis less
             return output.ndim - (3 if "1d" in known.__name__ else 4 if "2d" in known.__name__ else 5) + 1
         return output.ndim - 1 if issubclass(known, CHANNELS_LAST) else 1
-    changed = copy.copy(module)  # shares children and buffers, but not the parameter table
-    changed._parameters = dict(module._parameters)
+    if role_of(module) in ("linear", "transposed"):
+        return output.ndim - 1
+    tensors = own_tensors(module)
     for entry in ("bias", "weight"):
-        parameter = module._parameters.get(entry)
+        parameter = tensors.get(entry)
         if parameter is None or parameter.ndim == 0:
             continue
         for step in (1.0, -1.0, 30.0, -30.0):  # an activation inside the layer may hide small or one-sided steps
             altered = parameter.detach().clone()
             altered[0] += step * (1 + altered[0].abs())
-            changed._parameters[entry] = nn.Parameter(altered)
+            changed = with_tensors(module, **{entry: altered})
             after = main_output(type(module).forward(changed, *args, **kwargs))
-            changed._parameters[entry] = parameter
             found = [
                 axis
                 for axis in range(output.ndim)
@@ -209,13 +186,12 @@ def _channel_axis(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> 
 
 def _folds(module: nn.Module, args: Any, kwargs: Any, output: Tensor, axis: int) -> bool:
     """Return whether a scale and a shift folded into the weights of a layer scale and shift its output."""
-    if known_type(module) is not None:
+    if known_type(module) is not None or role_of(module) is not None:
         return True  # fold_scale_shift refuses the layers that cannot be folded
     channels = output.shape[axis]
     scale = torch.linspace(0.5, 1.5, channels, dtype=output.dtype, device=output.device)
     shift = torch.linspace(-1.0, 1.0, channels, dtype=output.dtype, device=output.device)
-    folded = copy.copy(module)
-    folded._parameters = dict(module._parameters)
+    folded = with_tensors(module)
     try:
         fold_scale_shift(folded, scale, shift)
     except LightningMMError:
@@ -268,9 +244,8 @@ def _layouts(
 
 
 def _order_merged(
-    network: nn.Module,
     modules: Mapping[str, nn.Module],
-    example: Call,
+    example: Example,
     layouts: dict[str, list[Layout]],
     reasons: dict[str, str],
 ) -> None:
@@ -281,11 +256,10 @@ def _order_merged(
         outputs[name].append(output)
 
     with _watch(modules, note):
-        network(*example[0], **example[1])
+        example.run()
     before, outputs = outputs, {name: [] for name in modules}
-    changed = _change_first(example, 2)
     with _watch(modules, note):
-        network(*changed[0], **changed[1])
+        example.run(example.change(_first_changed))
     for name in modules:
         orders: dict[int, Order] = {}
         for old, new in zip(before[name], outputs[name]):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import InputPath, forward_of, parameter_path
+from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.settings import from_settings, settings_of
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.files import replaced_files, sha256
@@ -37,15 +37,6 @@ NAME = re.compile(r"\w[\w.+-]*")
 """Pattern of the names of adapters in one folder."""
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Hash the names, shapes, dtypes and values of all weights and buffers of a network."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
     """Describe an adapter without its weights, in plain types."""
     return {
@@ -60,6 +51,7 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
         "encoders": adapter.encoders,
         "grouped": adapter.grouped,
         "for_all": adapter.for_all,
+        **({"deep_supervision": adapter.deep_supervision} if adapter.deep_supervision else {}),
         "base_fingerprint": base_fingerprint,
     }
 
@@ -80,6 +72,7 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
         config.get("encoders", {}),
         config.get("grouped", False),
         config.get("for_all", []),
+        config.get("deep_supervision", []),
     )
     if list(adapter.basis.names) != list(config["rows"]):
         raise LightningMMError(

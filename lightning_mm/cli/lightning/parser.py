@@ -52,6 +52,9 @@ class SaveConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)  # of a fit that trains nothing, as BatchNormRefit's
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 

@@ -116,7 +116,8 @@ def sampled_combinations(names: ModalityNames, permutations: int = 32, seed: int
 
 
 def _permutations(names: ModalityNames, count: int, seed: int = 0) -> list[tuple[str, ...]]:
-    generator, found = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
+    found: list[tuple[str, ...]] = []
     while len(found) < count:
         one = tuple(names[int(position)] for position in generator.permutation(len(names)))
         found += [one, one[::-1]]
