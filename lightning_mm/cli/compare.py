@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -60,23 +61,25 @@ def run_compare(args: list[str]) -> None:
     if options.dry_run:
         _list(study)
         return
-    compare(study, perform_step, options.jobs, options.again)
+    compare(study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *args]))
 
 
-def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) -> SweepResult:
-    """Run a study in worker processes; write its tables, log them if it says so, and print one.
+def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, command: str = "") -> SweepResult:
+    """Run a study in worker processes; write its tables and report, log them if it says so, and print one table.
 
     Args:
         study: What to run.
         perform: Performs a step, in a worker.
         jobs: Worker processes.
         again: Whether finished runs whose settings have changed may be deleted and run again.
+        command: How the study was started, for the report.
     """
     from lightning_mm.compare import collect, processes, run_study, write
     from lightning_mm.compare.look import configs_to_look_at
     from lightning_mm.compare.plan import Plan
     from lightning_mm.compare.step_runner import finished
     from lightning_mm.files import check_folder
+    from lightning_mm.report import write_report
     from lightning_mm.results.terminal import print_table
 
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -90,11 +93,13 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False) 
             executor.call(look_in_worker, study, steps)
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
-    written = write(study, facts, choices, result, jobs)
+    written = write(study, facts, choices, result, jobs, command)
     if study.wandb is not None:
         _log(study, result)
     print_table(result, study.metric)
     print("written: " + ", ".join(map(str, written.values())))
+    page = write_report([study.results], study.results / "report.html", study.metric)
+    print(f"report: {page['html']}")
     return result
 
 

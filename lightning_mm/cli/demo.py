@@ -55,11 +55,12 @@ def run_demo(args: Sequence[str]) -> None:
     # A study skips finished steps; the demo shows them all, with the code as it is now.
     for step in Plan(study).steps({}):
         step.marker.unlink(missing_ok=True)
-    result = compare(study, show_and_perform)
+    result = compare(study, show_and_perform, command=shlex.join(["lightning-mm", "demo", *args]))
     if not options.fast:
         print("\n" + against_stored(result, folder / "expected.json"))
     minutes = (time.monotonic() - start) / 60
-    print(f"\nThe report is in {report}: sweep.md, sweep.png, sweep.csv, sweep.json ({minutes:.1f} minutes)")
+    files = "sweep.md, sweep.png, sweep.csv, sweep.json, report.html"
+    print(f"\nThe report is in {report}: {files} ({minutes:.1f} minutes)")
 
 
 def show_and_perform(step: Step) -> dict[str, Any]:

@@ -33,6 +33,7 @@ VERBS = {
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
     "importance": "how much each modality of a sweep is worth, and which pairs work together",
+    "report": "one HTML page of finished sweeps: tables, charts, importance, samples that a method loses",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
@@ -151,6 +152,10 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.importance import run_importance
 
         return lambda args: run_importance(args[1:])
+    if verb == "report":
+        from lightning_mm.cli.report import run_report
+
+        return lambda args: run_report(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 

@@ -116,9 +116,14 @@ def _cpu(facts: Facts) -> float:
 
 
 def write(
-    study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], result: SweepResult, jobs: int = 1
+    study: Study,
+    facts: Mapping[Path, Facts],
+    choices: Mapping[str, Any],
+    result: SweepResult,
+    jobs: int = 1,
+    command: str = "",
 ) -> dict[str, Path]:
-    """Write the tables and ``study.json``: choices, costs, machine and versions."""
+    """Write the tables and ``study.json``: command, choices, costs, machine and versions."""
     written = save(result, study.results, timestamp=False)
     tuning = {}
     plan = Plan(study)
@@ -142,6 +147,7 @@ def write(
     base = [plan.fit(study.method(BASE), None, seed, None) for seed in study.seeds]
     content = {
         "study": study.name,
+        **({"command": command} if command else {}),
         "seeds": list(study.seeds),
         "chosen": dict(choices),
         "base_seconds": round(sum(_cpu(facts[step.marker]) for step in base) / len(base), 1),

@@ -55,7 +55,10 @@ class Studies:
         assert notes.pop("seconds")
         found["sweep.json"] = {key: value for key, value in notes.items() if key != "commit"}
         study = json.loads(found.pop("study.json"))
-        found["study.json"] = {key: value for key, value in study.items() if "seconds" not in key and key != "commit"}
+        apart = ("commit", "command")
+        found["study.json"] = {key: value for key, value in study.items() if "seconds" not in key and key not in apart}
+        assert b"<html" in found.pop("report.html")
+        assert found.pop("report.md")
         found["sweep.md"] = [line for line in found["sweep.md"].decode().splitlines() if " s |" not in line]
         return found
 

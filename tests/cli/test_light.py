@@ -14,7 +14,7 @@ AT_ONCE = (
     ["data"],
     ["data", "mfnet"],
     ["data", "--json"],
-    *([verb, "--help"] for verb in ("data", "table", "compare", "demo")),
+    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo")),
 )
 
 

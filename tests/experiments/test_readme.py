@@ -34,7 +34,7 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 def test_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Verbs, flags and files of the README exist; a run needs the checkpoints of the one before."""
-    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "export", "compare", "table"}
+    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "export", "compare", "table", "report"}
     monkeypatch.chdir(REPOSITORY)
     for _, verb, *args in COMMANDS:
         if verb in ("fit", "sweep", "export"):

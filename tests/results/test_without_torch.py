@@ -1,4 +1,4 @@
-"""Results are read, printed and merged without torch, Lightning and matplotlib, which take seconds to import."""
+"""Results are read, printed, merged and reported without torch, Lightning and matplotlib: these take seconds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from tests.support.repository import REPOSITORY
 
 CODE = """
-import sys
+import sys, tempfile
 import lightning_mm.results
 from lightning_mm.cli import main
 assert main(["table", "experiments/results/scenes", "experiments/results/scenes/sweep.csv"]) == 0
+with tempfile.TemporaryDirectory() as folder:
+    assert main(["report", "experiments/results/scenes", "--out", f"{folder}/report.html"]) == 0
 heavy = sorted({"torch", "lightning", "wandb", "matplotlib", "jaxtyping"} & set(sys.modules))
 sys.exit(", ".join(heavy) or 0)
 """

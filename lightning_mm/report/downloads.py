@@ -1,0 +1,86 @@
+"""Tables as files inside the page: CSV and LaTeX in ``data:`` addresses."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+
+from lightning_mm.report.tables import Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "●": r"$\bullet$", "○": r"$\circ$", "−": r"$-$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def latex(table: Table) -> str:
+    """The table as a LaTeX ``tabular`` of the package booktabs, the best in bold."""
+    if not table.rows:
+        return ""
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        _line(latex_text(column) for column in table.columns),
+        r"\midrule",
+        *(
+            _line(rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text) for cell in row)
+            for row in table.rows
+        ),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Text in which LaTeX finds no commands.
+
+    Example:
+        >>> latex_text("zero_fill 50 %")
+        'zero\\\\_fill 50 \\\\%'
+    """
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An address that holds its content, e.g. of kind ``text/csv``."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def file_name(*parts: str) -> str:
+    """A name for a file, of letters, digits, dots and dashes alone.
+
+    Example:
+        >>> file_name("UTD MHAD", "summary") + ".csv"
+        'UTD-MHAD_summary.csv'
+    """
+    return "_".join(re.sub(r"[^\w.-]+", "-", part, flags=re.ASCII).strip("-.") or "table" for part in parts)
+
+
+def markdown(table: Table) -> str:
+    """The table as GitHub Markdown, the best in bold."""
+    rows = [
+        [markdown_text(column) for column in table.columns],
+        ["---", *["--:"] * (len(table.columns) - 1)],
+        *(
+            [f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text) for cell in row]
+            for row in table.rows
+        ),
+    ]
+    notes = [f"- {markdown_text(note)}" for note in table.notes]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"### {markdown_text(table.title)}", "", *lines, "", *notes])
+
+
+def markdown_text(text: str) -> str:
+    """Text in which Markdown finds neither HTML nor marks; underscores inside words are none."""
+    escaped = re.sub(r"([\\`*|<>])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"

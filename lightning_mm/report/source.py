@@ -1,0 +1,154 @@
+"""The results that a report is about, read from their folders, and what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_mm.errors import DataNotFoundError
+from lightning_mm.results.files import DIGEST, read
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.texts import NOTHING, duration
+
+TABLE = "sweep.csv"
+PLAIN = ("report", "sweep", "results")
+"""Names of folders that say nothing about what is in them."""
+SHOWN_VERSIONS = ("lightning-mm", "torch", "lightning", "python")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One sweep or study on disk.
+
+    Args:
+        name: Heading of its part of the report.
+        csv: Its ``sweep.csv``.
+        result: The figures.
+        stored: The content of ``sweep.json``; empty if it belongs to another table.
+        study: The content of ``study.json``; empty for a sweep that is not a study.
+    """
+
+    name: str
+    csv: Path
+    result: SweepResult
+    stored: Mapping[str, Any]
+    study: Mapping[str, Any]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What made the figures, as (label, text); what is not known is left out."""
+        both = {**self.stored, **self.study}
+        found = {
+            "command": both.get("command") or self._likely_command(),
+            "versions": _versions(both.get("versions") or {}),
+            "git revision": both.get("commit") or "not recorded",
+            "data fingerprint": both.get("data_fingerprint"),
+            "samples": self._samples(),
+            "seeds": ", ".join(map(str, sorted({row.seed for row in self.result.rows}))),
+            "device": both.get("machine") or (both.get("versions") or {}).get("platform"),
+            "time": self._time(),
+            "intervals": self._intervals(),
+        }
+        return [(label, str(text)) for label, text in found.items() if text]
+
+    def _likely_command(self) -> str:
+        config = self.result.config
+        if "study" in config:
+            return "lightning-mm compare (the configuration of the study is below)"
+        return "lightning-mm table" if "merged" in config else ""
+
+    def _samples(self) -> str:
+        """Number of samples, and fingerprints of which samples they are and of the modalities that they have."""
+        counts = sorted({row.n for row in self.result.rows})
+        text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}, depending on the combination"
+        for label, key in (("index", "index"), ("table of missing", "observed")):
+            if key in self.result.samples:
+                values = np.ascontiguousarray(self.result.samples[key], dtype=np.int64)
+                text += f"; {label} {hashlib.sha256(values.tobytes()).hexdigest()[:12]}"
+        return text
+
+    def _time(self) -> str:
+        parts = {
+            "written": self.stored.get("created"),
+            "CPU time of training": _sum(self.result.seconds) if self.result.seconds else None,
+            "of a base": _sum({"": self.study["base_seconds"]}) if "base_seconds" in self.study else None,
+            "of tuning": _sum(self.study["tuning_seconds"]) if self.study.get("tuning_seconds") else None,
+        }
+        return ", ".join(f"{label} {text}" for label, text in parts.items() if text and text != NOTHING)
+
+    def _intervals(self) -> str:
+        bootstrap = self.result.bootstrap
+        return f"{bootstrap.level:.0%} bootstrap over samples, {bootstrap.key}" if bootstrap else ""
+
+
+def read_sources(folders: Sequence[str | Path]) -> list[Source]:
+    """Read every sweep of some folders; a folder without one may hold folders of sweeps, two levels deep.
+
+    Raises:
+        DataNotFoundError: If there is none.
+        LightningMMError: If a file is damaged.
+    """
+    tables = dict.fromkeys(table.resolve() for folder in folders for table in _tables(Path(folder)))
+    sources: list[Source] = []
+    for table in tables:
+        result, digest = read(table), zlib.crc32(table.read_bytes())
+        stored, study = (_content(table.with_name(name)) for name in ("sweep.json", "study.json"))
+        if stored.get(DIGEST) != digest:
+            stored, study = {}, {}
+        name, taken = _name(table, study), {source.name for source in sources}
+        number = next(count for count in range(1, len(tables) + 1) if _numbered(name, count) not in taken)
+        sources.append(Source(_numbered(name, number), table, result, stored, study))
+    return sources
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        yield folder  # a file that `read` checks
+        return
+    for depth in ("", "*/", "*/*/"):
+        found = sorted(folder.glob(f"{depth}{TABLE}"))
+        if found:
+            yield from found
+            return
+    raise DataNotFoundError(
+        f"no sweep in {folder}: expected a folder with a {TABLE}, as `lightning-mm sweep`, `table` and `compare` write "
+        "it, or a folder of such folders"
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}  # `read` has checked sweep.json; without study.json a few facts are missing
+    return content if isinstance(content, dict) else {}
+
+
+def _name(table: Path, study: Mapping[str, Any]) -> str:
+    """The folder, which tells parts of a study apart; the study or a folder above for one that says nothing."""
+    folders = [folder.name for folder in table.parents if folder.name]
+    if folders and folders[0] not in PLAIN:
+        return folders[0]
+    telling = [name for name in folders if name not in PLAIN]
+    return str(study.get("study") or next(iter(telling), "sweep"))
+
+
+def _numbered(name: str, count: int) -> str:
+    return name if count == 1 else f"{name} ({count})"
+
+
+def _versions(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if versions.get(name))
+
+
+def _sum(seconds: Any) -> str:
+    values = seconds.values() if isinstance(seconds, Mapping) else []
+    return duration(sum(float(value) for value in values if isinstance(value, (int, float))))
