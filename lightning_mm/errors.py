@@ -58,6 +58,24 @@ class Stopped(BaseException):
         self.number = number
 
 
+LONGEST = 80
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """Write a value as Python does, and at most the first ``LONGEST`` characters of it.
+
+    Example:
+        >>> shown([0, "a"]), len(shown("a" * 10_000))
+        ("[0, 'a']", 84)
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or a list that holds itself
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise a LightningMMError unless ``value`` is one of the choices.
 

@@ -15,7 +15,7 @@ from torch import nn
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.placement.choose import keep_layers
 from lightning_mm.adapters.saving.fingerprint import fingerprint
-from lightning_mm.adapters.saving.folder import adapter_config, check_fingerprint, check_keys
+from lightning_mm.adapters.saving.folder import adapter_config, check_config, check_fingerprint, check_keys
 from lightning_mm.adapters.saving.settings import with_public_paths
 from lightning_mm.callbacks.averaging import with_base, without_base
 from lightning_mm.errors import LightningMMError
@@ -92,6 +92,7 @@ class AdapterOnlyCheckpoint:
                 "this checkpoint holds no adapter: it is that of the base or of another model; pass the checkpoint of "
                 "the base as FrozenBackboneAdapter(base_ckpt=...), and that of the adapter as ckpt_path"
             )
+        check_config(config, "the description of the adapter in the checkpoint")
         if config["base_fingerprint"] != self.base_fingerprint or fingerprint(self.network) != self._now:
             check_fingerprint(config["base_fingerprint"], self.network)
         if config.get("placement") != self.placement:

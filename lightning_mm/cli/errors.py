@@ -36,6 +36,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     text = from_worker(str(error))
     if isinstance(error, UsageError):
         return text, 2
+    if _is_reference(error):
+        return wrong_reference(error), 2
     if isinstance(error, LightningMMError) or _is_misconfiguration(error):
         return text, 1
     if isinstance(error, OSError) and error.errno in FULL:
@@ -84,9 +86,24 @@ def another_network(text: str) -> str:
     )
 
 
+def wrong_reference(error: BaseException) -> str:
+    """Shorten OmegaConf's message about a ``${...}`` that cannot be resolved."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    place = getattr(error, "full_key", None)
+    return (
+        f"{f'{place}: ' if place else ''}cannot resolve a reference ${{...}}: {reason}; write the full path of another "
+        "setting, such as ${data.batch_size}, or ${oc.env:NAME} for a variable of the environment"
+    )
+
+
 def _some(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(keys[:SHOWN]) + more
+
+
+def _is_reference(error: BaseException) -> bool:
+    module = sys.modules.get("omegaconf.errors")
+    return module is not None and isinstance(error, (module.OmegaConfBaseException, module.GrammarParseError))
 
 
 def _is_misconfiguration(error: BaseException) -> bool:

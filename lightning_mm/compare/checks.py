@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, shown
+from lightning_mm.settings_files import read_settings
 
 RESERVED = ("majority", "configs", "report")
 """Names that a method may not have: a row of the table, and folders next to those of methods."""
@@ -26,13 +25,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read the keys and values of a YAML file."""
     if not path.is_file():
         raise DataNotFoundError(f"no file at {path}; give the YAML file of a study or of one of its configs")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LightningMMError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise LightningMMError(f"{path}: expected keys and values, got {type(content).__name__}")
-    return content
+    return read_settings(path, line_first=False)
 
 
 def check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -41,7 +34,7 @@ def check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> 
         if key not in known:
             close = get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(known)}"
-            raise LightningMMError(f"{where}: unknown key {key!r}; {hint}")
+            raise LightningMMError(f"{where}: unknown key {shown(key)}; {hint}")
 
 
 def check_name(where: str, name: Any) -> str:
@@ -49,7 +42,7 @@ def check_name(where: str, name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
         raise LightningMMError(
             f"{where}: a name is made of letters, digits, '_', '-' and '.', begins with a letter or a digit, and is "
-            f"none of {', '.join(RESERVED)}; got {name!r}"
+            f"none of {', '.join(RESERVED)}; got {shown(name)}"
         )
     return name
 
@@ -61,7 +54,7 @@ def typed(where: str, content: Mapping[str, Any], key: str, kind: type, default:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {str: "text", int: "a whole number", bool: "true or false", dict: "keys and values", list: "a list"}
-        raise LightningMMError(f"{where}: {key}: expected {words[kind]}, got {value!r}")
+        raise LightningMMError(f"{where}: {key}: expected {words[kind]}, got {shown(value)}")
     return value
 
 
@@ -69,7 +62,9 @@ def seeds(where: str, key: str, value: Any) -> tuple[int, ...]:
     """Check distinct whole numbers that a random generator takes."""
     whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     if not whole or not value or len(set(value)) != len(value) or min(value) < 0 or max(value) >= 2**32:
-        raise LightningMMError(f"{where}: {key}: expected a list of distinct whole numbers such as [0, 1], got {value}")
+        raise LightningMMError(
+            f"{where}: {key}: expected a list of distinct whole numbers such as [0, 1], got {shown(value)}"
+        )
     return tuple(value)
 
 
@@ -77,7 +72,7 @@ def files(path: Path, key: str, names: Any) -> tuple[Path, ...]:
     """Return files next to a study, all of which exist and hold YAML."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise LightningMMError(f"{path}: {key}: expected a list of files, got {names!r}")
+        raise LightningMMError(f"{path}: {key}: expected a list of files, got {shown(names)}")
     found = tuple(path.parent / name for name in listed)
     for file in found:
         if not file.is_file():
@@ -100,7 +95,7 @@ def mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise LightningMMError(f"{path}: {key}: expected dotted keys and values, got {value!r}")
+        raise LightningMMError(f"{path}: {key}: expected dotted keys and values, got {shown(value)}")
     return dict(value)
 
 
@@ -108,8 +103,8 @@ def tuning(where: str, path: Path, value: Any) -> dict[str, list[Any]]:
     """Check at most one key with distinct values to choose from."""
     tune = settings(path, f"{where.removeprefix(f'{path}: ')}: tune", value)
     if len(tune) > 1 or not all(isinstance(values, list) and values for values in tune.values()):
-        raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {tune}")
+        raise LightningMMError(f"{where}: tune: expected one key and a list of values, got {shown(tune)}")
     for key, values in tune.items():
         if len({str(one) for one in values}) < len(values):
-            raise LightningMMError(f"{where}: tune: {key}: expected distinct values, got {values}")
+            raise LightningMMError(f"{where}: tune: {key}: expected distinct values, got {shown(values)}")
     return tune

@@ -22,7 +22,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.files import read, save
-from lightning_mm.results.merge import constant_rows, merge, renamed
+from lightning_mm.results.merge import constant_rows, data_sets_of, merge, renamed
 from lightning_mm.results.result import SweepResult
 
 MAJORITY = "majority"
@@ -61,7 +61,11 @@ def collect(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any
         seconds=seconds,
         notes=notes,
         parameters=_parameters(study, plan, merged, facts, choices),
-        config={"study": dict(study.content), "chosen": {name: one["value"] for name, one in choices.items()}},
+        config={
+            "study": dict(study.content),
+            "chosen": {name: one["value"] for name, one in choices.items()},
+            **_data_set(merged),
+        },
     )
 
 
@@ -79,7 +83,13 @@ def _result(study: Study, method: Method, step: Step) -> SweepResult:
     result = renamed(result, {result.methods[0]: method.name})
     # A dedicated network has some of the modalities only; combinations are written in the order of the study's.
     rows = [replace(row, combination=study.modalities.canonical(row.combination)) for row in result.rows]
-    return replace(result, rows=rows, config={"split": "test"})
+    return replace(result, rows=rows, config={"split": "test", **_data_set(result)})
+
+
+def _data_set(result: SweepResult) -> dict[str, str]:
+    """The data set of a result as a part of a configuration, if it is known."""
+    names = data_sets_of(result.config)
+    return {"data_set": names[0]} if names else {}
 
 
 def _parameters(

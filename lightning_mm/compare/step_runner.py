@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,11 +18,18 @@ import yaml
 
 from lightning_mm.compare.cell_config import Run, patched, resolve
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
-from lightning_mm.errors import LightningMMError, NotApplicableError
+from lightning_mm.errors import LightningMMError, NotApplicableError, shown
 from lightning_mm.files import lock, write_atomically
 
 Facts = dict[str, Any]
 """Content of a finished step's marker: its key, what it took, or why it was skipped."""
+_FACTS: dict[str, Any] = {
+    "key": str, "command": list, "skipped": str, "seconds": (int, float), "cpu_seconds": (int, float), "trained": int,
+    "command_seconds": (int, float),
+}  # fmt: skip
+_WORDS: dict[Any, str] = {
+    str: "text", list: "a list", int: "a whole number of 0 or more", (int, float): "a number of 0 or more"
+}  # fmt: skip
 LOCK = ".lock"
 """Lock file of a folder in which a study or a step works."""
 
@@ -62,12 +70,28 @@ def finished(step: Step) -> Facts | None:
         if facts is not None and "skipped" in facts:
             return {"skipped": facts["skipped"]}
     try:
-        content: Any = json.loads(step.marker.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        content: Any = json.loads(step.marker.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("key") != step.key:
         return None
+    _check_facts(step.marker, content)
     return content if "skipped" in content or all(path.is_file() for path in _written(step)) else None
+
+
+def _check_facts(marker: Path, content: Facts) -> None:
+    """Raise a LightningMMError unless the marker of a finished step holds what :func:`perform` writes."""
+    for name, value in content.items():
+        known = _FACTS.get(name)
+        if known is None:
+            continue
+        right = isinstance(value, known) and not isinstance(value, bool)
+        if not right or (isinstance(value, (int, float)) and not 0 <= value < math.inf):
+            expected = _WORDS[known]
+            raise LightningMMError(
+                f"{marker} is damaged ({name}: expected {expected}, got {shown(value)}); remove it to run the step "
+                "again"
+            )
 
 
 def all_finished(steps: Iterable[Step]) -> dict[Path, Facts]:

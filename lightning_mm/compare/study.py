@@ -27,7 +27,7 @@ from typing import Any
 
 from lightning_mm.compare import checks
 from lightning_mm.compare.recipes import BASE, RECIPES, Recipe
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, shown
 from lightning_mm.modality_names import ModalityNames
 
 
@@ -132,12 +132,17 @@ def read_study(path: str | Path) -> Study:
     checks.check_keys(f"{path}", content, KEYS)
     if not content.get("methods") or not isinstance(content["methods"], Mapping):
         raise LightningMMError(f"{path}: methods: expected names such as {list(RECIPES)[1:4]}, got none")
-    name = checks.check_name(f"{path}: name", content.get("name") or path.resolve().parent.name)
-    configs = checks.files(path, "config", content.get("config") or ["base.yaml"])
+    name = checks.check_name(
+        f"{path}: name", path.resolve().parent.name if content.get("name") is None else content["name"]
+    )
+    configs = checks.files(path, "config", ["base.yaml"] if content.get("config") is None else content["config"])
     settings = checks.settings(path, "settings", content.get("settings"))
     modalities = ModalityNames(_modalities(path, configs))
     seeds = checks.seeds(str(path), "seeds", content.get("seeds", [0]))
-    methods = {key: _method(path, key, value or {}, modalities, seeds) for key, value in content["methods"].items()}
+    methods = {
+        key: _method(path, key, {} if value is None else value, modalities, seeds)
+        for key, value in content["methods"].items()
+    }
     if BASE in methods and methods[BASE].tune:
         raise LightningMMError(f"{path}: {BASE}: the base cannot be tuned here, all methods start from it")
     methods = {BASE: Method(BASE, RECIPES[BASE]), **methods}
@@ -165,7 +170,7 @@ def read_study(path: str | Path) -> Study:
 def _method(path: Path, name: Any, content: Any, modalities: ModalityNames, seeds: Sequence[int]) -> Method:
     where = f"{path}: methods: {name}"
     if not isinstance(content, Mapping):
-        raise LightningMMError(f"{where}: expected settings such as {{configs: [ssf.yaml]}}, got {content!r}")
+        raise LightningMMError(f"{where}: expected settings such as {{configs: [ssf.yaml]}}, got {shown(content)}")
     checks.check_name(where, name)
     checks.check_keys(where, content, METHOD_KEYS)
     like = checks.typed(where, content, "like", str, name)
@@ -180,14 +185,16 @@ def _method(path: Path, name: Any, content: Any, modalities: ModalityNames, seed
         if recipe.start is None or not isinstance(content["start"], str):
             raise LightningMMError(
                 f"{where}: start: expected the name of a method of this study, for a method that starts from another "
-                f"one; got {content['start']!r} for one like {like!r}"
+                f"one; got {shown(content['start'])} for one like {like!r}"
             )
         recipe = replace(recipe, start=content["start"])
-    configs = checks.files(path, f"methods: {name}: configs", content.get("configs") or [])
+    configs = checks.files(
+        path, f"methods: {name}: configs", [] if content.get("configs") is None else content["configs"]
+    )
     if recipe.overlay and not configs:
         raise LightningMMError(f"{where}: give configs: a file with its FrozenBackboneAdapter, e.g. [ssf.yaml]")
     tune = checks.tuning(where, path, content.get("tune"))
-    tune_seeds = checks.seeds(where, "tune_seeds", content["tune_seeds"]) if content.get("tune_seeds") else None
+    tune_seeds = None if content.get("tune_seeds") is None else checks.seeds(where, "tune_seeds", content["tune_seeds"])
     if tune_seeds is not None and not set(tune_seeds) <= set(seeds):
         raise LightningMMError(
             f"{where}: tune_seeds: expected some of the study's seeds {list(seeds)}, got {tune_seeds}"
@@ -210,7 +217,7 @@ def _combinations(where: str, value: Any, recipe: Recipe, modalities: ModalityNa
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise LightningMMError(f"{where}: combinations: expected a list such as [{modalities[0]}], got {value!r}")
+        raise LightningMMError(f"{where}: combinations: expected a list such as [{modalities[0]}], got {shown(value)}")
     if not recipe.each:
         raise LightningMMError(f"{where}: combinations: this method has one network for all; leave them out")
     chosen = modalities.select(value)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError, check_choice
+from lightning_mm.export import plain
 
 Opened = Callable[[Sequence[Tensor]], list[Tensor]]
 """A program ready to run: tensors in the order of its inputs -> tensors in the order of its outputs."""
@@ -32,6 +33,7 @@ class Format:
         to_run: Packages that running needs besides torch.
         write: Takes program, path and the names of inputs and outputs; returns the files written.
         open: Takes a path and the names of the inputs.
+        unsafe: Takes a path; says what in the file could run code when it is opened, or None.
     """
 
     suffix: str
@@ -39,6 +41,7 @@ class Format:
     to_run: tuple[str, ...]
     write: Callable[[torch.export.ExportedProgram, Path, Sequence[str], Sequence[str]], list[Path]]
     open: Callable[[Path, Sequence[str]], Opened]
+    unsafe: Callable[[Path], str | None]
 
 
 def require(packages: Iterable[str], what: str) -> dict[str, str]:
@@ -107,8 +110,10 @@ def _open_onnx(path: Path, inputs: Sequence[str]) -> Opened:
 
 
 FORMATS = {
-    "torch": Format(".pt2", (), (), _write_torch, _open_torch),
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), _write_onnx, _open_onnx),
+    "torch": Format(".pt2", (), (), _write_torch, _open_torch, plain.found_in),
+    "onnx": Format(
+        ".onnx", ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), _write_onnx, _open_onnx, lambda path: None
+    ),
 }
 
 

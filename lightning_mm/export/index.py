@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError, shown
 from lightning_mm.export.leaves import AVAILABLE, Leaf, dtype_of, names_in
+from lightning_mm.json_files import read_json
 from lightning_mm.modalities import Modalities
 
+WAY_OUT = "export again"
 INDEX = "export.json"
 FORMAT = "lightning_mm export 1"
 ANY = "any"
@@ -109,6 +111,12 @@ class Index:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Index:
+        """Build the index from the content of ``export.json``, with checked fields.
+
+        Raises:
+            LightningMMError: If names, outputs and programs do not fit together.
+        """
+        modalities = Modalities(state["modalities"])
         leaves = [Leaf.from_dict(name, leaf) for name, of_name in state["inputs"].items() for leaf in of_name]
         programs = {
             name: {
@@ -119,13 +127,26 @@ class Index:
         }
         dtypes = {output["name"]: output["dtype"] for output in state["outputs"]}
         form = state["output_form"]
-        if names_in(form) != list(dtypes) or not all(dtype_of(dtype) for dtype in dtypes.values()):
-            raise KeyError("outputs")
+        if _names_in(form) != list(dtypes):
+            raise LightningMMError(f"output_form: expected a form of the outputs {list(dtypes)}, got {form!r:.80}")
         about = {key: state[key] for key in ("network", "fingerprint", "adapter", "fill", "versions") if key in state}
-        return cls(
-            Modalities(state["modalities"]), leaves, dict(state["sizes"]), form, dtypes, programs,
-            float(state["tolerance"]), state["not_folded"], about,
+        for name in dtypes.values():
+            dtype_of(name)
+        index = cls(
+            modalities, leaves, dict(state["sizes"]), form, dtypes, programs, float(state["tolerance"]),
+            state["not_folded"], about,
         )  # fmt: skip
+        for name, program in state["programs"].items():
+            if name != ANY and modalities.canonical(name) != name:
+                raise LightningMMError(f"programs: expected {modalities.canonical(name)!r}, got {name!r}")
+            if index.names(name) != list(program["inputs"]):
+                raise LightningMMError(
+                    f"programs.{name}.inputs: expected {index.names(name)}, got {list(program['inputs'])}"
+                )
+        named = [leaf["name"] for of_name in state["inputs"].values() for leaf in of_name]
+        if named != [leaf.name for leaf in leaves]:
+            raise LightningMMError(f"inputs: expected the names {[leaf.name for leaf in leaves]}, got {named}")
+        return index
 
 
 def read_index(folder: str | Path) -> Index:
@@ -140,12 +161,38 @@ def read_index(folder: str | Path) -> Index:
         raise DataNotFoundError(
             f"no export in {folder}: {INDEX} is missing; `export_adapted` and `lightning-mm export` write it"
         )
+    from lightning_mm.schemas.base import check
+    from lightning_mm.schemas.export import IndexState
+
+    state = read_json(path, WAY_OUT)
+    found = state.get("format") if isinstance(state, Mapping) else None
+    if isinstance(found, str) and found != FORMAT:
+        raise LightningMMError(f"{path} has format {shown(found)}, this version reads {FORMAT!r}; {WAY_OUT}")
+    check(IndexState, state, path, WAY_OUT)
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise LightningMMError(
-                f"{path} has format {state['format']!r}, this version reads {FORMAT!r}; export again"
-            )
         return Index.from_dict(state)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise LightningMMError(f"{path} is damaged ({type(error).__name__}: {error}); export again") from error
+    except LightningMMError as error:
+        raise LightningMMError(f"{path} is damaged ({error}); {WAY_OUT}") from error
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """Return the place of a file that an index names, which must be in its folder.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        LightningMMError: If it is a link that leads out of the folder.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise DataNotFoundError(f"the export in {folder} lacks {name}, which its index names; {WAY_OUT}")
+    if path.resolve().parent != folder.resolve():
+        raise LightningMMError(f"{path} is a link to {path.resolve()}, outside of the export; copy the file itself")
+    return path
+
+
+def _names_in(form: Any) -> list[str] | None:
+    """The names of the tensors of a form from a file; None if it is no form."""
+    try:
+        return names_in(form)
+    except (AttributeError, TypeError, ValueError):
+        return None

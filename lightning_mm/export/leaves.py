@@ -75,10 +75,14 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """``"float32"`` -> ``torch.float32``."""
+    """``"float32"`` -> ``torch.float32``.
+
+    Raises:
+        LightningMMError: If torch has no such dtype.
+    """
     found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise KeyError(name)
+    if not isinstance(found, torch.dtype) or name_of(found) != name:
+        raise LightningMMError(f"expected a dtype of torch such as 'float32', got {name!r}")
     return found
 
 
@@ -127,6 +131,8 @@ def names_in(form: Any) -> list[str]:
     ((kind, inner),) = form.items()
     if kind == "tensor":
         return [inner]
+    if kind not in ("dict", "list", "tuple"):
+        raise ValueError(kind)
     return [name for item in (inner.values() if kind == "dict" else inner) for name in names_in(item)]
 
 

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_mm.errors import DataNotFoundError, LightningMMError
+from lightning_mm.errors import LightningMMError
 from lightning_mm.export.formats import Opened, format_of, require
-from lightning_mm.export.index import ANY, ProgramFile, read_index
+from lightning_mm.export.index import ANY, ProgramFile, place_of, read_index
 from lightning_mm.export.leaves import AVAILABLE, Leaf, completed, formed, name_of
 from lightning_mm.files import sha256
 from lightning_mm.missing.fills import Nest
@@ -30,11 +30,14 @@ class Runtime:
     Args:
         folder: A folder written by ``export_adapted`` or ``lightning-mm export``.
         backend: ``torch`` or ``onnx`` (which needs onnxruntime).
+        trust: Whether to open torch programs that hold more than a graph of torch's own operators and tensors, such as
+            custom operators or compiled parts. Opening such a file can run any code: only for files of people whose
+            code you would run. ONNX programs run no code of the file.
 
     Raises:
         DataNotFoundError: If there is no export, or one of its files is missing when needed.
-        LightningMMError: If it holds no programs of the backend, a file is damaged or a package is missing; when
-            called, if the inputs do not fit.
+        LightningMMError: If it holds no programs of the backend, a file is damaged or could run code, or a package is
+            missing; when called, if the inputs do not fit.
 
     Example:
         >>> runtime = Runtime("exported", backend="onnx")  # doctest: +SKIP
@@ -42,8 +45,8 @@ class Runtime:
         >>> runtime({"rgb": rgb, "depth": depth}, available=mask)  # rows may differ  # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path, backend: str = "torch") -> None:
-        self.folder, self.backend = Path(folder), backend
+    def __init__(self, folder: str | Path, backend: str = "torch", trust: bool = False) -> None:
+        self.folder, self.backend, self.trust = Path(folder), backend, trust
         self.format = format_of(backend)
         self.index = read_index(folder)
         self.modalities = self.index.modalities
@@ -120,14 +123,26 @@ class Runtime:
 
     def _open(self, name: str, file: ProgramFile) -> Opened:
         for each, expected in file.sha256.items():
-            path = self.folder / each
-            if not path.is_file():
-                raise DataNotFoundError(
-                    f"the export in {self.folder} lacks {each}, which its index names; export again"
-                )
+            path = place_of(self.folder, each)
             if sha256(path) != expected:
                 raise LightningMMError(f"{path} is damaged or of another export than its index; export again")
-        return self.format.open(self.folder / file.name, self.index.names(name))
+        path = self.folder / file.name
+        try:
+            problem = None if self.trust else self.format.unsafe(path)
+            opened = None if problem is not None else self.format.open(path, self.index.names(name))
+        except LightningMMError:
+            raise
+        except Exception as error:  # any byte of a program that others wrote may be wrong
+            raise LightningMMError(
+                f"{path} cannot be opened ({type(error).__name__}: {str(error)[:200]}); export again"
+            ) from error
+        if opened is None:
+            raise LightningMMError(
+                f"{path} is more than plain data: it holds {problem}, and opening it could run any code. Use its ONNX "
+                "program (backend='onnx'), or, only if you trust who wrote it, "
+                f"Runtime({str(self.folder)!r}, trust=True)"
+            )
+        return opened
 
     # reading inputs -------------------------------------------------------------------------------------------------
 

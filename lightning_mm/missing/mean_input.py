@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -198,11 +198,17 @@ def _read(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             found = (file.metadata() or {}).get("format")
         means = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # safetensors reports damage in many ways, depending on where it begins
         raise LightningMMError(
             f"the mean inputs in {path} are damaged or in another format ({error}); write them again with "
             "save_mean_inputs"
         ) from error
     if found != _FORMAT:
         raise LightningMMError(f"{path} holds no mean inputs (format {found!r}); write it with save_mean_inputs")
+    odd = [key for key, mean in means.items() if mean.dtype != torch.float32 or not mean.isfinite().all()]
+    if odd:
+        raise LightningMMError(
+            f"the mean inputs in {path} are damaged ({odd[0]!r}: expected finite float32, got {means[odd[0]].dtype}); "
+            "write them again with save_mean_inputs"
+        )
     return means

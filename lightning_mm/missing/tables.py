@@ -6,7 +6,6 @@ A table is an ``.npz`` file: ``available`` (``UInt8[N, M]``) and ``header``, a J
 from __future__ import annotations
 
 import json
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ from torch import Tensor
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError, check_whole
 from lightning_mm.files import write_atomically
+from lightning_mm.json_files import parse_json
 from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
 
 _FORMAT = "lightning_mm table 1"
+_WAY_OUT = "write it again with save_table"
 
 
 def save_table(
@@ -103,13 +104,23 @@ def _read(path: Path) -> tuple[dict[str, Any], Bool[Tensor, "sample modality"]]:
         raise DataNotFoundError(
             f"no table of missing modalities at {path}; write one with lightning_mm.missing.save_table"
         )
+    from lightning_mm.schemas.base import check
+    from lightning_mm.schemas.table import TableState
+
     try:
         # opened here, since NumPy leaves a damaged file open
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             available = file["available"]
-            header = json.loads(str(file["header"]))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, zlib.error) as error:
+            header = parse_json(str(file["header"]))
+    except Exception as error:  # any byte may be wrong: the archive, an array in it, or the header
         raise LightningMMError(f"{path} is not a table written by lightning_mm.missing.save_table: {error}") from error
-    if header.get("format") != _FORMAT or header.get("crc32") != zlib.crc32(available.tobytes()):
-        raise LightningMMError(f"table {path} is damaged or of another version; write it again with save_table")
+    check_crc = header.get("crc32") if isinstance(header, dict) and header.get("format") == _FORMAT else None
+    if check_crc != zlib.crc32(available.tobytes()):
+        raise LightningMMError(f"table {path} is damaged or of another version; {_WAY_OUT}")
+    state = check(TableState, header, f"table {path}", _WAY_OUT)
+    if available.shape != (state.size, len(state.modalities)) or available.dtype != np.uint8 or available.max() > 1:
+        raise LightningMMError(
+            f"table {path} is damaged (available: expected UInt8[{state.size}, {len(state.modalities)}] of 0 and 1, "
+            f"got {available.dtype} {available.shape}); {_WAY_OUT}"
+        )
     return header, torch.from_numpy(available.astype(bool))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def read_released(path: str | Path, what: str, way_out: str) -> Mapping[str, Any
         raise DataNotFoundError(f"no {what} at {path}; {way_out}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch reports damage in many ways, depending on where it begins
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LightningMMError(
             f"the {what} {path} cannot be read as tensors and plain types ({reason}); if the file is whole, "

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.files import write_atomically
-from lightning_mm.modality_names import SEPARATOR
+from lightning_mm.json_files import parse_json
+from lightning_mm.modality_names import SEPARATOR, ModalityNames
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.heat_map import write_heat_map
@@ -29,10 +30,9 @@ from lightning_mm.results.rows import COLUMNS, SweepRow
 from lightning_mm.results.tables import markdown
 
 REPLICATES = "replicates"
+CSV_ALONE = "remove it to read the CSV alone"
 DIGEST = "csv_crc32"
 """Ties JSON and samples to the CSV they were written with."""
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-"""Errors of reading a damaged archive: a flipped bit may mark it as encrypted, or as of a later version."""
 
 
 def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> dict[str, Path]:
@@ -97,7 +97,13 @@ def read(path: str | Path) -> SweepResult:
         ) from error
     if not rows:
         raise LightningMMError(f"{path} holds no figures")
-    digest = zlib.crc32(path.read_bytes())
+    content = path.read_bytes()
+    if not content.endswith((b"\n", b"\r")):
+        raise LightningMMError(
+            f"{path} is cut off in its last line, which may be another number then; copy it again (if it is whole, end "
+            "its last line)"
+        )
+    digest = zlib.crc32(content)
     stored = _read_json(path.with_name("sweep.json"))
     if stored and stored.get(DIGEST) != digest:
         warnings.warn(f"{path} was changed after the files next to it were written; they are not used", stacklevel=2)
@@ -112,6 +118,7 @@ def read(path: str | Path) -> SweepResult:
         seconds=stored.get("seconds") or {},
         notes=stored.get("notes") or [],
     )
+    _check_rows(path, result)
     if stored:
         _add_samples(result, path.with_name("sweep_samples.npz"), digest, stored.get("bootstrap") or {})
     return result
@@ -119,11 +126,36 @@ def read(path: str | Path) -> SweepResult:
 
 def _read_rows(path: Path) -> list[SweepRow]:
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         absent = [column for column in COLUMNS[:7] if column not in (reader.fieldnames or [])]
         if absent:
             raise LightningMMError(f"{path} is not a table of a sweep: columns {absent} are missing")
         return [_row(path, reader.line_num, cells) for cells in reader]
+
+
+def _check_rows(path: Path, result: SweepResult) -> None:
+    """Raise a LightningMMError unless every figure is there once and its combination is one of the modalities."""
+    names, seen = ModalityNames(result.modalities), set()
+    for row in result.rows:
+        what = f"method {row.method!r}, combination {row.combination!r}, metric {row.metric!r}, seed {row.seed}"
+        try:
+            combination = names.canonical(row.combination)
+        except LightningMMError as error:
+            raise LightningMMError(f"{path}: {error}; it is damaged or was edited") from error
+        key = (row.method, combination, row.metric, row.seed)
+        if key in seen:
+            raise LightningMMError(f"{path} holds two values for {what}; it is damaged or was edited")
+        if row.n_available != len(names.parse(combination)):
+            raise LightningMMError(
+                f"{path}: n_available: expected {len(names.parse(combination))} for {what}, got {row.n_available}; it "
+                "is damaged or was edited"
+            )
+        seen.add(key)
+    if result.primary_metric not in {row.metric for row in result.rows}:
+        raise LightningMMError(
+            f"{path.with_name('sweep.json')}: primary_metric: expected one of {result.metrics[1:]}, got "
+            f"{result.primary_metric!r}; remove it to read the CSV alone"
+        )
 
 
 def write_json(result: SweepResult, path: str | Path, *, timestamp: bool = True) -> Path:
@@ -176,19 +208,28 @@ def _add_samples(result: SweepResult, path: Path, digest: int, bootstrap: Mappin
     if not path.is_file():
         return
     try:
-        arrays = _read_arrays(path, digest)
-    except DAMAGED as error:
+        _add_arrays(result, _read_arrays(path, digest), bootstrap)
+    except Exception as error:  # any byte may be wrong: the archive, the arrays in it, or their names
         raise LightningMMError(
             f"{path} cannot be read ({type(error).__name__}: {error}); remove it to read the CSV alone"
         ) from error
+
+
+def _add_arrays(result: SweepResult, arrays: Mapping[str, NDArray[Any]], bootstrap: Mapping[str, Any]) -> None:
     for name, values in arrays.items():
-        if name.startswith(f"{REPLICATES}/"):
-            method, combination, metric = name.split("/", 3)[1:]
-            if result.bootstrap is None:
-                result.bootstrap = Bootstrap(bootstrap.get("key", ""), level=bootstrap.get("level", 0.95))
-            result.bootstrap.replicates[method, combination, metric] = values.astype(np.float64)
-        else:
+        if not name.startswith(f"{REPLICATES}/"):
             result.samples[name] = values
+            continue
+        method, combination, metric = name.split("/", 3)[1:]
+        if result.bootstrap is None:
+            result.bootstrap = Bootstrap(bootstrap.get("key", ""), level=bootstrap.get("level", 0.95))
+        result.bootstrap.replicates[method, combination, metric] = values.astype(np.float64)
+    replicates = result.bootstrap.replicates if result.bootstrap else {}
+    shapes = {values.shape for values in replicates.values()}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"replicates must be rows of one length, got {sorted(shapes)}")
+    if arrays and result.samples.get("index", np.zeros(0)).ndim != 1:
+        raise ValueError(f"index must be a row, got {result.samples['index'].shape}")
 
 
 def _read_arrays(path: Path, digest: int) -> dict[str, NDArray[Any]]:
@@ -208,23 +249,43 @@ def _cell(value: object) -> object:
 
 def _row(path: Path, line: int, cells: Mapping[str, str | None]) -> SweepRow:
     try:
-        return SweepRow(
-            method=str(cells["method"]),
-            combination=str(cells["combination"]),
-            n_available=int(cells["n_available"] or ""),
-            metric=str(cells["metric"]),
-            value=float(cells["value"] or "nan"),
-            n=int(cells["n"] or ""),
-            seed=int(cells["seed"] or ""),
+        lacking = [column for column, cell in cells.items() if cell is None or column is None]
+        if lacking:
+            raise ValueError(f"expected {len(cells)} cells, some are missing or left over")
+        row = SweepRow(
+            method=_text(cells, "method"),
+            combination=_text(cells, "combination"),
+            n_available=int(_number(cells["n_available"] or "")),
+            metric=_text(cells, "metric"),
+            value=float(_number(cells["value"] or "nan")),
+            n=int(_number(cells["n"] or "")),
+            seed=int(_number(cells["seed"] or "")),
             low=_end(cells.get("low")),
             high=_end(cells.get("high")),
         )
+        if row.n < 0 or (row.low is not None and row.high is not None and row.low > row.high):
+            raise ValueError(f"expected n of 0 or more and low up to high, got {row.n}, {row.low} and {row.high}")
     except ValueError as error:
         raise LightningMMError(f"{path}, line {line}: {error}; the file is cut off or was edited") from error
+    return row
+
+
+def _text(cells: Mapping[str, str | None], column: str) -> str:
+    text = cells[column]
+    if not text:
+        raise ValueError(f"{column} is empty")
+    return text
+
+
+def _number(text: str) -> str:
+    """The text, which must be a number as we write it: Python takes ``1_0`` and digits of other scripts too."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"expected a number, got {text[:40]!r}")
+    return text
 
 
 def _end(cell: str | None) -> float | None:
-    return float(cell) if cell else None
+    return float(_number(cell)) if cell else None
 
 
 def _guess_modalities(rows: list[SweepRow]) -> list[str]:
@@ -236,11 +297,16 @@ def _guess_modalities(rows: list[SweepRow]) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    # pydantic takes a quarter of a second, and a CSV alone does not need it
+    from lightning_mm.schemas.base import check
+    from lightning_mm.schemas.sweep import SweepState
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LightningMMError(f"{path} is not JSON ({error}); remove it to read the CSV alone") from error
-    return content if isinstance(content, dict) else {}
+        content = parse_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise LightningMMError(f"{path} is not JSON ({error}); {CSV_ALONE}") from error
+    check(SweepState, content, path, CSV_ALONE)
+    return dict(content)
 
 
 def _finite(value: Any) -> Any:

@@ -41,6 +41,12 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
     splits = sorted({str(result.config["split"]) for result in results if "split" in result.config})
     if len(splits) > 1:
         raise LightningMMError(f"these sweeps are of different splits ({', '.join(splits)}) and cannot be compared")
+    data_sets = sorted({name for result in results for name in data_sets_of(result.config)})
+    if len(data_sets) > 1:
+        raise LightningMMError(
+            f"these sweeps are of different data sets ({', '.join(data_sets)}) and cannot be compared"
+        )
+    _check_targets(results)
     largest = max(results, key=lambda result: len(result.modalities))
     names = list(dict.fromkeys([*largest.modalities, *(name for result in results for name in result.modalities)]))
     modalities = ModalityNames(names)
@@ -81,6 +87,34 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
     merged.samples = _merge_samples(results, merged.several_seeds)
     merged.bootstrap = None if merged.several_seeds else _merge_replicates(results)
     return merged
+
+
+def data_sets_of(config: Any) -> list[str]:
+    """Names of the data sets in the configuration of a result, or of the results that it was merged from."""
+    if not isinstance(config, Mapping):
+        return []
+    found = [name for part in config.get("merged") or () for name in data_sets_of(part)]
+    data = config.get("data")
+    named = config.get("data_set") or (data.get("dataset") if isinstance(data, Mapping) else None)
+    path = named.get("class_path") if isinstance(named, Mapping) else named
+    return [*found, path.rpartition(".")[2]] if isinstance(path, str) else found
+
+
+def _check_targets(results: Sequence[SweepResult]) -> None:
+    """Raise a LightningMMError if samples of the same index have other labels in another sweep."""
+    labels: dict[tuple[str, bytes], NDArray[Any]] = {}
+    for result in results:
+        index = np.asarray(result.samples.get("index", ())).astype(np.int64).tobytes()
+        for key, target in result.samples.items():
+            _, rest = _split_key(key)
+            if rest.count("/") == 2 and rest.endswith("/target"):
+                combination = ModalityNames(result.modalities).canonical(rest.split("/")[1])
+                known = labels.setdefault((combination, index), target)
+                if known.shape == target.shape and not np.array_equal(known, target):
+                    raise LightningMMError(
+                        f"combination {combination!r}: samples of the same index have other labels in another sweep, "
+                        "so they are of different data and cannot be compared"
+                    )
 
 
 def constant_rows(method: str, value: float, metric: str, like: SweepResult) -> list[SweepRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +22,12 @@ ADAPTER_KEY = "lightning_mm_adapter"
 """Entry of a checkpoint that holds an adapter and not its base."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, in_place: bool = False) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain types (``weights_only=True``: no code is unpickled).
+
+    Args:
+        path: The file.
+        in_place: Whether tensors stay in the file until they are used, which makes a look at a large file cheap.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -33,8 +36,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise DataNotFoundError(f"checkpoint {path} does not exist; give the .ckpt file of an earlier run")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=in_place or None)
+    except Exception as error:  # torch reports damage in many ways, depending on where it begins
         refused = _REFUSED.search(str(error))
         if refused:
             raise LightningMMError(_refusal(path, refused[1], blocked=bool(refused[2]))) from error

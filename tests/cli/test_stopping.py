@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import pytest
@@ -13,6 +14,17 @@ from lightning_mm.cli.stopping import LAUNCHER, SIGNALS, Stop
 from lightning_mm.errors import Stopped
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    """The tests themselves may run where a signal is ignored: a shell's background job."""
+    own = [
+        signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL) for one in SIGNALS
+    ]
+    yield
+    for one, handler in zip(SIGNALS, own):
+        signal.signal(one, handler)
 
 
 def handlers() -> list[object]:

@@ -127,7 +127,7 @@ NETWORK_FAULTS = (
             "answers differently from the adapted one."
         ),
         file="lightning_mm/adapters/layers/fold.py",
-        old="        bias = None if bias is None else bias * scale\n",
+        old="        bias = None if bias is None else wide(bias) * scale\n",
         new="",
         caught_by="tests/adapters/test_adapt.py::test_fold_equals_hooks",
         before="tests/test_adapters_adapt.py::test_fold_equals_hooks[OneHot]",
@@ -230,9 +230,9 @@ NETWORK_FAULTS = (
             "An adapter loads without a word onto a base with other BatchNorm statistics, as the fingerprint "
             "covers parameters only."
         ),
-        file="lightning_mm/adapters/saving/folder.py",
-        old="for name, tensor in sorted(network.state_dict().items()):",
-        new="for name, tensor in sorted(network.named_parameters(), key=lambda one: one[0]):",
+        file="lightning_mm/adapters/saving/fingerprint.py",
+        old="for name, value in sorted(network.state_dict().items()):",
+        new="for name, value in sorted(network.named_parameters(), key=lambda one: one[0]):",
         caught_by="tests/adapters/test_saving.py::test_the_fingerprint_covers_every_parameter_and_buffer",
         before="",
     ),

@@ -31,6 +31,7 @@ IMPORT_NAMES = {
     "pytest": ["pytest", "_pytest"],
     "pytest-xdist": ["xdist", "execnet"],
     "beartype": ["beartype"],
+    "hypothesis": ["hypothesis"],
     "nbclient": ["nbclient", "nbformat", "jupyter_client", "jupyter_core"],
     "ipykernel": ["ipykernel", "IPython", "debugpy"],
     "ruff": ["ruff"],

@@ -28,6 +28,9 @@ RANKS = {
     "tree": 1,
     "provenance": 1,
     "modality_names": 1,
+    "json_files": 1,
+    "settings_files": 1,
+    "schemas": 2,
     "modalities": 2,
     "missing": 3,
     "results": 4,
@@ -46,8 +49,8 @@ RANKS = {
     "__main__": 17,
 }
 NO_LIGHTNING = (
-    "errors", "version", "files", "tree", "provenance", "modality_names", "modalities", "missing", "results", "models",
-    "adapters", "export", "report",
+    "errors", "version", "files", "json_files", "settings_files", "schemas", "tree", "provenance", "modality_names",
+    "modalities", "missing", "results", "models", "adapters", "export", "report",
 )  # fmt: skip
 READ_BY_REPORT = ("results", "errors", "files", "modality_names", "version")
 """What ``lightning_mm.report`` may import: it reads results, so that a page needs no torch."""

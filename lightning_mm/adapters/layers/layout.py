@@ -110,7 +110,7 @@ class Site:
         for layout in self.layouts:
             if layout.ndim == output.ndim:
                 return layout
-        raise RuntimeError(
+        raise LightningMMError(
             f"layer {self.name!r} returned {output.ndim} axes, but {[layout.ndim for layout in self.layouts]} for "
             "`example`; pass an example that is typical of the data"
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -17,15 +17,19 @@ from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.layers.layout import Site
-from lightning_mm.adapters.network.inputs import InputPath
+from lightning_mm.adapters.network.inputs import InputPath, forward_of, parameter_path
 from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.settings import from_settings, settings_of
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.files import replaced_files, sha256
+from lightning_mm.json_files import parse_json, read_json
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.version import __version__
 
+WAY_OUT = "save the adapter again"
+CONFIG_DIGEST = "config_sha256"
+"""Entry of the config that ties it to itself; folders of older versions lack it."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DIGEST = "weights_sha256"
 """Entry of the config that ties it to its weights; folders of older versions lack it."""
@@ -53,8 +57,12 @@ def adapter_config(adapter: Adapter, base_fingerprint: str) -> dict[str, Any]:
 
 
 def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
-    """Build a fresh adapter from the description by :func:`adapter_config`."""
-    return Adapter(
+    """Build a fresh adapter from the description by :func:`adapter_config`.
+
+    Raises:
+        LightningMMError: If a class is unknown, or refuses its arguments.
+    """
+    adapter = Adapter(
         from_settings(config["kind"], Kind),
         from_settings(config["basis"], Basis),
         Modalities(config["modalities"]),
@@ -66,6 +74,12 @@ def adapter_from_config(config: Mapping[str, Any]) -> Adapter:
         config.get("for_all", []),
         config.get("deep_supervision", []),
     )
+    if list(adapter.basis.names) != list(config["rows"]):
+        raise LightningMMError(
+            f"rows: {type(adapter.basis).__name__} has the rows {list(adapter.basis.names)[:8]}, got "
+            f"{list(config['rows'])[:8]}"
+        )
+    return adapter
 
 
 def check_fingerprint(expected: str, network: nn.Module) -> None:
@@ -86,6 +100,11 @@ def check_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wher
         f"{key}: expected shape {tuple(expected[key].shape)}, got {tuple(found[key].shape)}"
         for key in sorted(set(expected) & set(found))
         if expected[key].shape != found[key].shape
+    ]
+    problems += [
+        f"{key}: expected {expected[key].dtype}, got {found[key].dtype}"
+        for key in sorted(set(expected) & set(found))
+        if expected[key].is_floating_point() != found[key].is_floating_point()
     ]
     if problems:
         raise LightningMMError(f"{where} does not fit the adapter: {'; '.join(problems)}")
@@ -143,8 +162,8 @@ def save_adapter(adapter: Adapter, network: nn.Module, folder: str | Path, name:
     with replaced_files(folder, last=CONFIG) as new:
         # Not save_file, whose error of a full disk is a text.
         (new / WEIGHTS).write_bytes(to_bytes(weights))
-        text = json.dumps({**config, DIGEST: sha256(new / WEIGHTS)}, indent=2)
-        (new / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+        digests = {DIGEST: sha256(new / WEIGHTS), CONFIG_DIGEST: _digest_of(config)}
+        (new / CONFIG).write_text(json.dumps({**config, **digests}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None) -> Adapter:
@@ -163,26 +182,82 @@ def load_adapter(folder: str | Path, network: nn.Module, name: str | None = None
     root, folder = Path(folder), place_of(folder, name)
     if not _is_adapter(folder):
         _explain_absence(root, folder, name)
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
-        adapter = adapter_from_config(config)
-    except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
-        raise LightningMMError(
-            f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); save it again"
-        ) from None
-    _check_digest(folder, config.get(DIGEST))
+    config = _read_config(folder)
     check_fingerprint(config["base_fingerprint"], network)
-    modules = dict(network.named_modules())
-    missing = [site.name for site in adapter.sites if site.name not in modules]
-    if missing:
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors reports damage in many ways, depending on where it begins
+        raise LightningMMError(f"{folder / WEIGHTS} is damaged ({error}); {WAY_OUT}") from None
+    try:
+        adapter = adapter_from_config(config)
+    except LightningMMError as error:
+        raise LightningMMError(f"the adapter in {folder}: {error}") from error
+    except Exception as error:  # any argument of a kind, basis or fill may be wrong
         raise LightningMMError(
-            f"the adapter in {folder} adapts layers that this {type(network).__name__} does not have: {missing}; "
-            "load it onto the network that it was trained on"
-        )
+            f"the adapter in {folder} is damaged ({type(error).__name__}: {error}); {WAY_OUT}"
+        ) from error
+    _check_place(adapter, network, folder)
     check_keys(adapter.state_dict(), weights, str(folder / WEIGHTS))
     adapter.load_state_dict(weights)
     return adapter
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Read the config, and check its fields and that neither file was changed."""
+    path = folder / CONFIG
+    config = dict(read_json(path, WAY_OUT))
+    _check_fields(config, path)
+    digest = config.get(CONFIG_DIGEST)
+    if digest is not None and digest != _digest_of(config):  # older releases wrote none
+        raise LightningMMError(f"{path} is damaged (it was changed after it was saved); {WAY_OUT}")
+    _check_digest(folder, config.get(DIGEST))
+    return config
+
+
+def check_config(config: object, where: str) -> None:
+    """Raise a LightningMMError unless ``config`` is a description by :func:`adapter_config`."""
+    try:
+        plain = parse_json(json.dumps(config))  # a tuple counts as a list
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LightningMMError(f"{where} is damaged ({error}); {WAY_OUT}") from None
+    _check_fields(plain, where)
+
+
+def _check_fields(config: object, where: object) -> None:
+    from lightning_mm.schemas.adapter import AdapterConfig
+    from lightning_mm.schemas.base import check
+
+    check(AdapterConfig, config, where, WAY_OUT)
+
+
+def _digest_of(config: Mapping[str, Any]) -> str:
+    """Hash a config without its hashes."""
+    state = {key: value for key, value in config.items() if key not in (DIGEST, CONFIG_DIGEST)}
+    plain = json.loads(json.dumps(state))  # keys are texts then, as in the file
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _check_place(adapter: Adapter, network: nn.Module, folder: Path) -> None:
+    """Raise a LightningMMError unless the network has the layers and arguments that the adapter names."""
+    modules, name = dict(network.named_modules()), type(network).__name__
+    missing = [
+        one for one in (*(site.name for site in adapter.sites), *adapter.encoders.values()) if one not in modules
+    ]
+    if missing:
+        raise LightningMMError(
+            f"the adapter in {folder} adapts layers that this {name} does not have: {missing}; load it onto the "
+            "network that it was trained on"
+        )
+    parameters = forward_of(network).parameters.values()
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    for modality, path in adapter.paths.items():
+        own = parameter_path(network, path.name)
+        if (own is None and not takes_any) or (own is not None and own.position != path.position):
+            raise LightningMMError(
+                f"the adapter in {folder} reads modality {modality!r} from argument {path.name!r} at position "
+                f"{path.position}, which forward({', '.join(one.name for one in parameters)}) of this {name} does not "
+                "have; load it onto the network that it was trained on"
+            )
 
 
 def _check_digest(folder: Path, digest: str | None) -> None:

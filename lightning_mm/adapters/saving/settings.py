@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import sys
 from typing import Any, TypeVar
 
 from lightning_mm.adapters.kinds.base import Kind
@@ -36,8 +37,8 @@ def settings_of(thing: object) -> dict[str, Any]:
     path = public_path(f"{type(thing).__module__}.{type(thing).__qualname__}")
     state = {"class_path": path, "init_args": init_args}
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested))
-    except TypeError as error:
+        plain: dict[str, Any] = json.loads(json.dumps(state, default=_nested, allow_nan=False))
+    except (TypeError, ValueError) as error:
         raise LightningMMError(
             f"the settings of {type(thing).__name__} must be plain types, kinds or fills to be saved: {error}"
         ) from None
@@ -54,6 +55,8 @@ def public_path(path: str) -> str:
     package, *rooms = path.split(".")
     if package != "lightning_mm" or len(rooms) < 2:
         return path
+    if rooms[0] not in ("adapters", "missing"):  # a path in a file must not choose what is imported
+        return path
     room = importlib.import_module(f"{package}.{rooms[0]}")
     return f"{room.__name__}.{rooms[-1]}" if hasattr(room, rooms[-1]) else path
 
@@ -68,19 +71,20 @@ def with_public_paths(config: Any) -> Any:
 
 
 def from_settings(state: dict[str, Any], expected: type[T]) -> T:
-    """Rebuild the object; only subclasses of ``expected`` are created.
+    """Rebuild the object; only subclasses of ``expected`` are created, and no module is imported for it.
+
+    A file must not choose what is imported, which runs code: your own classes are found once you have imported them.
 
     Raises:
-        LightningMMError: If the class does not exist or is not such a subclass.
+        LightningMMError: If the class is not known or is not such a subclass.
     """
     path = public_path(str(state["class_path"]))
     module, _, name = path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise LightningMMError(
-            f"the class {path!r} of the saved adapter was not found; install the package that defines it"
-        ) from None
+    cls = getattr(sys.modules.get(module), name, None)
+    if cls is None:
+        own = module.partition(".")[0] == "lightning_mm"
+        way_out = "it is of another version of lightning_mm" if own else f"import {module} first"
+        raise LightningMMError(f"the class {path!r} of the saved adapter was not found; {way_out}")
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise LightningMMError(
             f"expected a {expected.__name__} in the saved adapter, got {path!r}; save the adapter again"

@@ -7,46 +7,53 @@ import zipfile
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
-
-from lightning_mm.errors import UsageError
+from lightning_mm.errors import LightningMMError, UsageError
+from lightning_mm.settings_files import read_settings
+from lightning_mm.tasks.checkpoints import read_checkpoint
 
 
 def check_configs(args: list[str]) -> None:
-    """Refuse config files that are no YAML: jsonargparse's message does not say which one it is.
+    """Refuse config files that are no keys and values in YAML: jsonargparse's message does not say which one it is.
 
     Raises:
         UsageError: The message names file, line and column.
     """
     separate = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     for path in [*separate, *(one.removeprefix("--config=") for one in args if one.startswith("--config="))]:
-        if not Path(path).is_file():
-            continue  # jsonargparse names it; it may also be a URL or the YAML itself
-        try:
-            yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise UsageError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        if is_file(path):  # jsonargparse names others; it may also be a URL or the YAML itself
+            try:
+                read_settings(Path(path))
+            except LightningMMError as error:
+                raise UsageError(str(error)) from error
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file; False for texts that cannot be a path."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_checkpoint(name: str, path: str) -> None:
-    """Refuse a path that does not exist or was not written by ``torch.save``, before data and network are made.
+    """Refuse a path that is no checkpoint of tensors and plain types, before data and network are made.
 
     Raises:
         UsageError: The message names the setting and the path.
+        LightningMMError: If the file is damaged or asks for code.
     """
     if "://" in path:
         raise UsageError(
             f"{name}: {path!r} is a URL, and a checkpoint is only read from a file, as tensors and plain types; "
             "download it and give the file"
         )
-    if not Path(path).is_file():
+    if not is_file(path):
         hint = "`best` is known only to the process that trained; " if path == "best" else ""
         hint = "it is a folder; " if Path(path).is_dir() else hint
         raise UsageError(f"{name}: no file at {path!r}; {hint}give the .ckpt file that a `fit` wrote")
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{name}: {path!r} is not a checkpoint (not written by torch.save, or cut off)")
+    read_checkpoint(path, in_place=True)
 
 
 def with_nested_nulls(args: list[str]) -> list[str]:

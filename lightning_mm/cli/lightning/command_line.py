@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -16,6 +17,7 @@ from lightning_mm.cli.lightning.parser import plain_config
 from lightning_mm.cli.lightning.preflight import facts_of, preflight
 from lightning_mm.cli.lightning.stop_in_order import StopInOrder
 from lightning_mm.cli.stopping import Stop
+from lightning_mm.errors import UsageError, shown
 from lightning_mm.files import check_folder
 
 CHECKPOINT_WORDS = ("last", "hpc")
@@ -45,6 +47,10 @@ class CommandLine(LightningCLI):
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
         self.config = parser.parse_args(with_nested_nulls(args))
+        for name in ("trainer", "data"):
+            value = self.config[self.config.subcommand].get(name)
+            if not isinstance(value, Namespace):  # jsonargparse takes anything for a group of settings
+                raise UsageError(f"{name}: expected keys and values, got {shown(value)}")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what

@@ -17,6 +17,7 @@ _NOT_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'"
 _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_NO_KEYS = re.compile(r"'(\w+)' object has no attribute 'keys'")
 _HEADING = re.compile(r"""^(Parser key "[^"]+":|Problem with given class_path '[^']+':)\s*""")
 _NOISE = re.compile(
     r"^\s*(- Expected a <class 'NoneType'>|Given value( type)?:.*|Subtypes:.*|Errors:|"
@@ -33,6 +34,9 @@ def shorten(message: str, parser: ArgumentParser) -> str:
         message: jsonargparse's message.
         parser: The parser that raised it; its options and those of its subcommands are the possible keys.
     """
+    absent = re.search(r'Key "([\w.]+)" not found in namespace', message)
+    if absent:
+        return f"{absent[1]}: the configs do not set it; give it in a file or as --{absent[1]}"
     outer = re.search(r"Subcommand '\w+' does not accept option '([^']+)'", message)
     if outer:
         return _unknown(outer[1], _options(parser))
@@ -124,6 +128,7 @@ def _plain(message: str) -> str:
         _HEADING.sub("", line.strip().removeprefix("- ")) for line in message.splitlines() if not _NOISE.match(line)
     ]
     text = " ".join(line for line in lines if line).replace("<class '", "").replace("'>", "")
+    text = _NO_KEYS.sub(r"expected keys and values in init_args, got a \1", text) or "this value is not of its type"
     if given and "Got value" not in text:
         text += f", got {given[-1]!r}"
     where = f"{_where(message)}: " if _PARSER_KEY.search(message) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -10,12 +9,29 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lightning_mm.cli.lightning.config_errors import shorten
+from lightning_mm.cli.references import References, masked
 from lightning_mm.errors import UsageError
 from lightning_mm.files import write_atomically
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong with a config in one short message."""
+    """Says what is wrong with a config in one short message, and keeps references to the environment."""
+
+    references = References("")
+    """Of the command; :func:`~lightning_mm.cli.lightning.run.run_lightning` makes a subclass with its own."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        text: str = super().dump(*args, **kwargs)
+        if "${" in text and kwargs.get("skip_validation"):  # jsonargparse dumps the stacked configs to resolve them
+            self.references.note(yaml.safe_load(text))
+            return text
+        return self.references.kept(text)
+
+    def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if "://" in str(path):
+            super().save(cfg, path, *args, **kwargs)
+        else:
+            write_atomically(str(path), masked(self.dump(cfg, skip_none=False)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -55,16 +71,15 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.log_dir  # asked for on every rank: the first one tells the others
         if not trainer.is_global_zero:
             return
-        if folder is not None and "://" in folder:
+        if folder is not None:
             path = f"{folder}/{self.config_filename}"
             self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
-        elif folder is not None:
-            write_atomically(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
 
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
-    """A parsed config in plain types, as it would be written to YAML."""
-    loaded: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
+    """A parsed config in plain types, as it would be written to YAML, without secrets."""
+    text = masked(parser.dump(config, skip_none=False, skip_link_targets=False))
+    loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded

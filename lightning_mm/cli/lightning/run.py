@@ -16,6 +16,7 @@ from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
 from lightning_mm.cli.lightning.trainer import SweepingTrainer
+from lightning_mm.cli.references import References
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.tasks import BaseTask
 
@@ -60,13 +61,14 @@ def run_lightning(args: list[str], stop: Stop | None = None) -> dict[str, Any]:
     verb = args[0]
     # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
     one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]}), "stop": stop}
+    noting = type("Parser", (Parser,), {"references": References(verb)})
     with _own_wandb_run():
         ran = type("CommandLine", (CommandLine,), one)(
             BaseTask,
             data.ModalityDropoutDataModule,
             trainer_class=SweepingTrainer,
             subclass_mode_model=True,
-            parser_class=Parser,
+            parser_class=noting,
             parser_kwargs={"prog": "lightning-mm", **parser, verb: dict(parser)},
             save_config_callback=SaveConfig,
             seed_everything_default=0,
