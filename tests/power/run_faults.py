@@ -72,8 +72,8 @@ RUN_FAULTS = (
         name="weights-only-dropped",
         consequence="A checkpoint from somebody else runs any code that is pickled in it as soon as it is read.",
         file="lightning_mm/tasks/checkpoints.py",
-        old='checkpoint = torch.load(path, map_location="cpu", weights_only=True)',
-        new='checkpoint = torch.load(path, map_location="cpu", weights_only=False)',
+        old='checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=in_place or None)',
+        new='checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=in_place or None)',
         caught_by="tests/tasks/test_checkpoints.py::test_an_object_among_the_weights_is_named_and_no_code_runs",
         before=(
             ""
