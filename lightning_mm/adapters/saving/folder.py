@@ -240,9 +240,8 @@ def _digest_of(config: Mapping[str, Any]) -> str:
 def _check_place(adapter: Adapter, network: nn.Module, folder: Path) -> None:
     """Raise a LightningMMError unless the network has the layers and arguments that the adapter names."""
     modules, name = dict(network.named_modules()), type(network).__name__
-    missing = [
-        one for one in (*(site.name for site in adapter.sites), *adapter.encoders.values()) if one not in modules
-    ]
+    needed = (*(site.name for site in adapter.sites), *adapter.encoders.values(), *adapter.deep_supervision)
+    missing = [one for one in needed if one not in modules]
     if missing:
         raise LightningMMError(
             f"the adapter in {folder} adapts layers that this {name} does not have: {missing}; load it onto the "
