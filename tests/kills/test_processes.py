@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,14 @@ def ended(folder: Path, args: list[str], at: str, code: int) -> str:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), SIGNAL_AT: at}
     command = [sys.executable, "-m", "lightning_mm", *args]
     run = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # The tests may run where Ctrl-C is ignored: a shell's background job.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     _, said = run.communicate(timeout=300)
     end = time.monotonic() + ENDS_WITHIN
