@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -28,6 +27,7 @@ from lightning_mm.adapters import (
 )
 from lightning_mm.errors import LightningMMError
 from tests.support.adapter_networks import randomise, trained_statistics
+from tests.support.foreign_networks import Added
 
 pytestmark = pytest.mark.slow
 
@@ -41,18 +41,6 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "IA3": IA3,
     "Bottleneck": lambda: Bottleneck(2),
 }
-
-
-class Both(nn.Module):
-    """A network of one input gets two modalities, added; its output is what is given on."""
-
-    def __init__(self, network: nn.Module, read: Callable[[Any], Tensor] | None = None) -> None:
-        super().__init__()
-        self.network, self.read = network, read
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        output = self.network(a + b)
-        return self.read(output) if self.read else output
 
 
 class Recurrent(nn.Module):
@@ -160,20 +148,20 @@ def vit() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[torch.Generator], tuple[Tensor, Tensor]]]] = {
-    "torchvision ResNet-18": (lambda: Both(torchvision.models.resnet18(num_classes=5)), images(32)),
-    "torchvision ViT-B/16": (lambda: Both(vit()), images(32)),
-    "smp Unet of ResNet-18": (lambda: Both(smp.Unet("resnet18", encoder_weights=None, classes=2)), images(32)),
-    "smp FPN of EfficientNet": (lambda: Both(smp.FPN("efficientnet-b0", encoder_weights=None, classes=2)), images(32)),
-    "smp Segformer of MiT": (lambda: Both(smp.Segformer("mit_b0", encoder_weights=None, classes=2)), images(32)),
+    "torchvision ResNet-18": (lambda: Added(torchvision.models.resnet18(num_classes=5)), images(32)),
+    "torchvision ViT-B/16": (lambda: Added(vit()), images(32)),
+    "smp Unet of ResNet-18": (lambda: Added(smp.Unet("resnet18", encoder_weights=None, classes=2)), images(32)),
+    "smp FPN of EfficientNet": (lambda: Added(smp.FPN("efficientnet-b0", encoder_weights=None, classes=2)), images(32)),
+    "smp Segformer of MiT": (lambda: Added(smp.Segformer("mit_b0", encoder_weights=None, classes=2)), images(32)),
     "ViltModel": (Vilt, text_and(3, 16, 16)),
     "BertModel": (Bert, text_and(7)),
-    "nn.TransformerEncoder, batch first": (lambda: Both(Encoder(True)), steps(6)),
-    "nn.TransformerEncoder, sequence first": (lambda: Both(Encoder(False)), steps(6)),
-    "nn.LSTM": (lambda: Both(Recurrent()), steps(5)),
-    "nn.MultiheadAttention": (lambda: Both(Attention()), steps(6)),
+    "nn.TransformerEncoder, batch first": (lambda: Added(Encoder(True)), steps(6)),
+    "nn.TransformerEncoder, sequence first": (lambda: Added(Encoder(False)), steps(6)),
+    "nn.LSTM": (lambda: Added(Recurrent()), steps(5)),
+    "nn.MultiheadAttention": (lambda: Added(Attention()), steps(6)),
 }
 NOTHING_TO_DO = {
-    ("NormTuning", "nn.LSTM"): r"no layer of Both can be adapted by NormTuning; reasons: .*recurrent",
+    ("NormTuning", "nn.LSTM"): r"no layer of Added can be adapted by NormTuning; reasons: .*recurrent",
     ("NormTuning", "nn.MultiheadAttention"): "no layer of its types",
     ("IA3", "torchvision ResNet-18"): "IA3 finds no projection",
     ("IA3", "smp Unet of ResNet-18"): "IA3 finds no projection",
@@ -249,7 +237,7 @@ def test_a_correct_result_or_a_clear_error(name: str, kind: str) -> None:
 
 def test_ia3_says_what_it_does_not_find() -> None:
     network, call = make("torchvision ViT-B/16")
-    with pytest.warns(UserWarning, match="IA3 finds no projection to keys or values in Both"):
+    with pytest.warns(UserWarning, match="IA3 finds no projection to keys or values in Added"):
         adapted = adapt(network, NAMES, IA3(), example=(call, {}))
     assert all(site.details["inputs"] for site in adapted.adapter.sites)
     bert_network, call = make("BertModel")
