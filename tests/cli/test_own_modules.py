@@ -18,6 +18,10 @@ NETWORK = (
 BASE = """
 data: {dataset: lightning_mm.data.Scenes, modalities: [rgb, depth, thermal]}
 model: {class_path: lightning_mm.tasks.SemanticSegmentationTask, init_args: {num_classes: 6, model: mynet.Net}}
+trainer:
+  callbacks:
+    class_path: lightning.pytorch.callbacks.ModelCheckpoint
+    init_args: {dirpath: "${trainer.default_root_dir}", filename: best}
 """
 
 

@@ -24,7 +24,7 @@ from tests.support.type_checker import unchecked
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.wrong_types,
-    pytest.mark.filterwarnings("ignore:1 layers are left out of the adapter"),
+    pytest.mark.filterwarnings("ignore:[12] layers are left out of the adapter"),
 ]
 
 
