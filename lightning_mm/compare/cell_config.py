@@ -28,6 +28,9 @@ def resolve(stack: Sequence[Path], overrides: Mapping[str, Any], run: Run) -> di
     except SystemExit:
         pass
     config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    callbacks = config["trainer"].get("callbacks")
+    if isinstance(callbacks, Mapping):  # a single one may be written without a list
+        config["trainer"]["callbacks"] = [callbacks]
     return {key: config[key] for key in KEPT}
 
 

@@ -24,6 +24,19 @@ def test_settings_are_passed_as_the_command_line_takes_them(tmp_path: Path) -> N
     assert seen == [["fit", "-c", "x.yaml", "--a.b=[1, 2]", "--c=word", "--d=false", "--e=0.1", "--print_config"]]
 
 
+def test_a_single_callback_may_be_written_without_a_list() -> None:
+    def run(command: list[str]) -> dict[str, Any]:
+        print(
+            yaml.safe_dump(
+                {"seed_everything": 0, "trainer": {"callbacks": {"class_path": "x"}}, "model": {}, "data": {}}
+            )
+        )
+        raise SystemExit(0)
+
+    config = patched(resolve([Path("x.yaml")], {}, run), {"callbacks": [{"class_path": "y"}]})
+    assert config["trainer"]["callbacks"] == [{"class_path": "x"}, {"class_path": "y"}]
+
+
 CONFIG: dict[str, Any] = {
     "data": {"modalities": ["a", "b", "c"], "train_policy": None, "dataset": {"channels": {"a": 1, "b": 2}}},
     "model": {"init_args": {"fill": None, "model": {"init_args": {"encoders": {"b": [{"c": 1}], "a": 2, "c": 3}}}}},
