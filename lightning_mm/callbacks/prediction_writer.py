@@ -20,6 +20,7 @@ class PredictionWriter(Callback):
     """Writes one ``.npz`` per batch with ``index`` (B), ``available`` (B, M) and ``prediction`` (B, ...).
 
     A nest of predictions becomes several arrays, named by their paths: ``prediction.start``, ``prediction.0``.
+    Files are named ``batch-000000-rank0.npz``; with several predict loaders ``loader1-batch-000000-rank0.npz``.
 
     Args:
         folder: The folder of the files.
@@ -40,7 +41,9 @@ class PredictionWriter(Callback):
         nest = outputs if isinstance(outputs, Mapping) else {"prediction": outputs}
         leaves = {dotted(path): leaf for path, leaf in leaves_of(nest, is_column) if leaf is not None}
         arrays = {name: _as_array(leaf) for name, leaf in leaves.items()}
-        place = self.folder / f"batch-{batch_idx:06d}-rank{trainer.global_rank}.npz"
+        several = len(trainer.num_predict_batches) > 1
+        loader = f"loader{dataloader_idx}-" if several else ""
+        place = self.folder / f"{loader}batch-{batch_idx:06d}-rank{trainer.global_rank}.npz"
         write_atomically(place, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
