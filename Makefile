@@ -31,8 +31,8 @@ demo: $(INSTALLED) ## Train, adapt and sweep on generated data; prints one table
 test: $(INSTALLED) ## Run the quick tests (minutes on two cores).
 	$(PYTEST)
 
-test-all: test ## Run the quick tests, then the slow ones (half an hour on two cores).
-	$(PYTEST) -m slow
+test-all: $(INSTALLED) ## Run the quick and the slow tests (half an hour on two cores).
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(INSTALLED) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -199,6 +199,8 @@ def die_with_parent(parent: int, interval: float = 0.5) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(interval)
+        for child in active_children():
+            child.kill()  # a loader's process that is still starting would not see that its parent ended
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -127,3 +127,16 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], check=False)
     assert run.returncode == 1
+
+
+def test_it_takes_the_processes_of_its_loaders_along() -> None:
+    """They look for their parent, but one that is still starting takes the next one for it and never ends."""
+    code = (
+        "import sys, time; from multiprocessing import get_context; "
+        "from lightning_mm.compare.executor import die_with_parent; "
+        "get_context('spawn').Process(target=time.sleep, args=(60,)).start(); "
+        "die_with_parent(1); time.sleep(60)"
+    )
+    # its output is closed when the last process that holds it has ended
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30)
+    assert run.returncode == 1, run.stderr

@@ -12,13 +12,27 @@ from lightning_mm.cli import main
 from lightning_mm.compare import Executor, InProcess, read_study
 from lightning_mm.compare.executor import Perform
 from lightning_mm.compare.recipes import BASE, RECIPES
-from tests.support.experiments import STUDIES, name_of, small
+from tests.support.experiments import STUDIES, small
 from tests.support.fake_data import write_data
+
+
+BASES = ("onehot", "pairwise", "shared")
+
+
+def repeats(method: str, named: list[str]) -> bool:
+    """Whether it is a kind on another basis: kinds are run on one basis, and SSF (`adapted`) on all."""
+    kind, _, basis = method.rpartition("_")
+    return basis in BASES and kind in named and kind != "adapted"
+
+
+def methods_of(path: Path) -> list[str]:
+    named = [one.name for one in read_study(path).methods if one.name != BASE]
+    return [method for method in named if not repeats(method, named)]
 
 
 def shared_out(studies: list[Path]) -> dict[Path, list[str]]:
     """Every method of all studies to one that names it and has fewest so far; every family has a study with some."""
-    named = {path: [one.name for one in read_study(path).methods if one.name != BASE] for path in studies}
+    named = {path: methods_of(path) for path in studies}
     dealt: dict[Path, list[str]] = {path: [] for path in studies}
     for method in dict.fromkeys(name for names in named.values() for name in names):
         fewest = min((path for path in studies if method in named[path]), key=lambda path: len(dealt[path]))
@@ -33,8 +47,9 @@ SHARES = shared_out(STUDIES)
 
 
 def test_shares_of_the_studies() -> None:
-    named = {one.name for path in STUDIES for one in read_study(path).methods}
-    assert {method for methods in SHARES.values() for method in methods} == named - {BASE}
+    every = {one.name for path in STUDIES for one in read_study(path).methods}
+    run = {method for methods in SHARES.values() for method in methods}
+    assert all(method.endswith(BASES) and method.rpartition("_")[0] in run for method in every - run - {BASE})
     assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
 
 
@@ -45,25 +60,31 @@ def in_process(perform: Perform, jobs: int) -> Iterator[Executor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SHARES, ids=name_of)
+@pytest.mark.parametrize("family", sorted({path.parent.name for path in SHARES}))
 def test_studies_run(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every method of the studies once, over all of them, with one incomplete combination."""
-    family, study = path.parent.name, read_study(path)
+    """Every method of the studies once, over all of them, with one incomplete combination; studies share their runs."""
     write_data(family, tmp_path / "data")
     monkeypatch.setattr("lightning_mm.compare.processes", in_process)
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
+    for path in (path for path in SHARES if path.parent.name == family):
+        run_one(path, here, capfd)
+    assert {each.name.partition("-")[0] for each in here.iterdir()} == {"report", "study"}, "nothing outside of --out"
+
+
+def run_one(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    study, report = read_study(path), f"report-{path.stem}"
     one = study.modalities.incomplete()[0]
-    settings = {**small(family), "trainer.accelerator": "cpu", "trainer.limit_test_batches": 1}
+    settings = {**small(path.parent.name), "trainer.accelerator": "cpu", "trainer.limit_test_batches": 1}
     command = ["compare", "-c", str(path), "--fast", "--seeds", "0", "--combinations", one]
-    command += ["--methods", *SHARES[path], "--out", "study", "--results", "report"]
+    command += ["--methods", *SHARES[path], "--out", "study", "--results", report]
     command += ["--set", *(f"{key}={value}" for key, value in settings.items())]
     assert main(command) == 0, capfd.readouterr().err
-    rows = [line.split(",")[:2] for line in (here / "report" / "sweep.csv").read_text().splitlines()[1:]]
+    rows = [line.split(",")[:2] for line in (here / report / "sweep.csv").read_text().splitlines()[1:]]
     skipped = {method for method in SHARES[path] if f"{method}: not run" in capfd.readouterr().out}
     for method in set(SHARES[path]) - skipped:
         found = {combination for name, combination in rows if name == method}
@@ -71,4 +92,3 @@ def test_studies_run(
         assert found == ({one} if each else set(study.modalities.combinations())), method
         assert list((here / "study" / method).rglob("test.done.json"))
     assert not skipped - {name for name in SHARES[path] if study.method(name).recipe.what == RECIPES["bn_refit"].what}
-    assert sorted(each.name for each in here.iterdir()) == ["report", "study"], "nothing outside of --out and --results"
