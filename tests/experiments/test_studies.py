@@ -15,7 +15,6 @@ from lightning_mm.compare.recipes import BASE, RECIPES
 from tests.support.experiments import STUDIES, small
 from tests.support.fake_data import write_data
 
-
 BASES = ("onehot", "pairwise", "shared")
 
 
