@@ -205,6 +205,7 @@ class Adapter(nn.Module):
         """Set ``available`` for calls of the base in this thread that do not pass it.
 
         A step that calls the network on several sets of samples makes each call inside the context of its mask.
+        Compiled code cannot tell threads apart: in several threads, compile the adapted network and pass `available`.
 
         Args:
             available: ``Bool[B, M]`` for the samples of these calls; None for all modalities.
