@@ -5,6 +5,8 @@ Shapes: B samples, T tokens, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,3 +84,25 @@ class Trunk(nn.Module):
 
 def two_encoders() -> LateFusionClassifier:
     return LateFusionClassifier({"rgb": Trunk(), "depth": Trunk()}, 10, mask_absent=False)
+
+
+class Blocks(nn.Module):
+    """A fusion of vectors by residual blocks: as expensive as its depth."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, features: Sequence[Tensor], available: Tensor | None = None) -> Tensor:
+        x = torch.stack(list(features)).sum(0)
+        for block in self.blocks:
+            x = x + F.relu(block(F.normalize(x)))
+        return x
+
+
+def four_encoders(names: Sequence[str], depth: int = 0) -> LateFusionClassifier:
+    """Build a network of equal encoders; ``depth`` makes what comes after them more expensive."""
+    network = LateFusionClassifier({name: Trunk() for name in names}, 10, fusion="mean", mask_absent=False)
+    if depth:
+        network.fusion = Blocks(Trunk.out_channels, depth)  # type: ignore[assignment]
+    return network

@@ -13,15 +13,11 @@ from dataclasses import dataclass
 from lightning_mm.modality_names import ModalityNames
 from lightning_mm.report.colours import VIRIDIS, is_dark, ramp, shares
 from lightning_mm.results.figures import Figure
+from lightning_mm.results.large.groups import groups, is_large
 from lightning_mm.results.result import SweepResult
-from lightning_mm.results.robustness import mean_over
 from lightning_mm.results.tables import MANY
 from lightning_mm.results.texts import is_percent, number
 
-WHOLE = 31
-"""Sweeps of more combinations than this are collapsed: those of six modalities and more."""
-ENDS = 3
-"""How many of the best and of the worst combinations of a collapsed group are shown first."""
 DOT = 18
 """Distance of two dots in pixels."""
 NARROW, WIDE = 58, 96
@@ -59,7 +55,7 @@ class HeatRow:
 
 
 @dataclass(frozen=True)
-class Group:
+class HeatGroup:
     """The combinations with one number of missing modalities; a collapsed one has ``worst`` and ``rest``."""
 
     title: str
@@ -78,7 +74,7 @@ class HeatMap:
 
     modalities: list[str]
     methods: list[str]
-    groups: list[Group]
+    groups: list[HeatGroup]
     means: list[HeatCell]
     ticks: list[str]
     gradient: str
@@ -140,12 +136,11 @@ def heat_map(result: SweepResult, metric: str, position: int) -> HeatMap:
 
     names = ModalityNames(result.modalities)
     rows = {name: _row(names, name, cells(found[name], place)) for place, name in enumerate(combinations)}
-    collapsed = len(combinations) > WHOLE
-    groups = []
-    for size in range(1, len(names) + 1):
-        own = [name for name in combinations if len(names.parse(name)) == size]
-        if own:
-            groups.append(_group(len(names) - size, own, rows, found, collapsed, least))
+    made = []
+    for group in groups(result, metric):
+        total = f" · {group.size} combination{'s' if group.size > 1 else ''}" if group.missing else ""
+        parts = ([rows[name] for name in part] for part in (group.best, group.worst, group.rest))
+        made.append(HeatGroup(f"{group.title}{total}", *parts))
     ticks = [high, (low + high) / 2, low] if least else [low, (low + high) / 2, high]
     column = NARROW if len(methods) > MANY else WIDE - 20
     turned = 8 * max(map(len, methods)) > column
@@ -155,12 +150,12 @@ def heat_map(result: SweepResult, metric: str, position: int) -> HeatMap:
     return HeatMap(
         list(names),
         methods,
-        groups,
+        made,
         cells(means, -1),
         [number(tick, percent) for tick in ticks],
         ", ".join(VIRIDIS),
         str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
-        collapsed,
+        is_large(result),
         turned,
         column,
         round(tall) + 18,
@@ -175,27 +170,6 @@ def _ends(columns: list[list[Figure]]) -> tuple[float, float]:
     low, high = min(finite), max(finite)
     margin = max(0.0, 0.02 - (high - low)) / 2
     return low - margin, high + margin
-
-
-def _group(
-    missing: int,
-    names: list[str],
-    rows: dict[str, HeatRow],
-    found: dict[str, list[Figure]],
-    collapsed: bool,
-    least: bool,
-) -> Group:
-    total = f"{len(names)} combination{'s' if len(names) > 1 else ''}"
-    title = f"{missing} missing · {total}" if missing else "nothing missing"
-    if not collapsed or len(names) <= 3 * ENDS:
-        return Group(title, [rows[name] for name in names], [], [])
-    # Methods that have the whole group are compared; a dedicated network of few combinations is not.
-    whole = [k for k in range(len(found[names[0]])) if all(math.isfinite(found[name][k].value) for name in names)]
-    score = {name: mean_over({str(k): found[name][k].value for k in whole}, map(str, whole)) for name in names}
-    ranked = sorted(names, key=lambda name: score[name] if least else -score[name]) if whole else names
-    best, worst = ranked[:ENDS], ranked[-ENDS:][::-1]
-    rest = [name for name in names if name not in (*best, *worst)]
-    return Group(title, *([rows[name] for name in part] for part in (best, worst, rest)))
 
 
 def _row(names: ModalityNames, combination: str, cells: list[HeatCell]) -> HeatRow:

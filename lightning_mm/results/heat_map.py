@@ -1,4 +1,7 @@
-"""A sweep as a heat map: combinations down (as dots, which stay readable with many modalities), methods across."""
+"""A sweep as a heat map: combinations down (as dots, which stay readable with many modalities), methods across.
+
+Of a large sweep the picture holds the best and the worst combinations of each number of missing modalities.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.files import write_atomically
 from lightning_mm.modality_names import ModalityNames
+from lightning_mm.results.large.groups import Group, groups, is_large
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import MANY
 from lightning_mm.results.texts import is_percent, number
@@ -40,12 +44,13 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
     from matplotlib.figure import Figure
 
     metric = result.require_metric(metric)
-    methods, combinations, modalities = result.methods, result.combinations, result.modalities
+    methods, modalities = result.methods, result.modalities
     figures = [result.figures(method, metric) for method in methods]
-    values = np.array([[one.of(combination).value for one in figures] for combination in combinations])
-    means = np.array([[one.mean().value for one in figures]])
+    lines = _lines(result, metric)
+    rows = [np.array([one.of(line).value if isinstance(line, str) else math.nan for one in figures]) for line in lines]
+    means = np.array([one.mean().value for one in figures])
     # One empty row between the combinations and the mean.
-    grid = np.concatenate([values, np.full((1, len(methods)), np.nan), means])
+    grid = np.stack([*rows, np.full(len(methods), np.nan), means])
 
     column = NARROW if len(methods) > MANY else COLUMN
     left = 0.15 + max(DOT * len(modalities), 0.75)
@@ -59,8 +64,8 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
     cells = figure.add_axes((left / width, bottom, column * len(methods) / width, tall))
     scale = figure.add_axes(((left + column * len(methods) + 0.2) / width, bottom, 0.13 / width, tall))
 
-    _draw_dots(dots, result, len(grid))
-    image = _draw_cells(cells, result, grid, metric)
+    _draw_dots(dots, result, lines)
+    image = _draw_cells(cells, result, grid, metric, lines)
     bar = figure.colorbar(image, cax=scale)
     bar.outline.set_visible(False)
     percent = is_percent(result, metric)
@@ -80,20 +85,43 @@ def write_heat_map(result: SweepResult, path: str | Path, metric: str | None = N
     return write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _draw_dots(axes: Axes, result: SweepResult, rows: int) -> None:
+Line = str | Group | int
+"""A combination, the group that begins here, or the number of combinations that are left out here."""
+
+
+def _lines(result: SweepResult, metric: str) -> list[Line]:
+    """The rows of the picture above the mean."""
+    if not is_large(result):
+        return list(result.combinations)
+    lines: list[Line] = []
+    for group in groups(result, metric):
+        hidden = [len(group.rest)] if group.rest else []
+        lines += [group, *group.best, *hidden, *reversed(group.worst)]
+    return lines
+
+
+def _draw_dots(axes: Axes, result: SweepResult, lines: list[Line]) -> None:
     """One row of dots per combination, joined by a line as in an UpSet plot."""
-    modalities = result.modalities
-    for row, combination in enumerate(result.combinations):
-        present = [modalities.index(name) for name in ModalityNames(modalities).parse(combination)]
+    modalities, last = result.modalities, len(lines) + 1
+    for row, line in enumerate(lines):
+        if isinstance(line, Group):
+            axes.text(
+                -0.55, row + 0.1, f"{line.title} ({line.size})", va="center", fontsize=9, color=INK, weight="bold"
+            )
+            continue
+        if isinstance(line, int):
+            axes.text(-0.3, row, f"… {line} more", va="center", fontsize=8, color=LINE, style="italic")
+            continue
+        present = [modalities.index(name) for name in ModalityNames(modalities).parse(line)]
         axes.plot([present[0], present[-1]], [row, row], color=INK, linewidth=1.4, zorder=1)
         colours = [INK if position in present else FAINT for position in range(len(modalities))]
         axes.scatter(range(len(modalities)), [row] * len(modalities), c=colours, s=34, zorder=2)
-    axes.text(len(modalities) - 0.55, rows - 1, "mean", ha="right", va="center", fontsize=9, color=INK, style="italic")
-    axes.set(xlim=(-0.6, len(modalities) - 0.4), ylim=(rows - 0.5, -0.5), yticks=[])
+    axes.text(len(modalities) - 0.55, last, "mean", ha="right", va="center", fontsize=9, color=INK, style="italic")
+    axes.set(xlim=(-0.6, len(modalities) - 0.4), ylim=(last + 0.5, -0.5), yticks=[])
     _name_columns(axes, modalities)
 
 
-def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str) -> Any:
+def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str, lines: list[Line]) -> Any:
     # A constant method (the share of the most frequent label) does not stretch the colours.
     varies = [not _is_constant(values[np.isfinite(values)]) for values in grid.T]
     coloured = grid[:, varies] if any(varies) else grid
@@ -105,7 +133,12 @@ def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str
     image = axes.imshow(grid, aspect="auto", cmap=colours, vmin=low - margin, vmax=high + margin)
     percent = is_percent(result, metric)
     for (row, column), value in np.ndenumerate(grid):
-        if row == len(grid) - 2:
+        line = lines[row] if row < len(lines) else ""
+        if row == len(lines) or isinstance(line, int):
+            continue
+        if isinstance(line, Group):
+            mean = number(line.means[column].value, percent)
+            axes.text(column, row + 0.1, mean, ha="center", va="center", fontsize=9, color=INK, style="italic")
             continue
         if math.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))

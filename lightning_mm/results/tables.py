@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.figures import Figure, Figures
+from lightning_mm.results.large.groups import groups, is_large
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import DEDICATED, ZERO_FILL
 from lightning_mm.results.texts import (
@@ -46,6 +47,27 @@ class Foot:
 
 
 @dataclass(frozen=True)
+class Block:
+    """The rows of one number of missing modalities, in the table of a large sweep.
+
+    Args:
+        label: Which combinations, and how many there are.
+        cells: Their mean, one per method.
+        best: Positions of the best methods.
+        first: Positions of the best combinations in the body.
+        hidden: How many are not shown.
+        last: Positions of the worst combinations in the body.
+    """
+
+    label: str
+    cells: list[str]
+    best: set[int]
+    first: list[int]
+    hidden: int
+    last: list[int]
+
+
+@dataclass(frozen=True)
 class Sheet:
     """The text of a table, before it is drawn in a terminal or in Markdown.
 
@@ -56,6 +78,7 @@ class Sheet:
         body: One per combination: flags of modalities, cells of methods, number of samples, positions of the best.
         foot: Figures of the methods over all combinations.
         notes: What a reader must know, one sentence each.
+        blocks: How a terminal shows the body of a large sweep; empty if it shows all of it.
     """
 
     title: str
@@ -64,6 +87,7 @@ class Sheet:
     body: list[tuple[list[bool], list[str], str, set[int]]]
     foot: list[Foot]
     notes: list[str]
+    blocks: list[Block] = field(default_factory=list)
 
     @property
     def many(self) -> bool:
@@ -116,7 +140,13 @@ def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = T
         notes.append(f"[low, high]: {level:.0%} bootstrap interval over samples")
     notes += incomplete_seeds(figures.values())
     title = f"{metric} in %" if percent else metric
-    return Sheet(title, list(names), list(figures), body, [*foot, *costs], [*notes, *result.notes])
+    blocks = []
+    if is_large(result):
+        place = {combination: position for position, combination in enumerate(result.combinations)}
+        for group in groups(result, metric):
+            first, last = [place[name] for name in group.best], [place[name] for name in reversed(group.worst)]
+            blocks.append(Block(f"{group.title} ({group.size})", *line(group.means), first, len(group.rest), last))
+    return Sheet(title, list(names), list(figures), body, [*foot, *costs], [*notes, *result.notes], blocks)
 
 
 def _foot(result: SweepResult, metric: str, figures: Mapping[str, Figures], line: Line) -> tuple[list[Foot], list[str]]:

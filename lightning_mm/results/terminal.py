@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PLAIN = {PRESENT: "x", ABSENT: "-", "±": "~", NOTHING: "-", "…": "."}
 """Replacements of letters that an encoding lacks, each as wide as the letter."""
+BLOCKS = "combinations by number of missing modalities: their mean, the best and the worst ones; sweep.csv has all"
 NARROWEST = 14
 """Width of a method's name in the narrow summary, in letters."""
 
@@ -100,6 +101,7 @@ def _body_table(
 
     columns = range(len(content.methods)) if columns is None else columns
     captions = [f"dots: {', '.join(content.modalities)}"] if narrow else []
+    captions += [BLOCKS] if content.blocks else []
     table = _empty_table(content.title, [*captions, *(content.notes if notes else [])], tight=narrow)
     table.add_column("", no_wrap=True)
     for name in [] if narrow else content.modalities:
@@ -109,13 +111,28 @@ def _body_table(
         name = content.methods[i]
         table.add_column(_broken(name) if compact or narrow else name, justify="right", no_wrap=True)
     table.add_column("n", justify="right", style="dim", no_wrap=True)
-    for position, (flags, cells, count, best) in enumerate(content.body):
+    filler = [""] * (0 if narrow else len(content.modalities))
+
+    def add(position: int, end_section: bool = False) -> None:
+        flags, cells, count, best = content.body[position]
         dots = [Text(PRESENT, style="green") if flag else Text(ABSENT, style="dim") for flag in flags]
         label = [Text(" ").join(dots)] if narrow else [Text("full" if all(flags) else ""), *dots]
         values = [Text(cells[i], style="bold" if i in best else "") for i in columns]
-        table.add_row(*label, *values, Text(count), end_section=position == len(content.body) - 1)
+        table.add_row(*label, *values, Text(count), end_section=end_section)
+
+    for block in content.blocks:
+        means = [Text(block.cells[i], style="bold italic" if i in block.best else "italic") for i in columns]
+        table.add_row(Text(block.label, style="italic"), *filler, *means, "")
+        for position in block.first:
+            add(position)
+        if block.hidden:
+            table.add_row(Text(f"… {block.hidden} more", style="dim"), *filler, *[""] * len(columns), "")
+        for position in block.last:
+            add(position)
+        table.add_section()
+    for position in [] if content.blocks else range(len(content.body)):
+        add(position, end_section=position == len(content.body) - 1)
     for foot in content.foot[:1] if mean_only else content.foot:
-        filler = [""] * (0 if narrow else len(content.modalities))
         table.add_row(foot.label, *filler, *[Text(foot.cells[i]) for i in columns], "")
     return table
 

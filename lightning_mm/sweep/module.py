@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,8 +19,11 @@ import torch.distributed as distributed
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
+from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
+from lightning_mm.sweep.reuse import Memory
 from lightning_mm.tasks.finite.culprit import describe, find
 from lightning_mm.tree import batch_size, take_rows, tensors_of
 
@@ -28,6 +31,8 @@ Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
 Figures = tuple[int, str]
 """Position of a run, and the combination."""
+FEWEST_KEPT = 4
+"""How many calls of a module are kept; as many as there are modalities if these are more."""
 
 
 @runtime_checkable
@@ -88,12 +93,14 @@ class Collected:
         observed: ``Bool[N, M]``.
         statistics: (position of the run, combination) to ``{name: [n, ...]}``.
         rows: (position of the run, combination) to the positions of these n samples in ``index``, ``Int[n]``.
+        reused: Method to the modules that ran once for several combinations, or to the reason why none did.
     """
 
     index: Tensor
     observed: Tensor
     statistics: dict[Figures, Statistics]
     rows: dict[Figures, Tensor]
+    reused: dict[str, list[str] | str] = field(default_factory=dict)
 
 
 class SweepModule(LightningModule):
@@ -104,45 +111,57 @@ class SweepModule(LightningModule):
         runs: Which task runs on which combinations.
         modalities: The modalities of the data: the columns of ``observed``.
         scratch: A file for the result of strategies that start processes.
+        reuse: Whether modules with the same input in several combinations run once for these.
     """
 
     def __init__(
-        self, tasks: Sequence[nn.Module], runs: Sequence[Run], modalities: Sequence[str], scratch: Path
+        self,
+        tasks: Sequence[nn.Module],
+        runs: Sequence[Run],
+        modalities: Sequence[str],
+        scratch: Path,
+        reuse: bool = True,
     ) -> None:
         super().__init__()
         # In a list, tasks keep their own trainer: Lightning sets the trainer of direct children.
         self.tasks = nn.ModuleList(tasks)
         self.runs = list(runs)
         self.modalities = Modalities(modalities)
-        self.scratch = scratch
+        self.scratch, self.reuse = scratch, reuse
         self.collected: Collected | None = None
         self._home = os.getpid()
         self._parts: list[Part] = []
         self._seen = 0
+        self._begin_reuse()
+
+    def _begin_reuse(self) -> None:
+        most = max(FEWEST_KEPT, len(self.modalities))
+        self._memories = {self._owner(run): Memory(most) for run in self.runs}
+        self._repeated: dict[int, Repeated] = {}
+
+    def _owner(self, run: Run) -> tuple[int, bool]:
+        """Runs with the same owner share a memory: those of one task, if what its adapter changes is known."""
+        known = isinstance(getattr(self.tasks[run.task], "adapter", None), Adapter)
+        return run.task, run.disabled and not known
 
     def on_test_epoch_start(self) -> None:
         self._parts, self._seen, self.collected = [], 0, None
+        self._begin_reuse()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         index, observed = self._index_and_observed(batch)
         statistics: dict[Figures, Statistics] = {}
         for position, run in enumerate(self.runs):
             task: Any = self.tasks[run.task]
-            columns = [self.modalities.index(name) for name in task.modalities]
-            with _switched(task, run.disabled):
+            memory = self._memories[self._owner(run)]
+            with _switched(task, run.disabled), memory.used_by(self._repeated_in(position, batch, observed)):
                 for combination in run.combinations:
                     mask = self.modalities.mask(combination).to(observed.device)
                     counts = observed[:, mask].all(dim=1)
                     size = int(counts.sum())
                     if size == 0:
                         continue
-                    inputs, target = {name: batch["inputs"][name] for name in task.modalities}, batch["target"]
-                    if size < len(counts):
-                        inputs, target = take_rows((inputs, target), counts.nonzero()[:, 0], len(counts))
-                    available = mask[columns].repeat(size, 1)
-                    with _using(task, available):
-                        outputs = task(inputs, available)
-                    found = task.sample_statistics(outputs, target)
+                    outputs, found = self._evaluate(task, combination, batch, counts.nonzero()[:, 0], len(counts))
                     if _not_finite(outputs, found):
                         raise _error(batch, counts, run.method, combination)
                     statistics[position, combination] = {name: value.detach().cpu() for name, value in found.items()}
@@ -152,7 +171,37 @@ class SweepModule(LightningModule):
                             f"sample_statistics of {type(task).__name__} returned {wrong[0]!r} of shape "
                             f"{tuple(found[wrong[0]].shape)} for {size} samples; expected one row per sample"
                         )
+            if all(self._owner(run) != self._owner(later) for later in self.runs[position + 1 :]):
+                memory.end_batch()
         self._parts.append(Part(index.cpu(), observed.cpu(), statistics))
+
+    def _evaluate(self, task: Any, combination: str, batch: Batch, rows: Tensor, size: int) -> tuple[Any, Statistics]:
+        """Run some samples of a batch, ``Int[n]`` of ``size``, with the modalities of a combination."""
+        inputs, target = {name: batch["inputs"][name] for name in task.modalities}, batch["target"]
+        if len(rows) < size:
+            inputs, target = take_rows((inputs, target), rows, size)
+        columns = [self.modalities.index(name) for name in task.modalities]
+        available = self.modalities.mask(combination)[columns].to(rows.device).repeat(len(rows), 1)
+        with _using(task, available):
+            outputs = task(inputs, available)
+        return outputs, task.sample_statistics(outputs, target)
+
+    def _repeated_in(self, position: int, batch: Batch, observed: Tensor) -> list[nn.Module]:
+        """The modules of a run that run once for several combinations; found by trial in the first batch."""
+        run = self.runs[position]
+        task: Any = self.tasks[run.task]
+        columns = [self.modalities.index(name) for name in task.modalities]
+        complete = observed[:, columns].all(dim=1).nonzero()[:, 0]
+        if position not in self._repeated and self.reuse and len(run.combinations) > 1 and len(complete):
+            rows = complete[:SAMPLES]
+
+            def evaluate(combination: str) -> tuple[Any, Statistics]:
+                return self._evaluate(task, combination, batch, rows, len(observed))
+
+            self._repeated[position] = find_repeated(
+                task, run.combinations, evaluate, self._memories[self._owner(run)].most
+            )
+        return list(self._repeated[position].modules.values()) if position in self._repeated else []
 
     def on_test_epoch_end(self) -> None:
         parts = self._parts
@@ -160,7 +209,9 @@ class SweepModule(LightningModule):
             gathered: list[Any] = [None] * self.trainer.world_size
             distributed.all_gather_object(gathered, parts)
             parts = [part for rank in gathered for part in rank]
-        self.collected = join(parts, self.modalities, padded=self.trainer.world_size > 1)
+        reused = {self.runs[position].method: one.record() for position, one in self._repeated.items()}
+        self.collected = replace(join(parts, self.modalities, padded=self.trainer.world_size > 1), reused=reused)
+        self._begin_reuse()
         if self._home != os.getpid() and self.trainer.is_global_zero:
             torch.save(vars(self.collected), self.scratch)
 

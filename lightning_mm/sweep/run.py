@@ -49,6 +49,7 @@ def sweep(
     baseline: bool = True,
     dedicated_to: Sequence[str] | None = None,
     config: Mapping[str, Any] | None = None,
+    reuse: bool = True,
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
 
@@ -75,6 +76,9 @@ def sweep(
         dedicated_to: The combinations that dedicated networks were trained for, if they have inputs for more
             modalities, which are filled.
         config: The configuration of the run in plain types, written to ``sweep.json``.
+        reuse: Whether modules that get the same input in several combinations, such as encoders, run once per batch for
+            all of these. They are found by a trial on the first samples, which must not change any output;
+            ``reused`` in the configuration of the result names them, or says why there is none.
 
     Returns:
         The figures, the same in every process of a distributed run.
@@ -106,7 +110,7 @@ def sweep(
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
-    collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer)
+    collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer, reuse)
 
     rows, samples = _figures(tasks, runs, known, collected, seed)
     replicates = _resample(tasks, runs, collected, bootstrap, bootstrap_seed, level)
@@ -121,7 +125,7 @@ def sweep(
         primary_metric=tasks[0].primary_metric,
         directions=directions,
         parameters=_parameters(tasks, runs),
-        config={"split": split, "seed": seed, **config},
+        config={"split": split, "seed": seed, **({"reused": collected.reused} if collected.reused else {}), **config},
         samples=samples,
         bootstrap=replicates,
     )
@@ -209,11 +213,12 @@ def _collect(
     data: LightningDataModule | DataLoader[Any],
     split: str,
     trainer: Trainer,
+    reuse: bool,
 ) -> Collected:
     """Run the trainer over the split; strategies that start processes pass the result in a file."""
     with tempfile.TemporaryDirectory(prefix="lightning_mm-sweep-") as folder:
         scratch = Path(folder) / "collected.pt"
-        module = SweepModule(tasks, runs, known, scratch)
+        module = SweepModule(tasks, runs, known, scratch, reuse)
         evaluate = trainer.test if split == "test" else trainer.validate
         with _progress_bars_only(trainer):
             if isinstance(data, LightningDataModule):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from rich.console import Console
 
 from lightning_mm import Modalities
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results.heat_map import heat_map, write_heat_map
+from lightning_mm.results.large.groups import ENDS, groups
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import SweepRow
 from lightning_mm.results.tables import markdown, summary_markdown
@@ -86,3 +88,52 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
     pixels = np.asarray(image.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
     assert [file.name for file in path.parent.iterdir()] == ["sweep.png"]
+
+
+@pytest.mark.parametrize(("count", "methods"), [(6, 2), (6, 6), (8, 3)])
+def test_a_large_sweep_is_shown_by_the_ends_of_its_groups(count: int, methods: int) -> None:
+    names = [f"modality_{i}" for i in range(count)]
+    rows = [row for row in build(names, methods).rows if row.method != "some_long_method_1"]
+    result = SweepResult(rows, names, "miou")
+    found = groups(result, "miou")
+    assert sum(group.size for group in found) == 2**count - 1
+    assert [group.missing for group in found] == [*range(count - 1, -1, -1)]
+    figure = heat_map(result)
+    FigureCanvasAgg(figure).draw()
+    texts = [text for axes in figure.axes for text in [*axes.texts, *axes.get_xticklabels()]] + list(figure.texts)
+    words = [text.get_text() for text in texts]
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+    assert figure.get_figheight() < 28
+    for width in (80, 120):
+        console = Console(file=io.StringIO(), width=width)
+        print_table(result, console=console)
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        for group in found:
+            assert f"{group.title} ({group.size})" in words
+            assert any(f"{group.title} ({group.size})" in line for line in lines)
+            if group.rest:
+                assert any(f"… {len(group.rest)} more" in line for line in lines)
+    for group in found:
+        values = [result.value("some_long_method_0", name) for name in group.best]
+        assert values == sorted(values, reverse=True)
+        ends = [result.value("some_long_method_0", name) for name in (*group.best, *group.worst)]
+        every = sorted(
+            values if not group.worst else [*ends, *(result.value("some_long_method_0", n) for n in group.rest)]
+        )
+        assert sorted(ends) == (every if not group.worst else [*every[:ENDS], *every[-ENDS:]])
+
+
+def test_a_metric_of_which_less_is_better_has_the_smallest_first() -> None:
+    result = build(list("abcdef"), 1)
+    result.directions = {"miou": "min"}
+    group = groups(result, "miou")[2]
+    values = [result.value("some_long_method_0", name) for name in (*group.best, *reversed(group.worst))]
+    assert values == sorted(values)
+    small = groups(build(list("abc"), 1), "miou")
+    assert [group.best for group in small] == [["a", "b", "c"], ["a+b", "a+c", "b+c"], ["a+b+c"]]

@@ -36,6 +36,7 @@ def sweep_task(
     seed: int | None = None,
     baseline: bool = True,
     config: dict[str, Any] | None = None,
+    reuse: bool = True,
 ) -> SweepResult:
     """Evaluate every combination of available modalities in one pass over a split.
 
@@ -56,6 +57,8 @@ def sweep_task(
         seed: Seed of the training run, written to every row of the table; by default that of seed_everything.
         baseline: Whether a network with an adapter is swept with it switched off too, as zero_fill.
         config: The configuration of the run, kept in sweep.json.
+        reuse: Whether modules with the same input in several combinations, such as encoders, run once per batch for
+            these; sweep.json names them, or says why there is none.
     """
     folder = Path(out or Path(trainer.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
     check_folder(folder)
@@ -81,6 +84,7 @@ def sweep_task(
         baseline=baseline,
         dedicated_to=_trained_for(datamodule, combinations) if method == DEDICATED else None,
         config=config,
+        reuse=reuse,
     )
     if trainer.is_global_zero:
         # The files first: what happens to W&B or to the terminal after this loses nothing.

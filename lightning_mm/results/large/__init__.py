@@ -1,0 +1,1 @@
+"""How sweeps of many combinations are shown."""
