@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_mm import Modalities
+from lightning_mm.cli.lightning.export import export_task
+from lightning_mm.data import ModalityDropoutDataModule, Scenes
 from lightning_mm.errors import LightningMMError
 from lightning_mm.models import ImageEncoder, LateFusionClassifier
 from lightning_mm.sweep import sweep
@@ -88,10 +90,13 @@ def test_it_is_swept_with_the_heads_of_a_checkpoint(tmp_path: Path) -> None:
         assert found[combination] == pytest.approx((logits.argmax(1) == target).float().mean().item())
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(LightningMMError, match="late_drop: this task has no auxiliary heads; set auxiliary_weight"):
         build(False, auxiliary_weight=0.0, late_drop=True)
     task, masks = build(False, late_drop=True), torch.ones(6, 2, dtype=torch.bool)
     batch = {"inputs": inputs(), "available": masks, "observed": masks, "target": torch.zeros(6).long()}
     with pytest.raises(LightningMMError, match="late_drop is for evaluation"):
         task.training_step(batch, 0)
+    data = ModalityDropoutDataModule(Scenes, list(NAMES))
+    with pytest.raises(LightningMMError, match=r"auxiliary heads are a part of the task .* not exported"):
+        export_task(Trainer(logger=False, accelerator="cpu"), task, data, str(tmp_path / "out"))

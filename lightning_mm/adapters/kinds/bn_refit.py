@@ -246,11 +246,12 @@ class _Floored:
         self.least = least
 
     def __call__(self, norm: BatchNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given = args[0].float()
-        variance = given.var([axis for axis in range(given.ndim) if axis != 1], unbiased=False)
-        floored = torch.maximum(variance, self.least.to(variance))
-        factor = ((variance + norm.eps) / (floored + norm.eps)).sqrt()
-        shape = [1, -1, *[1] * (given.ndim - 2)]
+        # many times faster than Tensor.var; the last one is 1 / sqrt(variance + eps)
+        inverse = torch.native_batch_norm(args[0].float(), None, None, None, None, True, 0.0, norm.eps)[2]
+        factor = (inverse.square() * (self.least.to(inverse) + norm.eps)).clamp(min=1).rsqrt()
+        if bool((factor == 1).all()):
+            return output
+        shape = [1, -1, *[1] * (output.ndim - 2)]
         bias = torch.zeros_like(factor) if norm.bias is None else norm.bias.float()
         return (bias.view(shape) + (output.float() - bias.view(shape)) * factor.view(shape)).to(output.dtype)
 
