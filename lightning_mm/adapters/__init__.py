@@ -15,6 +15,7 @@ from lightning_mm.adapters.kinds.norm_tuning import NormTuning, NormTuningBank
 from lightning_mm.adapters.kinds.prompts import PromptBank, PromptTokens
 from lightning_mm.adapters.kinds.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.kinds.together import Together, TogetherBank
+from lightning_mm.adapters.network.features import NoEncodersError, encoder_features
 from lightning_mm.adapters.placement.choose import keep_layers, place
 from lightning_mm.adapters.placement.sensitivity import LayerSensitivity, sensitivity, sensitivity_table
 from lightning_mm.adapters.saving.fingerprint import fingerprint
@@ -23,8 +24,8 @@ from lightning_mm.adapters.saving.folder import list_adapters
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
     "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
-    "NoBatchNormError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PromptBank", "PromptTokens",
-    "SSFBank", "ScaleOnly", "Shared",
-    "ShiftOnly", "Together", "TogetherBank", "adapt", "build_adapter", "fingerprint", "keep_layers",
-    "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
+    "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PromptBank",
+    "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank", "adapt",
+    "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load", "place",
+    "refit_batch_norm", "sensitivity", "sensitivity_table",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from lightning_mm.adapters.network.inputs import Call, locate_inputs
 from lightning_mm.adapters.network.probe import probe
 from lightning_mm.adapters.network.training import deep_supervision
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill
+from lightning_mm.missing import FeatureFill, Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.tree import map_tensors
 
@@ -62,6 +62,11 @@ def build_adapter(
             adapted, or there is no layer to adapt.
     """
     modalities = modalities if isinstance(modalities, Modalities) else Modalities(modalities)
+    if isinstance(fill, FeatureFill):
+        raise LightningMMError(
+            f"the fill {type(fill).__name__} replaces outputs of encoders, which an adapter may change; give the "
+            "adapter a fill of inputs, such as Zeros or MeanInput"
+        )
     _refuse_lazy(network)
     paths = locate_inputs(network, modalities, inputs, example)
     given = example_of(network, example, paths, fill is not None)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.basis import OneHot
-from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, batch_norm_names, refit_batch_norm
+from lightning_mm.adapters.kinds.bn_refit import FLOOR, BatchNormSSF, batch_norm_names, refit_batch_norm
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
-from lightning_mm.errors import LightningMMError, check_whole
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.files import replaced_file
 from lightning_mm.missing import Fill
 
@@ -47,6 +47,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
         example: Function from a batch to the call of the network.
         batches: Number of training batches to use at most.
         filename: Name of the checkpoint, with or without ``.ckpt``.
+        floor: The smallest variance, as a share of the variance of the base, see :func:`refit_batch_norm`.
 
     Raises:
         NoBatchNormError: At the start of a run, if the network has no BatchNorm with running statistics.
@@ -67,6 +68,7 @@ class BatchNormRefit(FrozenBackboneAdapter):
         example: Callable[[Any], Call] | None = None,
         batches: int = 20,
         filename: str = "best.ckpt",
+        floor: float = FLOOR,
     ) -> None:
         super().__init__(
             BatchNormSSF(),
@@ -83,7 +85,8 @@ class BatchNormRefit(FrozenBackboneAdapter):
         check_whole("batches", batches, 1)
         if not filename or Path(filename).name != filename:
             raise LightningMMError(f"filename must be a plain name such as best.ckpt, got {filename!r}")
-        self.observed, self.batches, self.filename = observed, batches, filename
+        check_fraction("floor", floor)
+        self.observed, self.batches, self.filename, self.floor = observed, batches, filename, floor
 
     def attach(self, pl_module: LightningModule, batch: Any, stage: str = "fit", datamodule: Any = None) -> Adapter:
         batch_norm_names(self._network(pl_module))  # raises NoBatchNormError
@@ -98,7 +101,11 @@ class BatchNormRefit(FrozenBackboneAdapter):
         shown = [self._call(pl_module, adapter, batch) for batch in self._batches(trainer, pl_module)]
         with trainer.precision_plugin.forward_context():
             refit_batch_norm(
-                adapter, self._network(pl_module), [call for call, _ in shown], [there for _, there in shown]
+                adapter,
+                self._network(pl_module),
+                [call for call, _ in shown],
+                [there for _, there in shown],
+                self.floor,
             )
         adapter.banks.load_state_dict(trainer.strategy.broadcast(adapter.banks.state_dict()))
         rank_zero_info(

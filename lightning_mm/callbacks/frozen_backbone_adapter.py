@@ -23,7 +23,7 @@ from lightning_mm.callbacks.checkpoints import AdapterOnlyCheckpoint, saver_of
 from lightning_mm.callbacks.lookup import BatchMask, available_of, modalities_of, network_of
 from lightning_mm.callbacks.placement import Choice, Placement, choose, report
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill, Zeros
+from lightning_mm.missing import FeatureFill, Fill, Zeros
 from lightning_mm.modalities import Modalities, check_mask, check_rows
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, load_network, load_weights, read_checkpoint
 from lightning_mm.tasks.finite.check import FiniteCheck
@@ -210,6 +210,11 @@ class FrozenBackboneAdapter(Callback):
         if hasattr(pl_module, "adapter"):
             raise LightningMMError(
                 f"{type(pl_module).__name__} already has an attribute 'adapter', which the callback sets; rename it"
+            )
+        if isinstance(getattr(pl_module, "fill", None), FeatureFill):
+            raise LightningMMError(
+                f"the fill {type(pl_module.fill).__name__} replaces outputs of encoders, which an adapter may change; "
+                "give the task a fill of inputs, such as Zeros or MeanInput"
             )
         if self.base_ckpt is not None:
             load_network(network, self.base_ckpt, f"{self.network}.")

@@ -30,6 +30,7 @@ VERBS = {
     "sweep": "evaluate every combination of available modalities in one pass",
     "export": "write the network of every combination as torch.export and ONNX programs",
     "mean_input": "write the mean training sample, for the fill MeanInput",
+    "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
     "importance": "how much each modality of a sweep is worth, and which pairs work together",

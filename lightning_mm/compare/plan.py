@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import yaml
 
-from lightning_mm.compare.recipes import BASE
+from lightning_mm.compare.recipes import BASE, FillFile
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.version import __version__
 
-Stage = Literal["means", "fit", "val", "test"]
-CONFIG, CHECKPOINT, MEANS = "cell.yaml", "best.ckpt", "mean_input.safetensors"
+Stage = Literal["means", "features", "fit", "val", "test"]
+CONFIG, CHECKPOINT = "cell.yaml", "best.ckpt"
+FILES = {"mean_input": "mean_input.safetensors", "features": "features.safetensors"}
+"""The files of fills, by the verb that writes them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Step:
 
     Args:
         folder: Its folder.
-        stage: ``means`` computes the mean sample, ``fit`` trains, ``val`` and ``test`` sweep.
+        stage: ``means`` computes the mean sample, ``features`` the outputs of encoders, ``fit`` trains, ``val`` and
+            ``test`` sweep.
         method: Its method.
         stack: Config files, later ones win.
         overrides: Dotted key to value, stronger than the files.
@@ -157,21 +160,23 @@ class Plan:
                 patch[key] = {**fixed, "init_args": {"combination": combination}}
         if recipe.each == "dedicated":
             patch["only"] = list(study.modalities.parse(str(combination)))
-        if recipe.mean_fill:
-            needs.append(self.means(needs[0]))
-            patch["fill"] = {
-                "class_path": "lightning_mm.missing.MeanInput",
-                "init_args": {"path": str(needs[-1].folder / MEANS)},
-            }
+        if recipe.fill is not None:
+            patch["fill"] = {"class_path": f"lightning_mm.missing.{recipe.fill}"}
+        if recipe.fill_file is not None:
+            needs.append(self.fill_file(needs[0], recipe.fill_file))
+            patch["fill"]["init_args"] = {"path": str(needs[-1].folder / FILES[recipe.fill_file])}
         command = ("fit", "-c", str(folder / CONFIG)) if recipe.trains else ()
         self._fits[folder] = self._step(folder, "fit", method, overrides, patch, command, tuple(needs))
         return self._fits[folder]
 
-    def means(self, base: Step) -> Step:
-        """The mean training sample, computed with the config of the base."""
-        folder = base.folder
-        command = ("mean_input", "-c", str(folder / CONFIG), "--out", str(folder / MEANS))
-        return self._step(folder, "means", self.study.method(base.method), {}, {}, command, (base,))
+    def fill_file(self, start: Step, verb: FillFile) -> Step:
+        """The file of a fill, computed with the config of a network and, where they matter, its weights."""
+        folder = start.folder
+        command: tuple[str, ...] = (verb, "-c", str(folder / CONFIG), "--out", str(folder / FILES[verb]))
+        stage: Stage = "means"
+        if verb == "features":
+            command, stage = (*command, "--ckpt_path", str(folder / CHECKPOINT)), "features"
+        return self._step(folder, stage, self.study.method(start.method), {}, {}, command, (start,))
 
     def folder(self, method: Method, combination: str | None, seed: int, value: Any) -> Path:
         """The folder of one network."""

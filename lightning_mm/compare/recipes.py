@@ -12,6 +12,9 @@ from typing import Any, Literal
 Each = Literal["", "finetune", "dedicated"]
 """Whether one network is trained for every incomplete combination, and how."""
 
+FillFile = Literal["mean_input", "features"]
+"""The verbs that write the file of a fill."""
+
 BASE = "base"
 
 
@@ -28,7 +31,8 @@ class Recipe:
             ``dedicated`` trains one with these modalities and no others.
         train_policy: What is dropped in training, instead of the config's policy.
         val_policy: What is dropped on validation data, which chooses the epoch.
-        mean_fill: Whether absent inputs are filled with the mean training sample.
+        fill: Class in ``lightning_mm.missing`` of the placeholder for absent modalities, instead of the config's.
+        fill_file: The verb that writes the file of this fill from the training split and ``start``, if it has one.
         callbacks: Inserted before the ModelCheckpoint of the config.
         settings: Settings of the method; settings of a study win over them.
         overlay: Whether the study must give a config file that defines the method.
@@ -41,7 +45,8 @@ class Recipe:
     each: Each = ""
     train_policy: Mapping[str, Any] | None = None
     val_policy: Mapping[str, Any] | None = None
-    mean_fill: bool = False
+    fill: str | None = None
+    fill_file: FillFile | None = None
     callbacks: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     overlay: bool = False
@@ -53,15 +58,47 @@ def _missing(name: str, **init_args: Any) -> dict[str, Any]:
 
 _ALL: dict[str, Any] = {"train_policy": _missing("UniformCombinations"), "val_policy": _missing("RotatingCombinations")}
 
+_AUXILIARY = {"model.init_args.auxiliary_weight": 0.5}
+
 RECIPES: dict[str, Recipe] = {
     BASE: Recipe("trained on complete data", start=None),
     "zero_fill": Recipe("the base, absent inputs are zeros", trains=False),
-    "mean_fill": Recipe("the base, absent inputs are the mean training sample", trains=False, mean_fill=True),
+    "mean_fill": Recipe(
+        "the base, absent inputs are the mean training sample", trains=False, fill="MeanInput", fill_file="mean_input"
+    ),
+    "noise_fill": Recipe("the base, absent inputs are Gaussian noise", trains=False, fill="Noise"),
+    "feature_mean": Recipe(
+        "the base, the output of an absent encoder is its training mean",
+        trains=False,
+        fill="FeatureMean",
+        fill_file="features",
+    ),
+    "retrieval_fill": Recipe(
+        "the base, the output of an absent encoder is that of the nearest training sample",
+        trains=False,
+        fill="FeatureRetrieval",
+        fill_file="features",
+    ),
+    "regression_fill": Recipe(
+        "the base, the output of an absent encoder is predicted from the others by ridge regression",
+        trains=False,
+        fill="FeatureRegression",
+        fill_file="features",
+    ),
     "bn_refit": Recipe(
         "BatchNorm statistics of the base re-estimated for each combination",
         gradient=False,
         callbacks=({"class_path": "lightning_mm.callbacks.BatchNormRefit"},),
         settings={"trainer.max_epochs": 0},
+    ),
+    "base_auxiliary": Recipe(
+        "trained on complete data with an auxiliary loss on each encoder", start=None, settings=_AUXILIARY
+    ),
+    "late_drop": Recipe(
+        "base_auxiliary, the mean of the logits of the auxiliary heads of present modalities",
+        start="base_auxiliary",
+        trains=False,
+        settings={**_AUXILIARY, "model.init_args.late_drop": True},
     ),
     "modality_dropout": Recipe("the whole network trained with modalities dropped at random", start=None, **_ALL),
     "adapted": Recipe("the base frozen, adapters trained for all combinations together", overlay=True),

@@ -112,7 +112,8 @@ def _written(step: Step) -> list[Path]:
     """The files that a finished step has written."""
     if step.stage == "fit":
         return [step.folder / CONFIG, *([step.folder / CHECKPOINT] if step.command else [])]
-    return [Path(step.command[step.command.index("--out") + 1]) / ("" if step.stage == "means" else "sweep.csv")]
+    out = Path(step.command[step.command.index("--out") + 1])
+    return [out if step.stage in ("means", "features") else out / "sweep.csv"]
 
 
 def _run(step: Step, run: Run) -> Facts:

@@ -237,7 +237,7 @@ def _with_starts(path: Path, methods: dict[str, Method]) -> dict[str, Method]:
         if start not in methods:
             if start not in RECIPES or RECIPES[start].overlay:
                 raise LightningMMError(f"{path}: {method.name}: start: there is no method {start!r} in this study")
-            methods[start] = Method(start, RECIPES[start])
+            methods[start] = Method(start, RECIPES[start], settings=RECIPES[start].settings)
             open_ones.append(methods[start])
         other = methods[start]
         reasons = {

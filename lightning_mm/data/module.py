@@ -125,6 +125,12 @@ class ModalityDropoutDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self._eval_sampler("test"))
 
+    def plain_dataloader(self, split: str) -> DataLoader[Any]:
+        """Load a split in order, every sample once, without augmentation and with all modalities that it observed."""
+        given = self._split(split)
+        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name)
+        return self._loader(split, self._eval_sampler(split), dataset, Complete())
+
     def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:
         """Count the samples of a split that are shown with each combination in an epoch.
 
@@ -152,14 +158,20 @@ class ModalityDropoutDataModule(LightningDataModule):
     def _eval_sampler(self, split: str) -> OrderedBatchSampler:
         return OrderedBatchSampler(len(self._split(split)), self.eval_batch_size, train=False)
 
-    def _loader(self, split: str, sampler: KeyedBatchSampler) -> DataLoader[Any]:
-        dataset = self._split(split)
+    def _loader(
+        self,
+        split: str,
+        sampler: KeyedBatchSampler,
+        dataset: KeyedDataset | None = None,
+        policy: MissingnessPolicy | None = None,
+    ) -> DataLoader[Any]:
+        dataset = dataset or self._split(split)
         workers = self.num_workers > 0
         return DataLoader(
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches of keys
-            collate_fn=Collate(self.modalities, self.policies[split], self.seed, dataset.template),
+            collate_fn=Collate(self.modalities, policy or self.policies[split], self.seed, dataset.template),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers and workers,

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.folded.constants import fold_constant_encoders
+from lightning_mm.adapters.folded.features import fold_features
 from lightning_mm.adapters.folded.network import Folded, fold_network
 from lightning_mm.adapters.network.inputs import Call, InputPath, parameter_path
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export.inputs import CallInputs
-from lightning_mm.missing import Fill
+from lightning_mm.missing import FeatureFill, Fill
 from lightning_mm.modalities import Modalities
 from lightning_mm.tree import tensors_of
 
@@ -49,6 +50,9 @@ class Source(nn.Module):
         # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
         self.own_fill = own if self.adapter is None else None
+        self.features = own if isinstance(own, FeatureFill) else None
+        if self.features is not None:
+            self.features.install(self.network, modalities)
         self.modalities, self.paths = modalities, dict(paths)
         self.available_path = parameter_path(network, "available")
         self.cpu().eval().requires_grad_(False)
@@ -77,6 +81,8 @@ class Source(nn.Module):
                 call = path.put(call, self.own_fill(name, path.get(call), available[:, column]))
         if self.available_path is not None:
             call = self.available_path.put(call, available)
+        if self.features is not None:
+            return self.features.run(self.network, available, lambda: self.network(*call[0], **call[1]))
         return self.network(*call[0], **call[1])
 
     def fold(self, combination: str) -> Folded:
@@ -87,7 +93,10 @@ class Source(nn.Module):
         """
         if self.adapter is not None:
             return fold_network(self.network, self.adapter, combination, prove=False)  # programs are compared
-        return Folded(self.network, combination, self.modalities.mask(combination), self.own_fill, self.paths)
+        network = self.network
+        if self.features is not None:
+            network = fold_features(network, self.features, self.modalities.parse(combination))
+        return Folded(network, combination, self.modalities.mask(combination), self.own_fill, self.paths)
 
 
 class FixedRows(Fill):

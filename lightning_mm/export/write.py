@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lightning_mm.adapters import Adapted, Adapter, fingerprint
+from lightning_mm.adapters.folded.features import refuse_reading_others
 from lightning_mm.adapters.network.inputs import Call, locate_inputs
 from lightning_mm.adapters.saving.settings import settings_of
 from lightning_mm.errors import LightningMMError
@@ -21,7 +22,7 @@ from lightning_mm.export.inputs import CallInputs, Dynamic
 from lightning_mm.export.leaves import BATCH, form_of, name_of, names_in
 from lightning_mm.export.placing import placed
 from lightning_mm.export.programs import Source
-from lightning_mm.missing import Fill, Zeros
+from lightning_mm.missing import FeatureFill, Fill, Zeros
 from lightning_mm.modalities import Modalities
 from lightning_mm.tree import tensors_of
 from lightning_mm.version import __version__
@@ -134,6 +135,8 @@ def write_export(
         raise LightningMMError("a network without an adapter is exported with `modalities`, its names in order")
     if mixed and ANY in modalities:
         raise LightningMMError(f"{ANY!r} names the program for all combinations; rename the modality, or mixed=False")
+    if isinstance(fill, FeatureFill):
+        refuse_reading_others(fill)
     chosen = modalities.select(combinations)
     call_inputs = CallInputs(network, paths, example, dynamic)
     source = Source(network, modalities, paths, fill, adapter)

@@ -1,5 +1,7 @@
 """Policies that draw which modalities are available, and fills, which are placeholders for absent ones."""
 
+from lightning_mm.missing.feature_file import EncoderFeatures, read_features, save_features
+from lightning_mm.missing.feature_fills import FeatureFill, FeatureMean, FeatureRegression, FeatureRetrieval
 from lightning_mm.missing.fills import (
     Constant,
     EmptyText,
@@ -26,8 +28,9 @@ from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Complete", "Constant", "EmptyText", "ExactShare", "Fill", "FixedCombination", "IndependentMissing", "Learned",
-    "Mean", "MeanInput", "MissingnessPolicy", "Noise", "PerModality", "RotatingCombinations", "SavedTable", "Tokens",
-    "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "save_mean_inputs",
-    "save_table",
+    "Complete", "Constant", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
+    "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
+    "MeanInput", "MissingnessPolicy", "Noise", "PerModality", "RotatingCombinations", "SavedTable", "Tokens",
+    "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
+    "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Auxiliary losses: a linear head on each encoder, so that every modality learns the task by itself.
 
+After training, the heads make a baseline: the mean of the logits of the modalities that are present (``late_drop``).
+
 Shapes: B samples, M modalities, D features of an encoder, K outputs of the task, H x W pixels.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,17 +18,17 @@ from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
 
+_HEARD: ContextVar[dict[EncoderTap, Any] | None] = ContextVar("lightning_mm_auxiliary", default=None)
+"""The outputs that taps keep in the calls of this thread; None outside of :meth:`AuxiliaryHeads.listening`."""
+
 
 class EncoderTap:
-    """Forward hook that keeps an encoder's output while it is open; an object, so that it survives deepcopy."""
-
-    def __init__(self) -> None:
-        self.open = False
-        self.output: Any = None
+    """Forward hook that keeps an encoder's output inside ``listening``; an object, so that it survives deepcopy."""
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.open:
-            self.output = output
+        heard = _HEARD.get()
+        if heard is not None:
+            heard[self] = output
 
 
 class AuxiliaryHeads(nn.Module):
@@ -73,14 +76,12 @@ class AuxiliaryHeads(nn.Module):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep the outputs of the encoders in forwards inside this context."""
-        for tap in self.taps.values():
-            tap.open = True
+        """Keep the outputs of the encoders in forwards inside this context, in this thread."""
+        token = _HEARD.set({})
         try:
             yield
         finally:
-            for tap in self.taps.values():
-                tap.open, tap.output = False, None
+            _HEARD.reset(token)
 
     def forward(self, available: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Mean over the modalities of the loss of their heads; call it inside :meth:`listening`, after the network.
@@ -104,10 +105,29 @@ class AuxiliaryHeads(nn.Module):
             terms.append(loss(outputs, target[rows]).float())
         return torch.stack(terms).mean()
 
+    def mean_logits(self, available: Tensor, outputs: Tensor) -> Tensor:
+        """Mean of the logits of the heads of available modalities; call it inside :meth:`listening`, after the network.
+
+        Args:
+            available: ``Bool[B, M]``, at least one modality in each row.
+            outputs: What the network returned, ``[B, K]`` or ``[B, K, H, W]``; only its size is used.
+
+        Returns:
+            Logits of the shape of ``outputs``; those of a head of an absent modality never enter.
+        """
+        total = torch.zeros((), device=available.device)
+        for column, (name, head) in enumerate(self.heads.items()):
+            logits = head(self._features(name, len(available)))
+            if self.dense and logits.shape[-2:] != outputs.shape[-2:]:
+                logits = F.interpolate(logits, outputs.shape[-2:], mode="bilinear", align_corners=False)
+            present = available[:, column].view(-1, *[1] * (logits.ndim - 1))
+            total = total + torch.where(present, logits.float(), 0.0)
+        return total / available.sum(1).view(-1, *[1] * (total.ndim - 1))
+
     def _features(self, name: str, size: int) -> Tensor:
-        output, head = self.taps[name].output, self.heads[name]
+        output, head = (_HEARD.get() or {}).get(self.taps[name]), self.heads[name]
         if output is None:
-            raise LightningMMError(f"auxiliary_weight: the encoder of {name!r} did not run in the training forward")
+            raise LightningMMError(f"auxiliary_weight: the encoder of {name!r} did not run in the forward")
         last = output[-1] if isinstance(output, (list, tuple)) and output and self.dense else output
         width = head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
         expected = f"[{size}, {width}, height, width] or a list of maps" if self.dense else f"[{size}, {width}]"

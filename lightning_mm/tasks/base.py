@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, Literal, Unpack, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.optim import AdamW
 from torchmetrics import MetricCollection
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Fill, Zeros, fill_inputs
+from lightning_mm.missing import FeatureFill, Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
@@ -33,6 +34,7 @@ from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
 from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
 from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
+from lightning_mm.tree import batch_size
 
 Stage = Literal["train", "val", "test"]
 STEP_KEYS = ("inputs", "available", "target")
@@ -57,6 +59,8 @@ class BaseTask(LightningModule):
         auxiliary_weight: Above zero, each encoder of ``model.encoders`` gets a linear head, and this times the mean of
             the heads' losses is added in training, see :class:`~lightning_mm.tasks.auxiliary.AuxiliaryHeads`. It
             belongs to the training of a base: without effect once there is an ``adapter``, which freezes the heads.
+        late_drop: Whether the outputs, for evaluation, are the mean of the logits of the auxiliary heads of available
+            modalities, instead of those of the network; needs ``auxiliary_weight``.
         distillation: The base as the teacher of its ``adapter``; off by default.
         old: Old names of the settings in ``distillation``.
 
@@ -80,6 +84,7 @@ class BaseTask(LightningModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         base_ckpt: str | None = None,
         auxiliary_weight: float = 0.0,
+        late_drop: bool = False,
         distillation: Distillation = Distillation(),
         **old: Unpack[OldNames],
     ) -> None:
@@ -93,11 +98,12 @@ class BaseTask(LightningModule):
             modalities=list(self.modalities),
             lr_interval=lr_interval,
             auxiliary_weight=auxiliary_weight,
+            late_drop=late_drop,
             distillation=asdict(distillation),
         )
         check_modalities(model, self.modalities)
         self.model = model
-        self.fill = Zeros() if fill is None else fill
+        self.fill_by(Zeros() if fill is None else fill)
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.takes_available = "available" in inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
         self.base_ckpt = base_ckpt
@@ -110,6 +116,9 @@ class BaseTask(LightningModule):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
+        self.late_drop = False
+        if late_drop:
+            self.drop_late()
         self.teacher = Teacher(model, distillation)
         self.resumed = ResumedRun()
 
@@ -152,6 +161,29 @@ class BaseTask(LightningModule):
 
     # What all tasks share
 
+    def fill_by(self, fill: Fill) -> None:
+        """Use another placeholder for absent modalities.
+
+        Raises:
+            LightningMMError: If a fill of features does not belong to this network.
+        """
+        if isinstance(fill, FeatureFill):
+            fill.install(self.model, self.modalities)
+        self.fill = fill
+
+    def drop_late(self) -> None:
+        """Output the mean of the logits of the auxiliary heads of available modalities from now on, see ``late_drop``.
+
+        Raises:
+            LightningMMError: If the task has no auxiliary heads.
+        """
+        if self.auxiliary is None:
+            raise LightningMMError(
+                "late_drop: this task has no auxiliary heads; set auxiliary_weight, and use a base that was trained "
+                "with it, such as base_auxiliary of a study"
+            )
+        self.late_drop = True
+
     def save_settings(self, **settings: Any) -> None:
         """Save arguments of plain types as hyper-parameters: in checkpoints, and to the loggers.
 
@@ -170,9 +202,25 @@ class BaseTask(LightningModule):
         """
         check_call(inputs, available, self.modalities)
         used = {name: inputs[name] for name in self.modalities}
-        if available is None:
+        if available is None and not self.late_drop:
             return self.model(used)
+        if available is None:
+            available = torch.ones(batch_size(used) or 0, len(self.modalities), dtype=torch.bool, device=self.device)
         filled = fill_inputs(self.fill, self.modalities, used, available)
+        if isinstance(self.fill, FeatureFill):
+            return self.fill.run(self.model, available, lambda: self._outputs(filled, available))
+        return self._outputs(filled, available)
+
+    def _outputs(self, filled: dict[str, Nest], available: Tensor) -> Any:
+        """Outputs for filled inputs."""
+        if not self.late_drop:
+            return self._of_network(filled, available)
+        assert self.auxiliary is not None
+        with self.auxiliary.listening():
+            outputs = self._of_network(filled, available)
+            return self.auxiliary.mean_logits(available, outputs)
+
+    def _of_network(self, filled: dict[str, Nest], available: Tensor) -> Any:
         if self.takes_available:
             return self.model(filled, available=available)
         # Added by FrozenBackboneAdapter; a network without `available` cannot pass it on.
@@ -204,6 +252,10 @@ class BaseTask(LightningModule):
         return cast(MetricCollection, self.metrics[stage])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.late_drop:
+            raise LightningMMError(
+                "late_drop is for evaluation: train with auxiliary_weight, and set late_drop when you sweep"
+            )
         # An adapter freezes all else, the heads too.
         heads = self.auxiliary if getattr(self, "adapter", None) is None else None
         check_batch(batch, (*STEP_KEYS, "observed", "index") if self.teacher.wanted else STEP_KEYS)

@@ -80,7 +80,7 @@ def calls(number: int = 3, size: int = 6) -> list[Call]:
 
 def refitted(net: Net, **settings: Any) -> Adapted:
     adapted = adapt(net, NAMES, BatchNormSSF(), fill=FILL, example=calls(1)[0], **settings)
-    refit_batch_norm(adapted.adapter, net, calls())
+    refit_batch_norm(adapted.adapter, net, calls(), floor=0.0)
     return adapted
 
 
@@ -145,9 +145,9 @@ def test_a_second_refit_starts_from_the_base_and_not_from_the_first() -> None:
     net = network()
     adapted = refitted(net)
     first = copy.deepcopy(adapted.adapter.state_dict())
-    refit_batch_norm(adapted.adapter, net, calls(1))
+    refit_batch_norm(adapted.adapter, net, calls(1), floor=0.0)
     assert not torch.equal(adapted.adapter.state_dict()["banks.shared.scale"], first["banks.shared.scale"])
-    refit_batch_norm(adapted.adapter, net, iter(calls()))
+    refit_batch_norm(adapted.adapter, net, iter(calls()), floor=0.0)
     assert all(torch.equal(value, first[key]) for key, value in adapted.adapter.state_dict().items())
 
 
@@ -158,7 +158,7 @@ def test_samples_count_for_the_combinations_that_they_observed() -> None:
     observed = [torch.ones(6, 3, dtype=torch.bool) for _ in batches]
     observed[0][:4, 0] = observed[1][1:, 1] = False
     batches[0][0][0][:4] = float("nan")
-    refit_batch_norm(adapted.adapter, net, batches, observed)
+    refit_batch_norm(adapted.adapter, net, batches, observed, floor=0.0)
     (call,) = calls(1, 5)
     (a,), kwargs = batches[0]
     shorter: Call = (a[4:],), {"rest": {name: value[4:] for name, value in kwargs["rest"].items()}}

@@ -93,6 +93,38 @@ def test_sweep_takes_further_methods_and_chosen_combinations(runs: Runs, tmp_pat
     assert by["modality_dropout", "depth"] == by["zero_fill", "depth"]
 
 
+def test_rows_by_one_flag(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["sweep", *runs.base, *runs.into("base"), "--ckpt_path", runs.base_ckpt, "--bootstrap", "0"]
+    assert main([*base, "--rows", "[mean_fill, feature_mean, noise_fill]", "--out", str(tmp_path / "rows")]) == 0
+    rows = [row for row in rows_of(tmp_path / "rows") if row["metric"] == "miou"]
+    assert [row["method"] for row in rows][::3] == ["zero_fill", "mean_fill", "feature_mean", "noise_fill"]
+    value = {(row["method"], row["combination"]): row["value"] for row in rows}
+    for method in ("mean_fill", "feature_mean", "noise_fill"):
+        assert value[method, "rgb+depth"] == value["zero_fill", "rgb+depth"]
+        assert any(value[method, name] != value["zero_fill", name] for name in ("rgb", "depth"))
+    # the same as a fill in the config, with the file of the verb
+    file = str(tmp_path / "features.safetensors")
+    assert main(["features", *runs.base, *runs.into("base"), "--ckpt_path", runs.base_ckpt, "--out", file]) == 0
+    fill = json.dumps({"class_path": "lightning_mm.missing.FeatureMean", "init_args": {"path": file}})
+    assert main([*base, "--model.init_args.fill", fill, "--method", "again", "--out", str(tmp_path / "again")]) == 0
+    again = {row["combination"]: row["value"] for row in rows_of(tmp_path / "again") if row["metric"] == "miou"}
+    assert again == {name: value["feature_mean", name] for name in again}
+    # with an adapter, rows are of its base
+    adapted = ["sweep", *runs.ssf, *runs.into("ssf"), "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]
+    assert main([*adapted, "--rows", "[feature_mean]", "--out", str(tmp_path / "ssf")]) == 0
+    rows = [row for row in rows_of(tmp_path / "ssf") if row["metric"] == "miou"]
+    assert {row["method"] for row in rows} == {"zero_fill", "adapted", "feature_mean"}
+    assert {row["value"] for row in rows if row["method"] == "feature_mean"} == set(again.values())
+    capsys.readouterr()
+    for name, text in (
+        ("late_drop", "late_drop: this task has no auxiliary heads"),
+        ("regression_fill", "the encoders return maps or sequences"),
+    ):
+        assert main([*base, "--rows", f"[{name}]", "--out", str(tmp_path / "none")]) == 1
+        assert text in capsys.readouterr().err
+    assert main([*base, "--rows", "[nope]", "--out", str(tmp_path / "none")]) == 2
+
+
 def test_dedicated_sweeps_are_merged_by_table(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = [*runs.base, "--data.modalities", "[depth]", "--model.init_args.model.init_args.channels", "{depth: 1}"]
     assert main(["fit", *one, *runs.into("depth")]) == 0

@@ -29,6 +29,41 @@ def test_steps_in_an_order_that_can_be_run(tmp_path: Path) -> None:
         assert {need.marker for need in step.needs} <= {one.marker for one in steps[:position]}
 
 
+def test_rows_of_features_share_one_file_of_the_base(tmp_path: Path) -> None:
+    rows = {"mean_fill": None, "feature_mean": None, "retrieval_fill": None, "regression_fill": None}
+    study = read(tmp_path, seeds=[0], methods={**rows, "noise_fill": None})
+    steps = {f"{step.method} {step.stage}": step for step in Plan(study).steps({})}
+    assert [name for name in steps if name.startswith("base")] == ["base fit", "base means", "base features"]
+    file = str(study.out / "base/seed0/features.safetensors")
+    assert steps["base features"].command[-4:] == (
+        "--out",
+        file,
+        "--ckpt_path",
+        str(study.out / "base/seed0/best.ckpt"),
+    )
+    for method, kind in (("feature_mean", "FeatureMean"), ("regression_fill", "FeatureRegression")):
+        fill = {"class_path": f"lightning_mm.missing.{kind}", "init_args": {"path": file}}
+        assert steps[f"{method} fit"].patch["fill"] == fill
+        assert steps["base features"] in steps[f"{method} fit"].needs
+    assert steps["noise_fill fit"].patch["fill"] == {"class_path": "lightning_mm.missing.Noise"}
+
+
+def test_late_drop_starts_from_a_base_with_auxiliary_heads(tmp_path: Path) -> None:
+    study = read(tmp_path, seeds=[0], methods={"late_drop": None})
+    steps = {f"{step.method} {step.stage}": step for step in Plan(study).steps({})}
+    heads = {"model.init_args.auxiliary_weight": 0.5}
+    assert heads.items() <= steps["base_auxiliary fit"].overrides.items()
+    assert {**heads, "model.init_args.late_drop": True}.items() <= steps["late_drop fit"].overrides.items()
+    command = steps["late_drop test"].command
+    assert command[command.index("--ckpt_path") + 1] == str(study.out / "base_auxiliary/seed0/best.ckpt")
+    own = {"base_auxiliary": {"like": "base", "settings": {"model.init_args.auxiliary_weight": 0.1}}}
+    steps = {
+        f"{step.method} {step.stage}": step
+        for step in Plan(read(tmp_path, seeds=[0], methods={**own, "late_drop": None})).steps({})
+    }
+    assert steps["base_auxiliary fit"].overrides["model.init_args.auxiliary_weight"] == 0.1
+
+
 def test_test_sweeps_of_a_tuned_method_wait_for_the_choice(tmp_path: Path) -> None:
     study = read(tmp_path, seeds=[0, 1])
     before, after = Plan(study).steps({}), Plan(study).steps({"adapted": 0.2})

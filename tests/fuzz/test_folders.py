@@ -12,7 +12,17 @@ from torch import Tensor
 
 from lightning_mm.adapters import load
 from lightning_mm.export import Runtime
-from lightning_mm.missing import IndependentMissing, MeanInput, SavedTable, mean_inputs, save_mean_inputs, save_table
+from lightning_mm.missing import (
+    EncoderFeatures,
+    FeatureMean,
+    IndependentMissing,
+    MeanInput,
+    SavedTable,
+    mean_inputs,
+    save_features,
+    save_mean_inputs,
+    save_table,
+)
 from lightning_mm.modalities import Modalities
 from lightning_mm.results import read, save
 from tests.support.every_kind import NAMES, build, inputs
@@ -142,6 +152,8 @@ def test_tables_and_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     save_table(files / "table.npz", IndependentMissing(0.5), names, 40, seed=1)
     samples = [{"inputs": {"rgb": torch.randn(3), "depth": torch.randn(2)}} for _ in range(4)]
     save_mean_inputs(mean_inputs(samples, list(names)), files / "means.safetensors")
+    means = {name: torch.randn(4) for name in names}
+    save_features(EncoderFeatures({name: name for name in names}, means), files / "features.safetensors")
     expected = SavedTable(str(files / "table.npz")).draw(names, range(40), epoch=0, seed=0)
 
     @examples(120)
@@ -153,12 +165,16 @@ def test_tables_and_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         def table() -> bool:
             return torch.equal(SavedTable(str(folder / "table.npz")).draw(names, range(40), epoch=0, seed=0), expected)
 
-        def means() -> bool:
+        def features() -> bool:
+            row = FeatureMean(str(folder / "features.safetensors")).mean("rgb")
+            return row.shape == (1, 4) and bool(row.isfinite().all())
+
+        def mean_input() -> bool:
             # the format has no checksum: other numbers are read, of the same shape
             row = MeanInput(str(folder / "means.safetensors")).row("rgb", torch.zeros(2, 3))
             return row.shape == (1, 3) and bool(row.isfinite().all())
 
-        tally.of(table if change.file * 2 >= 1 else means, change)
+        tally.of((features, mean_input, table, table)[min(int(change.file * 4), 3)], change)
 
     run()
     report(tally, capsys)

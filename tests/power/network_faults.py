@@ -45,6 +45,30 @@ NETWORK_FAULTS = (
         before=("tests/test_missing_mean_input.py::test_only_valid_steps_count_where_sequences_are_padded_already"),
     ),
     Fault(
+        name="feature-mean-of-absent-samples",
+        consequence=(
+            "The training mean of an encoder's output also averages samples that lack its modality, so FeatureMean "
+            "is pulled towards the output for zeros."
+        ),
+        file="lightning_mm/adapters/network/features.py",
+        old='leaves[path] = leaf[present.to(leaf.device)].to("cpu", torch.float64)',
+        new='leaves[path] = leaf.to("cpu", torch.float64)',
+        caught_by="tests/missing/test_feature_fills.py::test_samples_without_a_modality_do_not_count_for_it",
+        before="",
+    ),
+    Fault(
+        name="floor-of-statistics-alone",
+        consequence=(
+            "bn_refit puts a floor under the variance of a layer, but later layers keep statistics of features without "
+            "it: 34 % instead of 60 % on UtdMhad."
+        ),
+        file="lightning_mm/adapters/kinds/bn_refit.py",
+        old="        if floor:\n",
+        new="        if False:\n",
+        caught_by=("tests/callbacks/test_batch_norm_floor.py::test_features_that_hardly_vary_get_scales_up_to_a_limit"),
+        before="",
+    ),
+    Fault(
         name="ranks-train-on-same-samples",
         consequence=(
             "With several devices every rank trains on the same first part of the permutation, and the rest of "

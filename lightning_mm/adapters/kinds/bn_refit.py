@@ -28,12 +28,14 @@ from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.example import take_samples
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.adapters.tracing import full_precision
-from lightning_mm.errors import LightningMMError, NotApplicableError
+from lightning_mm.errors import LightningMMError, NotApplicableError, check_fraction
 from lightning_mm.tree import batch_size
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BatchNorm = nn.modules.batchnorm._BatchNorm
 """Base class of the types above."""
+FLOOR = 0.001
+"""The smallest variance as a share of that of the base, so that scales are at most 32."""
 MIN_SAMPLES = 2
 """The fewest samples in a batch that have a variance."""
 
@@ -98,7 +100,11 @@ def batch_norm_names(network: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def refit_batch_norm(
-    adapter: Adapter, network: nn.Module, batches: Iterable[Call], observed: Iterable[Tensor] | None = None
+    adapter: Adapter,
+    network: nn.Module,
+    batches: Iterable[Call],
+    observed: Iterable[Tensor] | None = None,
+    floor: float = FLOOR,
 ) -> None:
     """Re-estimate the BatchNorm statistics of every combination and write them to the rows of the adapter.
 
@@ -114,6 +120,9 @@ def refit_batch_norm(
             ``available`` is passed on if the network takes it.
         observed: For each batch ``Bool[B, M]``, the modalities that were really observed; default: all. A sample counts
             for a combination if all of its modalities were observed; batches with fewer than two of these are skipped.
+        floor: The smallest variance, as a share of the variance of the base, 0 to 1: scales are at most
+            ``1 / sqrt(floor)``. Features of an absent modality are constant or nearly so; without a floor their scales
+            are in the hundreds, and training on top of them explodes.
 
     Raises:
         NoBatchNormError: If the network has no BatchNorm with running statistics.
@@ -140,6 +149,7 @@ def refit_batch_norm(
     Reference:
         Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779.
     """
+    check_fraction("floor", floor)
     names = _layers(adapter, network)
     calls = list(batches)
     size = len(adapter.modalities)
@@ -167,10 +177,10 @@ def refit_batch_norm(
                 f"bn_refit of {combination!r}: none of {len(calls)} batches holds {MIN_SAMPLES} samples that observed "
                 "all of its modalities; pass more or larger batches, or leave it out with OneHot(combinations=[...])"
             )
-        _run(bare, norms, adapter, enough, mask.to(adapter.device))
+        _run(bare, norms, base_statistics, adapter, enough, mask.to(adapter.device), floor)
         for name, norm in norms.items():
             bank = cast(SSFBank, adapter.banks[bank_key(name)])
-            _write(bank, row, norm, base_statistics[name], f"{name!r} in combination {combination!r}")
+            _write(bank, row, norm, base_statistics[name], floor, f"{name!r} in combination {combination!r}")
 
 
 def _layers(adapter: Adapter, network: nn.Module) -> list[str]:
@@ -194,20 +204,56 @@ def _layers(adapter: Adapter, network: nn.Module) -> list[str]:
     return [site.name for site in adapter.sites if site.name in tracked]
 
 
-def _run(network: nn.Module, norms: Mapping[str, BatchNorm], adapter: Adapter, calls: list[Call], mask: Tensor) -> None:
+def _run(
+    network: nn.Module,
+    norms: Mapping[str, BatchNorm],
+    base: Mapping[str, tuple[Tensor, Tensor]],
+    adapter: Adapter,
+    calls: list[Call],
+    mask: Tensor,
+    floor: float,
+) -> None:
     """Estimate the statistics of one combination in the BatchNorms of a copy of the network."""
     network.eval()
     average = _AverageOverSamples()
-    for norm in norms.values():
+    handles = []
+    for name, norm in norms.items():
         norm.reset_running_stats()
         norm.train()
-        norm.register_forward_pre_hook(average)
+        handles.append(norm.register_forward_pre_hook(average))
+        if floor:
+            handles.append(norm.register_forward_hook(_Floored(floor * base[name][1])))
     path = parameter_path(network, "available")
     for call in calls:
         average.size = _samples(adapter, call)
         available = mask.expand(average.size, -1)
         filled = adapter.fill_absent(path.put(call, available) if path else call, available)
         network(*filled[0], **filled[1])
+    for handle in handles:
+        handle.remove()
+
+
+class _Floored:
+    """A hook after a BatchNorm in train mode that puts a floor under the variance it divided by.
+
+    Later layers then see what they will see with the rows of the adapter.
+
+    Args:
+        least: The smallest variance of each channel, ``[C]``.
+    """
+
+    def __init__(self, least: Tensor) -> None:
+        self.least = least
+
+    def __call__(self, norm: BatchNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # many times faster than Tensor.var; the last one is 1 / sqrt(variance + eps)
+        inverse = torch.native_batch_norm(args[0].float(), None, None, None, None, True, 0.0, norm.eps)[2]
+        factor = (inverse.square() * (self.least.to(inverse) + norm.eps)).clamp(min=1).rsqrt()
+        if bool((factor == 1).all()):
+            return output
+        shape = [1, -1, *[1] * (output.ndim - 2)]
+        bias = torch.zeros_like(factor) if norm.bias is None else norm.bias.float()
+        return (bias.view(shape) + (output.float() - bias.view(shape)) * factor.view(shape)).to(output.dtype)
 
 
 class _AverageOverSamples:
@@ -230,13 +276,13 @@ def _statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return norm.running_mean.to("cpu", torch.float64), norm.running_var.to("cpu", torch.float64)
 
 
-def _write(bank: SSFBank, row: int, norm: BatchNorm, base: tuple[Tensor, Tensor], where: str) -> None:
+def _write(bank: SSFBank, row: int, norm: BatchNorm, base: tuple[Tensor, Tensor], floor: float, where: str) -> None:
     mean, var = base
     if norm.num_batches_tracked:  # otherwise it did not run
         mean, var = _statistics(norm)
     if not (mean.isfinite().all() and var.isfinite().all()):
         raise LightningMMError(f"bn_refit: the statistics of layer {where} are not finite; check the inputs for NaN")
-    deviation = (var + norm.eps).sqrt()
+    deviation = (torch.maximum(var, floor * base[1]) + norm.eps).sqrt()
     scale = (base[1] + norm.eps).sqrt() / deviation
     weight = torch.ones_like(mean) if norm.weight is None else norm.weight.to("cpu", torch.float64)
     bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.to("cpu", torch.float64)

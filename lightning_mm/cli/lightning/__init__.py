@@ -1,1 +1,1 @@
-"""The verbs that run a trainer: LightningCLI with ``fit validate test predict sweep export mean_input``."""
+"""The verbs that run a trainer: LightningCLI with ``fit validate test predict sweep export mean_input features``."""

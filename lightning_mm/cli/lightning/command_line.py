@@ -35,7 +35,7 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         given = {"model", "datamodule"}
-        own = {"sweep": {*given, "config"}, **dict.fromkeys(("export", "mean_input", "look"), given)}
+        own = {"sweep": {*given, "config"}, **dict.fromkeys(("export", "mean_input", "features", "look"), given)}
         return {**LightningCLI.subcommands(), **own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

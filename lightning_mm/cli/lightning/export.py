@@ -10,6 +10,7 @@ from lightning_mm.adapters import Adapter
 from lightning_mm.callbacks.capture import capture_call
 from lightning_mm.cli.lightning.preflight import first_batch
 from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
+from lightning_mm.errors import LightningMMError
 from lightning_mm.export import write_export
 from lightning_mm.files import check_folder
 
@@ -45,6 +46,11 @@ def export_task(
     Raises:
         LightningMMError: If there are no weights to export, or the network cannot be exported.
     """
+    if getattr(model, "late_drop", False):
+        raise LightningMMError(
+            "late_drop: the auxiliary heads are a part of the task and not of the network, so they are not exported; "
+            "set late_drop to false"
+        )
     check_folder(out)
     batch = first_batch(datamodule, split)
     check_weights(trainer, model, ckpt_path, "export", "write")

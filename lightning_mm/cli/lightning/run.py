@@ -36,10 +36,10 @@ NOT_FOR_USERS = (
 
 
 def run_lightning(args: list[str], stop: Stop | None = None) -> dict[str, Any]:
-    """Run one of the verbs ``fit validate test predict sweep export mean_input``; ``args`` starts with the verb.
+    """Run one of the verbs ``fit validate test predict sweep export mean_input features``.
 
     Args:
-        args: The words of the command.
+        args: The words of the command, the verb first.
         stop: Handles signals; with it a training ends in order.
 
     Returns:

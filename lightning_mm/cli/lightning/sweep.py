@@ -10,14 +10,17 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lightning_mm.cli.lightning.preflight import first_batch
-from lightning_mm.cli.lightning.weights import attach_and_load, check_weights
+from lightning_mm.cli.lightning.weights import adapters_of, attach_and_load, check_weights
+from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder
 from lightning_mm.missing import FixedCombination
 from lightning_mm.results.files import save
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
 from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
+from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.tracking import log_sweep
 
@@ -31,6 +34,7 @@ def sweep_task(
     split: Literal["test", "val"] = "test",
     method: str | None = None,
     also: dict[str, str] | None = None,
+    rows: list[Row] | None = None,
     out: str | None = None,
     bootstrap: int = 1000,
     seed: int | None = None,
@@ -51,6 +55,8 @@ def sweep_task(
             with one. A network named dedicated is run on the combination of all of its modalities only; on that of
             train_policy where this is a FixedCombination, and else on combinations where these are given.
         also: Further methods of the same network: name in the table to checkpoint.
+        rows: Further methods that need no training, of the network without an adapter, e.g. [feature_mean, mean_fill];
+            what they take from the training split is written next to the table.
         out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir, or
             sweep_val/ for the validation split.
         bootstrap: Replicates for intervals over samples; 0 for none.
@@ -67,6 +73,8 @@ def sweep_task(
     others = {name: deepcopy(model) for name in also or {}}
     for name, path in (also or {}).items():
         load_weights(others[name], path)
+    if rows:
+        others |= _rows(trainer, deepcopy(model), datamodule, rows, folder, ckpt_path)
     attach_and_load(trainer, model, datamodule, first_batch(datamodule, split), ckpt_path)
     methods: Any = model
     if method == DEDICATED:
@@ -94,6 +102,25 @@ def sweep_task(
         print_table(result)
         print("written: " + ", ".join(map(str, written.values())))
     return result
+
+
+def _rows(
+    trainer: Trainer,
+    plain: LightningModule,
+    datamodule: LightningDataModule,
+    rows: list[Row],
+    folder: Path,
+    ckpt_path: str | None,
+) -> dict[str, Any]:
+    """The rows of a network without an adapter; with one, it has the weights of its ``base_ckpt``."""
+    if ckpt_path is not None and not adapters_of(trainer):
+        load_weights(plain, ckpt_path)
+    if not isinstance(plain, BaseTask):
+        raise LightningMMError(f"rows: expected a task of lightning_mm.tasks, got a {type(plain).__name__}")
+    if adapters_of(trainer) and plain.base_ckpt is None:
+        raise LightningMMError("rows: give the task its base_ckpt; the checkpoint of an adapter does not hold the base")
+    datamodule.prepare_data()
+    return dict(rows_of(plain, rows, datamodule, folder))
 
 
 def _trained_for(datamodule: LightningDataModule, given: list[str] | None) -> list[str] | None:

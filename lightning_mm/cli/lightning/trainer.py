@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 
 from lightning_mm.cli.lightning.export import export_task
-from lightning_mm.cli.lightning.mean_input import write_mean_input
+from lightning_mm.cli.lightning.fills import write_feature_file, write_mean_input
 from lightning_mm.cli.lightning.preflight import look_at_task
 from lightning_mm.cli.lightning.sweep import sweep_task
 
@@ -17,4 +17,5 @@ class SweepingTrainer(Trainer):
     sweep = sweep_task
     export = export_task
     mean_input = write_mean_input
+    features = write_feature_file
     look = look_at_task

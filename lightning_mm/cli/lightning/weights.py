@@ -24,7 +24,7 @@ def check_weights(trainer: Trainer, model: LightningModule, ckpt_path: str | Non
     Raises:
         LightningMMError: If there is neither a checkpoint nor, for a network without an adapter, a ``base_ckpt``.
     """
-    adapters = _adapters(trainer)
+    adapters = adapters_of(trainer)
     if ckpt_path is None and (adapters or getattr(model, "base_ckpt", None) is None):
         whose = "the adapter" if adapters else "the network"
         raise LightningMMError(
@@ -37,11 +37,12 @@ def attach_and_load(
     trainer: Trainer, model: LightningModule, datamodule: LightningDataModule, batch: Any, ckpt_path: str | None
 ) -> None:
     """Attach the adapters of the trainer's callbacks to the task and load the checkpoint, if there is one."""
-    for callback in _adapters(trainer):
+    for callback in adapters_of(trainer):
         callback.attach(model, batch, "test", datamodule)
     if ckpt_path is not None:
         load_weights(model, ckpt_path)
 
 
-def _adapters(trainer: Trainer) -> list[FrozenBackboneAdapter]:
+def adapters_of(trainer: Trainer) -> list[FrozenBackboneAdapter]:
+    """The callbacks of a trainer that attach an adapter."""
     return [one for one in trainer.callbacks if isinstance(one, FrozenBackboneAdapter)]  # type: ignore[attr-defined]
