@@ -17,7 +17,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "cli_errors": ("cli.errors",),
     "cli_export": ("cli.lightning.export",),
     "cli_lightning": ("cli.lightning.preflight", "cli.lightning.run", "cli.lightning.parser"),
-    "cli_table": ("cli.table",),
+    "cli_table": ("cli.results.table",),
     "demo": ("cli.demo",),
     **{f"sweep.{name}": (f"results.{name}",) for name in RESULTS},
     "sweep.plots": ("results.heat_map",),

@@ -33,6 +33,8 @@ VERBS = {
     "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
     "table": "put the results of several sweeps side by side in one table",
+    "merge": "put the sweeps below some folders (cells of studies, single sweeps) into one folder of results",
+    "rescore": "compute other metrics of a finished sweep from the statistics of its samples, without the network",
     "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "report": "one HTML page of finished sweeps: tables, charts, importance, samples that a method loses",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
@@ -146,11 +148,19 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
 
         return lambda args: run_data(args[1:])
     if verb == "table":
-        from lightning_mm.cli.table import run_table
+        from lightning_mm.cli.results.table import run_table
 
         return lambda args: run_table(args[1:])
+    if verb == "merge":
+        from lightning_mm.cli.results.merge import run_merge
+
+        return lambda args: run_merge(args[1:])
+    if verb == "rescore":
+        from lightning_mm.cli.results.rescore import run_rescore
+
+        return lambda args: run_rescore(args[1:])
     if verb == "importance":
-        from lightning_mm.cli.importance import run_importance
+        from lightning_mm.cli.results.importance import run_importance
 
         return lambda args: run_importance(args[1:])
     if verb == "report":

@@ -14,6 +14,7 @@ from lightning_mm.report.charts import Chart, Look, cost_charts, drop_chart, loo
 from lightning_mm.report.downloads import data_uri, file_name, latex
 from lightning_mm.report.heat_map import HeatMap, heat_map
 from lightning_mm.report.outcomes import LARGE, Outcomes, outcome_table, outcomes
+from lightning_mm.report.robustness import robustness_table
 from lightning_mm.report.source import Source
 from lightning_mm.report.tables import Table, combination_table, curve_table, figures_table, summary_table, title_of
 from lightning_mm.report.worth import Worth, worth
@@ -59,6 +60,7 @@ class Section:
     drop: Chart | None
     costs: list[Chart]
     curve: Table
+    robustness: Table | None
     worth: Worth
     outcomes: Table | None
     figures: Table
@@ -70,8 +72,8 @@ class Section:
     def tables(self) -> list[Table]:
         """All tables of the chosen metric, in the order of the page."""
         first = self.parts[0]
-        rest = [self.outcomes] if self.outcomes else []
-        return [first.summary, first.combinations, self.curve, *self.worth.tables, *rest]
+        robust, rest = ([one] if one else [] for one in (self.robustness, self.outcomes))
+        return [first.summary, first.combinations, self.curve, *robust, *self.worth.tables, *rest]
 
     def downloads(self, table: Table, metric: str = "") -> list[Download]:
         """The files of a table."""
@@ -117,6 +119,7 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         drop=drop_chart(own, chosen, styles),
         costs=cost_charts(own, chosen, styles),
         curve=curve_table(own, chosen),
+        robustness=robustness_table(own, chosen),
         worth=worth(own, chosen, empty),
         outcomes=outcome_table(result, found) if found else None,
         figures=figures_table(result, source.csv.read_bytes(), ROWS),

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lightning_mm.errors import LightningMMError
 from lightning_mm.report.colours import BLUE_TO_RED, is_dark, ramp
 from lightning_mm.report.tables import Cell, Table, spread_columns
@@ -17,9 +15,6 @@ from lightning_mm.results.importance.shapley import MAJORITY
 from lightning_mm.results.importance.tables import JOINED
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.texts import is_percent, number, with_spread
-
-OF_LABELS = ("accuracy", "acc2")
-"""Metrics that are the share of the most frequent label for a network that sees nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,6 @@ class Worth:
 def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
     """Shapley values and interactions; ``empty`` is the value without any modality, see ``lightning-mm importance``."""
     found: list[Importance] = []
-    source = ""
-    if empty is None and MAJORITY not in result.methods:
-        empty = _most_frequent(result, metric)
-        source = " (share of the most frequent label; --empty gives another value)" if empty is not None else ""
     reasons: dict[str, list[str]] = {}
     for method in result.methods:
         if method == MAJORITY:
@@ -56,6 +47,8 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
     if not found:
         return Worth([], [], list(reasons)[:1])
     percent, first = is_percent(result, metric), found[0]
+    known = first.source in ("", MAJORITY)
+    source = "" if known else f" ({first.source}; --empty gives another value)"
     nothing = f"without any modality: {number(first.empty, percent)}{source}"
     notes = [f"{nothing}; positive helps, in either direction of the metric"]
     if first.permutations:
@@ -76,16 +69,6 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
         [list(own.values()) for own in pairs.values()],
     ]
     return Worth(tables, [_colours(grid, len(table.columns) - 1) for table, grid in zip(tables, grids)], left_out)
-
-
-def _most_frequent(result: SweepResult, metric: str) -> float | None:
-    """The accuracy of a network that sees nothing, from the labels of the samples; ``None`` if it is not known."""
-    if metric not in OF_LABELS:
-        return None
-    targets = next((values for key, values in result.samples.items() if key.endswith("/target")), None)
-    if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets):
-        return None
-    return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
 
 
 def _total(one: Importance) -> Figure:

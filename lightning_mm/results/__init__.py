@@ -18,13 +18,15 @@ from lightning_mm.results.figures import Figure, Figures
 from lightning_mm.results.files import read, save, write_csv, write_json
 from lightning_mm.results.heat_map import heat_map, write_heat_map
 from lightning_mm.results.merge import constant_rows, merge, renamed
+from lightning_mm.results.per_sample.rescore import rescore
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL, SweepRow
+from lightning_mm.results.stored.load import StoredResults, load_results
 from lightning_mm.results.tables import markdown, summary_markdown
 from lightning_mm.results.terminal import print_table, rich_table
 
 __all__ = [
-    "ADAPTED", "DEDICATED", "ZERO_FILL", "Bootstrap", "Figure", "Figures", "SweepResult", "SweepRow", "constant_rows",
-    "heat_map", "markdown", "merge", "print_table", "read", "renamed", "rich_table", "save", "summary_markdown",
-    "write_csv", "write_heat_map", "write_json",
+    "ADAPTED", "DEDICATED", "ZERO_FILL", "Bootstrap", "Figure", "Figures", "StoredResults", "SweepResult", "SweepRow",
+    "constant_rows", "heat_map", "load_results", "markdown", "merge", "print_table", "read", "renamed", "rescore",
+    "rich_table", "save", "summary_markdown", "write_csv", "write_heat_map", "write_json",
 ]  # fmt: skip

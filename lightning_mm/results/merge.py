@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.bootstrap import Bootstrap
+from lightning_mm.results.per_sample.cells import split_key
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import SweepRow
 
@@ -33,8 +33,8 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         results: Sweeps of the same split; those of dedicated networks may have fewer modalities.
 
     Raises:
-        LightningMMError: If there is nothing to merge, one figure has two values, or a combination has different
-            numbers of samples (then the figures cannot be compared).
+        LightningMMError: If there is nothing to merge, one figure has two values, or the sweeps are of other data, by
+            what they say of it: data set, split, metrics, the number of samples of a combination and their labels.
     """
     if not results:
         raise LightningMMError("nothing to merge: expected one or more sweeps, got none")
@@ -48,6 +48,12 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         )
     _check_targets(results)
     largest = max(results, key=lambda result: len(result.modalities))
+    other = next((result for result in results if not set(result.metrics) & set(largest.metrics)), None)
+    if other is not None:
+        raise LightningMMError(
+            f"these sweeps have no metric in common ({', '.join(largest.metrics)}; {', '.join(other.metrics)}): they "
+            "are of different tasks and cannot be compared"
+        )
     names = list(dict.fromkeys([*largest.modalities, *(name for result in results for name in result.modalities)]))
     modalities = ModalityNames(names)
     rows: dict[tuple[str, str, str, int], SweepRow] = {}
@@ -106,7 +112,7 @@ def _check_targets(results: Sequence[SweepResult]) -> None:
     for result in results:
         index = np.asarray(result.samples.get("index", ())).astype(np.int64).tobytes()
         for key, target in result.samples.items():
-            _, rest = _split_key(key)
+            _, rest = split_key(key)
             if rest.count("/") == 2 and rest.endswith("/target"):
                 combination = ModalityNames(result.modalities).canonical(rest.split("/")[1])
                 known = labels.setdefault((combination, index), target)
@@ -115,6 +121,32 @@ def _check_targets(results: Sequence[SweepResult]) -> None:
                         f"combination {combination!r}: samples of the same index have other labels in another sweep, "
                         "so they are of different data and cannot be compared"
                     )
+
+
+def check_samples(results: Sequence[SweepResult]) -> None:
+    """Check that a combination counts the same samples in all sweeps, as far as they say.
+
+    :func:`merge` takes sweeps whose samples have other numbers, and then keeps no statistics of them.
+
+    Raises:
+        LightningMMError: If a combination counts samples of another ``index``.
+    """
+    known: dict[str, NDArray[Any]] = {}
+    for result in results:
+        index, observed = result.samples.get("index"), result.samples.get("observed")
+        if index is None or observed is None or observed.shape != (len(index), len(result.modalities)):
+            continue
+        names = ModalityNames(result.modalities)
+        for combination in result.combinations:
+            columns = [names.index(name) for name in names.parse(combination)]
+            own = np.sort(index[observed[:, columns].astype(bool).all(axis=1)].astype(np.int64))
+            # sorted by name: another sweep may have the modalities in another order
+            other = known.setdefault("+".join(sorted(names.parse(combination))), own)
+            if not np.array_equal(own, other):
+                raise LightningMMError(
+                    f"combination {combination!r} was measured on other samples (`index`) in another sweep, so these "
+                    "figures cannot be compared; sweep all on the same split"
+                )
 
 
 def constant_rows(method: str, value: float, metric: str, like: SweepResult) -> list[SweepRow]:
@@ -167,15 +199,9 @@ def renamed(result: SweepResult, names: Mapping[str, str]) -> SweepResult:
 
 def _renamed_key(key: str, names: Mapping[str, str]) -> str:
     """A key of :attr:`SweepResult.samples` with another method; keys without a method stay."""
-    seed, rest = _split_key(key)
+    seed, rest = split_key(key)
     method, *others = rest.split("/")
     return seed + "/".join([names.get(method, method), *others]) if others else key
-
-
-def _split_key(key: str) -> tuple[str, str]:
-    """A key of per-sample statistics as ``("seed<k>/" or "", "<method>/<combination>/<statistic>")``."""
-    found = re.fullmatch(r"(seed-?\d+/)([^/]+/[^/]+/.+)", key)
-    return (found[1], found[2]) if found else ("", key)
 
 
 def _keys_with_seed(result: SweepResult) -> dict[str, str]:
@@ -188,7 +214,7 @@ def _keys_with_seed(result: SweepResult) -> dict[str, str]:
         seeds.setdefault(row.method, set()).add(row.seed)
     found: dict[str, str] = {}
     for key in result.samples:
-        seed, rest = _split_key(key)
+        seed, rest = split_key(key)
         own = seeds.get(rest.split("/")[0], set())
         if seed:
             found[key] = key

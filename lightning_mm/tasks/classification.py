@@ -17,7 +17,12 @@ from lightning_mm.errors import LightningMMError, check_fraction
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.checks import check_labels, checked_class_names
-from lightning_mm.tasks.metrics.classification import ClassOneAUROC, class_one_probability, classification_metrics
+from lightning_mm.tasks.metrics.classification import (
+    ClassOneAUROC,
+    class_one_probability,
+    classification_metrics,
+    probability_statistics,
+)
 
 
 class ClassificationTask(BaseTask):
@@ -110,8 +115,8 @@ class ClassificationTask(BaseTask):
         self._check_outputs(outputs, target)
         statistics = {"prediction": self.predictions(outputs), "target": target}
         if self.num_classes == 2:
-            statistics["score"] = class_one_probability(outputs)
-        return statistics
+            return {**statistics, "score": class_one_probability(outputs)}
+        return {**statistics, **probability_statistics(outputs, target)}
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         return classification_metrics(

@@ -20,6 +20,7 @@ from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntro
 from lightning_mm.tasks.metrics.segmentation import (
     AbsentClasses,
     MeanOverClasses,
+    calibration_per_sample,
     confusion_per_sample,
     segmentation_metrics,
 )
@@ -45,6 +46,8 @@ class SemanticSegmentationTask(BaseTask):
         absent_classes: How a class counts that is in neither truth nor prediction (for ``macc``: not in the truth):
             ``skip``, its metric is NaN and left out of the mean; ``zero``, its metric is 0 and counts, the convention
             of the code of CMNeXt (arXiv 2303.01480).
+        calibration: Whether a sweep also stores the confidences of pixels, by bins, so that `lightning-mm rescore` and
+            `table --robustness` compute calibration error and Brier score; it takes a softmax of every output.
         **base: See :class:`BaseTask`.
 
     Shape:
@@ -67,6 +70,7 @@ class SemanticSegmentationTask(BaseTask):
         ignore_index: int = 255,
         class_names: list[str] | None = None,
         absent_classes: AbsentClasses = "skip",
+        calibration: bool = False,
         **base: Any,
     ) -> None:
         names = checked_class_names(model, num_classes, class_names)
@@ -76,6 +80,7 @@ class SemanticSegmentationTask(BaseTask):
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
         self.absent_classes: AbsentClasses = absent_classes
+        self.calibration = calibration  # what a sweep stores; no setting of the network
         super().__init__(model, modalities, **base)
         self.save_settings(
             num_classes=num_classes,
@@ -128,7 +133,9 @@ class SemanticSegmentationTask(BaseTask):
         self.check_target(target)
         self._check_outputs(outputs, target)
         confusion = confusion_per_sample(self.predictions(outputs), target, self.num_classes, self.ignore_index)
-        return {"confusion": confusion}
+        if not self.calibration:
+            return {"confusion": confusion}
+        return {"confusion": confusion, **calibration_per_sample(outputs, target, self.ignore_index)}
 
     def metrics_from(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         confusion = statistics["confusion"].sum(0)

@@ -11,9 +11,14 @@ CODE = """
 import sys, tempfile
 import lightning_mm.results
 from lightning_mm.cli import main
-assert main(["table", "experiments/results/scenes", "experiments/results/scenes/sweep.csv"]) == 0
+scenes = "experiments/results/scenes"
+figures = ["--against", "zero_fill", "--robustness", "--bootstrap", "20"]
+assert main(["table", scenes, "experiments/results/scenes/sweep.csv", *figures]) == 0
+assert main(["rescore", scenes, "--metric", "mf1", "--bootstrap", "0"]) == 0
+assert main(["importance", scenes, "--methods", "adapted", "--per_class", "--bootstrap", "20"]) == 0
+assert len(lightning_mm.results.load_results(scenes).combinations["value"]) == 136
 with tempfile.TemporaryDirectory() as folder:
-    assert main(["report", "experiments/results/scenes", "--out", f"{folder}/report.html"]) == 0
+    assert main(["report", scenes, "--out", f"{folder}/report.html"]) == 0
 heavy = sorted({"torch", "lightning", "wandb", "matplotlib", "jaxtyping"} & set(sys.modules))
 sys.exit(", ".join(heavy) or 0)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results import SweepResult, SweepRow
 from lightning_mm.results.bootstrap import Bootstrap
 
@@ -31,3 +32,20 @@ def small_sweep() -> SweepResult:
         {"adapted": 1.5},
         ["a note"],
     )
+
+
+def classified(seed: int = 0, modalities: tuple[str, ...] = ("rgb", "depth"), samples: int = 30) -> SweepResult:
+    """Two methods that classify three classes on all combinations, with what the sweep stores of every sample."""
+    names, rng = ModalityNames(modalities), np.random.default_rng(seed)
+    target, rows = np.arange(samples) % 3, []
+    statistics = {"index": np.arange(samples) + 100, "observed": np.ones((samples, len(names)), dtype=bool)}
+    for method, skill in (("zero_fill", 0.2), ("adapted", 0.4)):
+        for combination in names.combinations():
+            size = len(names.parse(combination))
+            right = rng.random(samples) < skill + 0.5 * size / len(names)
+            prediction = np.where(right, target, rng.integers(3, size=samples))
+            statistics[f"{method}/{combination}/prediction"] = prediction
+            statistics[f"{method}/{combination}/target"] = target
+            value = float(np.mean(prediction == target))
+            rows.append(SweepRow(method, combination, size, "accuracy", value, samples, seed))
+    return SweepResult(rows, list(names), "accuracy", {"accuracy": "max"}, samples=statistics)

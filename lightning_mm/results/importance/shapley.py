@@ -6,26 +6,23 @@ All values are in the unit of the metric; positive means better, in either direc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations as choose
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import SEPARATOR, ModalityNames
-from lightning_mm.results import seeds as by_seed
-from lightning_mm.results.bootstrap import percentile_interval
+from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.figures import Figure
+from lightning_mm.results.importance.guess import value_of_guessing
 from lightning_mm.results.result import SweepResult
+from lightning_mm.results.robust.linear import Weights, weighted_sum
 
 EXACT = 10
 """From more modalities on, permutations are sampled: a sweep of 2^M combinations would be needed otherwise."""
 MAJORITY = "majority"
 """Method whose constant value is that of a network that sees nothing."""
-Weights = Mapping[str, float]
-"""Combination to the weight of its value; the empty combination is ``""``."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,9 @@ class Importance:
         interactions: Pair of modalities to its interaction: positive if the two are worth more together than apart,
             negative if one can replace the other. Empty if permutations were sampled.
         full: Value of the full combination.
-        empty: Value without any modality, which was given or is that of ``majority``.
+        empty: Value without any modality.
         permutations: How many were sampled; 0 if the values are exact.
+        source: Where ``empty`` comes from; nothing if it was given.
     """
 
     method: str
@@ -50,21 +48,30 @@ class Importance:
     full: float
     empty: float
     permutations: int = 0
+    source: str = ""
 
 
-def importance(result: SweepResult, method: str, metric: str | None = None, empty: float | None = None) -> Importance:
-    """Shapley values of modalities, with the interval of the sweep's bootstrap and the spread over seeds.
+def importance(
+    result: SweepResult,
+    method: str,
+    metric: str | None = None,
+    empty: float | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> Importance:
+    """Shapley values of modalities, with paired bootstrap intervals and the spread over seeds.
 
     Args:
         result: A sweep with all combinations, or with those of :func:`sampled_combinations`.
         method: Which method.
         metric: Which metric; the primary one by default. A metric of one class tells how much a modality is worth
-            for that class.
-        empty: Value without any modality, such as the share of the most frequent class; by default the value of the
-            method ``majority``.
+            for that class, see :func:`lightning_mm.results.importance.importance_per_class`.
+        empty: Value without any modality; by default that of the method ``majority``, or that of always guessing the
+            most frequent label (the median of numbers), if labels are stored.
+        bootstrap: Replicates for intervals, see :func:`lightning_mm.results.per_sample.resampled`; those of the sweep
+            by default. Every replicate resamples the same samples for all combinations; ``empty`` is a constant.
 
     Raises:
-        LightningMMError: If combinations are missing, or ``empty`` is neither given nor in the sweep.
+        LightningMMError: If combinations are missing, or ``empty`` is neither given nor known.
 
     Reference:
         Shapley, A value for n-person games (1953); the interaction index of Grabisch and Roubens (1999).
@@ -80,19 +87,19 @@ def importance(result: SweepResult, method: str, metric: str | None = None, empt
     metric = result.require_metric(metric)
     names = ModalityNames(result.modalities)
     figures = result.figures(method, metric)
-    per_seed = figures.values
-    if not per_seed:
+    if not figures.values:
         raise LightningMMError(f"no figures of method {method!r}; this sweep has {result.methods}")
-    known = set.intersection(*(set(values) for values in per_seed.values()))
+    known = set.intersection(*(set(values) for values in figures.values.values()))
     shapley, permutations = _shapley_weights(names, known, method)
     pairs = {} if permutations else {pair: _interaction(names, *pair) for pair in choose(names, 2)}
-    nothing = _empty(result, metric, empty)
+    nothing, source = _empty(result, metric, empty)
     sign = 1.0 if result.direction(metric) == "max" else -1.0
+    # replicates of several seeds are no single sweep's; those that were drawn over all seeds are given
+    own = bootstrap or (result.bootstrap if len(figures.values) == 1 else None)
 
     def figure(weights: Weights) -> Figure:
-        values = [sign * _apply(weights, {**own, "": nothing}) for own in per_seed.values()]
-        interval = _interval(result, method, metric, weights, nothing, sign) if len(values) == 1 else None
-        return Figure(float(np.mean(values)), by_seed.spread(values), interval, tuple(per_seed))
+        signed = {name: sign * weight for name, weight in weights.items()}
+        return weighted_sum(result, metric, {method: signed}, nothing, own)
 
     return Importance(
         method,
@@ -102,6 +109,7 @@ def importance(result: SweepResult, method: str, metric: str | None = None, empt
         figures.of(names.full).value,
         nothing,
         permutations,
+        source,
     )
 
 
@@ -173,33 +181,17 @@ def _interaction(names: ModalityNames, one: str, other: str) -> dict[str, float]
     return weights
 
 
-def _apply(weights: Weights, values: Mapping[str, float]) -> float:
-    return float(sum(weight * values[combination] for combination, weight in weights.items()))
-
-
-def _empty(result: SweepResult, metric: str, given: float | None) -> float:
+def _empty(result: SweepResult, metric: str, given: float | None) -> tuple[float, str]:
+    """The value without any modality, and where it comes from."""
     if given is not None:
-        return given
+        return given, ""
     constant = result.values(MAJORITY, metric) if MAJORITY in result.methods else {}
-    if not constant:
+    if constant:
+        return next(iter(constant.values())), MAJORITY
+    guessed = value_of_guessing(result, metric)
+    if guessed is None:
         raise LightningMMError(
-            f"what is {metric} without any modality? The sweep has no method {MAJORITY!r}; give the value (--empty, "
-            f"empty=...), e.g. the share of the most frequent class"
+            f"what is {metric} without any modality? The sweep has no method {MAJORITY!r} and no labels that say it; "
+            f"give the value (--empty, empty=...), e.g. the share of the most frequent class"
         )
-    return next(iter(constant.values()))
-
-
-def _interval(
-    result: SweepResult, method: str, metric: str, weights: Weights, empty: float, sign: float
-) -> tuple[float, float] | None:
-    """The bootstrap interval; every replicate resamples the same samples for all combinations."""
-    if result.bootstrap is None:
-        return None
-    total: NDArray[np.float64] | float = weights.get("", 0.0) * empty
-    for combination, weight in weights.items():
-        if combination:
-            replicates = result.bootstrap.replicates.get((method, combination, metric))
-            if replicates is None:
-                return None
-            total = total + weight * replicates
-    return percentile_interval(sign * np.asarray(total), result.bootstrap.level)
+    return guessed

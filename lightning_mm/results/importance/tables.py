@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_mm.files import write_atomically
 from lightning_mm.results.heat_map import INK
+from lightning_mm.results.importance.groups import Group
 from lightning_mm.results.importance.shapley import Importance
 from lightning_mm.results.texts import number, with_spread
 
@@ -50,23 +53,101 @@ def print_importance(found: Sequence[Importance], percent: bool, console: Consol
         console.print(pairs)
 
 
+def print_groups(
+    groups: Mapping[str, Sequence[Group]], what: str, percent: bool, console: Console | None = None
+) -> None:
+    """Print the Shapley values of every class or group, one table per method.
+
+    Args:
+        groups: Method to its groups.
+        what: What the groups are, ``class`` or the name of the user's column.
+        percent: Whether values are shown in percent.
+        console: The terminal.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, unit = console or Console(), " in %" if percent else ""
+    for method, own in groups.items():
+        first = own[0].importance
+        metric = first.metric.removesuffix(f"_{own[0].name}")
+        table = Table(
+            title=f"{method}, {metric}{unit}: what each modality adds, by {what}",
+            caption=Text("empty: without any modality; full - empty is what the modalities of a row add up to"),
+        )
+        table.add_column(what)
+        for name in (*first.shapley, "full - empty", "empty", "n"):
+            table.add_column(name, justify="right")
+        for one in own:
+            figures = one.importance.shapley.values()
+            cells = [with_spread(figure, percent, intervals=True).replace(" [", "\n[") for figure in figures]
+            added, empty = sum(figure.value for figure in figures), one.importance.empty
+            numbers = [number(added, percent), number(empty, percent), str(one.n) if one.n else ""]
+            table.add_row(*map(Text, (one.name, *cells, *numbers)))
+        console.print(table)
+
+
+def write_groups(
+    groups: Mapping[str, Sequence[Group]], what: str, percent: bool, folder: str | Path
+) -> dict[str, Path]:
+    """Write ``importance_per_<what>.csv`` and one heat map per method; returns what was written by name.
+
+    Args:
+        groups: Method to its groups.
+        what: What the groups are; letters that a file name should not have become ``_``.
+        percent: Whether the maps show values in percent.
+        folder: Where to write.
+    """
+    folder, name, text = Path(folder), f"importance_per_{_as_file(what)}", io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((what, *COLUMNS, "empty", "n"))
+    for own in groups.values():
+        for group in own:
+            one = group.importance
+            writer.writerows([group.name, *cells, one.empty, group.n or ""] for cells in _lines(one))
+    written = {name: write_atomically(folder / f"{name}.csv", text.getvalue())}
+    for method, own in groups.items():
+        rows = [replace(group.importance, method=group.name) for group in own]
+        path = folder / f"{name}_{_as_file(method)}.png"
+        metric = own[0].importance.metric.removesuffix(f"_{own[0].name}")
+        written[path.stem] = write_importance_map(rows, percent, path, f"{method}, {metric} by {what}")
+    return written
+
+
+def _as_file(name: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
 def write_importance(found: Sequence[Importance], percent: bool, folder: str | Path) -> dict[str, Path]:
     """Write ``importance.csv`` (one row per figure) and ``importance.png``; returns ``{"csv": path, "png": path}``."""
     folder, text = Path(folder), io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for one in found:
-        figures = {**one.shapley, **{JOINED.join(pair): figure for pair, figure in one.interactions.items()}}
-        for name, figure in figures.items():
-            std = figure.std if np.isfinite(figure.std) else ""
-            low, high = figure.interval or ("", "")
-            writer.writerow([one.method, name, one.metric, figure.value, std, low, high, len(figure.seeds)])
+        writer.writerows(_lines(one))
     written = write_atomically(folder / "importance.csv", text.getvalue())
     return {"csv": written, "png": write_importance_map(found, percent, folder / "importance.png")}
 
 
-def write_importance_map(found: Sequence[Importance], percent: bool, path: str | Path) -> Path:
-    """Draw both tables side by side as a heat map, red for what helps and blue for what harms."""
+def _lines(one: Importance) -> Iterator[list[Any]]:
+    """The cells of a CSV, one line per figure."""
+    figures = {**one.shapley, **{JOINED.join(pair): figure for pair, figure in one.interactions.items()}}
+    for name, figure in figures.items():
+        std = figure.std if np.isfinite(figure.std) else ""
+        low, high = figure.interval or ("", "")
+        yield [one.method, name, one.metric, figure.value, std, low, high, len(figure.seeds)]
+
+
+def write_importance_map(found: Sequence[Importance], percent: bool, path: str | Path, title: str = "") -> Path:
+    """Draw both tables side by side as a heat map, red for what helps and blue for what harms.
+
+    Args:
+        found: One per row, which is labelled with its method.
+        percent: Whether values are shown in percent.
+        path: The PNG.
+        title: What the rows are of; by default the metric of the first.
+    """
     from matplotlib.figure import Figure
 
     first = found[0]
@@ -92,9 +173,11 @@ def write_importance_map(found: Sequence[Importance], percent: bool, path: str |
     for spine in axes.spines.values():
         spine.set_visible(False)
     unit = " in %" if percent else ""
-    title = f"{first.metric}{unit}: Shapley values{' and pairs' if first.interactions else ''}"
-    figure.text(0.15 / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", color=INK, va="top")
-    figure.text(0.15 / width, 0.08 / height, _notes(found), fontsize=7.5, color="#8796a5", va="bottom")
+    what = title or first.metric
+    heading = f"{what}{unit}: Shapley values{' and pairs' if first.interactions else ''}"
+    figure.text(0.15 / width, 1 - 0.12 / height, heading, fontsize=11, fontweight="bold", color=INK, va="top")
+    note = _notes(found) if not title else "positive: helps; what a network without any modality reaches is in the CSV"
+    figure.text(0.15 / width, 0.08 / height, note, fontsize=7.5, color="#8796a5", va="bottom")
     return write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
@@ -105,4 +188,5 @@ def _pairs(one: Importance) -> list[str]:
 def _notes(found: Sequence[Importance]) -> str:
     first = found[0]
     sampled = f"; {first.permutations} sampled permutations" if first.permutations else ""
-    return f"without any modality: {first.empty:.4g}{sampled}"
+    source = f" ({first.source})" if first.source else ""
+    return f"without any modality: {first.empty:.4g}{source}{sampled}"

@@ -88,6 +88,31 @@ def class_one_probability(logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " b
     return logits.float().softmax(dim=1)[:, 1]
 
 
+def probability_statistics(
+    logits: Float[Tensor, "batch class"], target: Int[Tensor, " batch"]
+) -> dict[str, Float[Tensor, " batch"]]:
+    """What the calibration of any number of classes needs of each sample, in float32.
+
+    ``confidence`` is the probability of the predicted class, ``target_probability`` that of the true one, and ``brier``
+    the squared error of the probabilities, summed over the classes.
+
+    Shape:
+        ``Float[B, C]`` and ``Int[B]`` -> three times ``Float[B]``.
+
+    Example:
+        >>> {name: one.tolist() for name, one in probability_statistics(torch.zeros(1, 4), torch.tensor([2])).items()}
+        {'confidence': [0.25], 'target_probability': [0.25], 'brier': [0.75]}
+    """
+    probability, place = logits.float().softmax(dim=1), target.long()[:, None]
+    right = probability.gather(1, place)
+    error = probability.scatter_add(1, place, torch.full_like(right, -1.0))
+    return {
+        "confidence": probability.amax(dim=1),
+        "target_probability": right[:, 0],
+        "brier": error.square().sum(dim=1),
+    }
+
+
 def classification_metrics(
     prediction: Int[Tensor, " sample"],
     target: Int[Tensor, " sample"],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float64, Int, Int64, Real
+from jaxtyping import Float, Float64, Int, Int64, Real
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -42,6 +42,33 @@ def confusion_per_sample(
     cell = (row * num_classes + target) * num_classes + prediction
     counts = torch.bincount(cell[valid], minlength=len(target) * num_classes**2)
     return counts.view(len(target), num_classes, num_classes)
+
+
+def calibration_per_sample(
+    logits: Float[Tensor, "batch class *pixels"],
+    target: Int[Tensor, " batch *pixels"],
+    ignore_index: int,
+    bins: int = 15,
+) -> dict[str, Float[Tensor, " batch ..."]]:
+    """What calibration error and Brier score need of the pixels of every sample, those of ``ignore_index`` left out.
+
+    Shape:
+        ``Float[B, C, ...]`` and ``Int[B, ...]`` -> ``calibration`` ``Float[B, bins + 1, 3]``: number of pixels, sum of
+        their confidences and number of right ones, by confidence (the last bin is that of 1); ``brier_sum``
+        ``Float[B]``: sum over the pixels of the squared error of the probabilities, of two classes the half.
+    """
+    probability, valid = logits.float().softmax(dim=1).flatten(2), (target != ignore_index).flatten(1)
+    label = torch.where(valid, target.flatten(1), 0)[:, None]
+    confidence, prediction = probability.max(dim=1)
+    right = prediction == label[:, 0]
+    edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
+    place = torch.bucketize(confidence, edges, right=True) - 1
+    # a loop, and no scattered sums: these differ from run to run on a GPU
+    inside = [valid & (place == one) for one in range(bins + 1)]
+    sums = [torch.stack([one.sum(1), (one * confidence).sum(1), (one & right).sum(1)], dim=1) for one in inside]
+    error = probability.scatter_add(1, label, torch.full_like(confidence, -1.0)[:, None]).square().sum(dim=1)
+    share = 0.5 if logits.shape[1] == 2 else 1.0
+    return {"calibration": torch.stack(sums, dim=1).float(), "brier_sum": share * (error * valid).sum(dim=1)}
 
 
 def class_metrics(

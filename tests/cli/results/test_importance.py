@@ -9,6 +9,8 @@ import pytest
 
 from lightning_mm.cli import main
 from lightning_mm.results import SweepResult, SweepRow, write_csv, write_json
+from lightning_mm.results.files import write_samples
+from tests.support.sweep_results import classified
 
 VALUES = {"rgb": 0.6, "depth": 0.5, "rgb+depth": 0.9}
 
@@ -45,6 +47,11 @@ def test_values_are_printed_and_written(sweep: Path, capsys: pytest.CaptureFixtu
     ("more", "code", "said"),
     [
         ([], 1, "what is accuracy without any modality"),
+        (["--empty", "majority"], 1, "--empty majority: no labels of samples are stored"),
+        (["--empty", "half"], 2, "--empty: expected a number or `majority`, got 'half'"),
+        (["--empty", "0", "--group_by", "actor"], 2, "--group_by names a column of --groups"),
+        (["--empty", "0", "--bootstrap", "-1"], 2, "--bootstrap: expected 0 or more"),
+        (["--empty", "0", "--per_class"], 1, "no per-sample statistics"),
         (["--empty", "0", "--metric", "iou"], 2, "--metric: this sweep has accuracy; got 'iou'"),
         (["--empty", "0", "--methods", "dedicated"], 1, "it lacks 'rgb+depth'"),
         (["--empty", "0", "--methods", "lora"], 1, "this sweep has ['ssf', 'dedicated']"),
@@ -57,3 +64,28 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_the_majority_and_groups_come_from_stored_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    result = classified()
+    write_csv(result, tmp_path / "sweep.csv")
+    write_json(result, tmp_path / "sweep.json")
+    write_samples(result, tmp_path / "sweep_samples.npz")
+    index = result.samples["index"].tolist()
+    (tmp_path / "groups.csv").write_text("index,actor/no\n" + "".join(f"{k},a{k % 2}\n" for k in index))
+    more = ["--per_class", "--groups", str(tmp_path / "groups.csv"), "--group_by", "actor/no", "--bootstrap", "20"]
+    for empty in ([], ["--empty", "majority"]):
+        assert main(["importance", str(tmp_path), *empty, *more, "--out", str(tmp_path / "out")]) == 0
+        printed = capsys.readouterr().out
+        assert "without any modality: 0.3333 (share of the most frequent label)" in printed
+        assert "adapted, recall in %: what each modality adds, by class" in printed
+        assert "zero_fill, accuracy in %: what each modality adds, by actor/no" in printed
+    rows = list(csv.DictReader((tmp_path / "out" / "importance_per_actor_no.csv").read_text().splitlines()))
+    assert {(row["actor/no"], row["n"]) for row in rows} == {("a0", "15"), ("a1", "15")}
+    for row in rows:
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"importance.csv", "importance_per_class.csv", "importance_per_class_adapted.png"} <= names

@@ -1,0 +1,1 @@
+"""Verbs that read finished results: no torch, no network."""

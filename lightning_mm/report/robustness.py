@@ -1,0 +1,41 @@
+"""Robustness of all methods as a table of the page: areas, MultiBench's figures, and expectations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning_mm.modality_names import MOST_LISTED
+from lightning_mm.report.tables import DOWN, UP, Cell, Table, arrow, spread_columns
+from lightning_mm.results.result import SweepResult
+from lightning_mm.results.robust import BERNOULLI, bernoulli, robustness
+from lightning_mm.results.robust.tables import figures_of, legend
+from lightning_mm.results.rows import ZERO_FILL
+from lightning_mm.results.texts import is_percent, with_spread
+
+WAYS = {"drop area": DOWN, "effective": UP}
+"""Figures with a direction of their own; the others have that of the metric."""
+
+
+def robustness_table(result: SweepResult, metric: str) -> Table | None:
+    """Methods down, figures of robustness across; ``None`` if no method has what any of them needs."""
+    modalities = result.modalities
+    if len(modalities) > MOST_LISTED:
+        return None
+    scenarios = [bernoulli(p, modalities) for p in BERNOULLI]
+    reference = ZERO_FILL if ZERO_FILL in result.methods else ""
+    found = [robustness(result, method, metric, reference, scenarios) for method in result.methods]
+    names = [name for name in figures_of(found[0]) if any(math.isfinite(figures_of(one)[name].value) for one in found)]
+    if not names:
+        return None
+    percent, direction = is_percent(result, metric), result.direction(metric)
+    rows, records = [], []
+    for one in found:
+        figures = {name: figure for name, figure in figures_of(one).items() if name in names}
+        rows.append([Cell(one.method), *(Cell(with_spread(own, percent, intervals=True)) for own in figures.values())])
+        record: dict[str, Any] = {"method": one.method, "metric": metric}
+        for name, own in figures.items():
+            record |= spread_columns(name.replace(" ", "_"), own)
+        records.append(record)
+    columns = ["method", *(f"{name} {WAYS.get(name, arrow(direction))}" for name in names)]
+    return Table("robustness", f"{metric}: robustness", columns, rows, records, legend(found, names, direction))
