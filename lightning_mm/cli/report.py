@@ -13,8 +13,8 @@ def run_report(args: list[str]) -> None:
     parser = Parser(
         "lightning-mm report",
         description="Write one HTML page of finished sweeps and studies: heat maps, charts, tables with downloads as "
-        "CSV and LaTeX, importance of modalities, and the samples that a method loses. The file needs no network; "
-        "Markdown is written next to it.",
+        "CSV, LaTeX and (with the extra `report`) xlsx, costs, importance of modalities, pictures of predictions, and "
+        "the samples that a method loses. The file needs no network; Markdown is written next to it.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -50,6 +50,7 @@ def collect(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any
     if not results:
         raise LightningMMError(f"{study.name}: no method was run; {'; '.join(notes) or 'it lists none but the base'}")
     merged = merge(results)
+    notes = [*merged.notes, *notes]
     if study.metric is not None and study.metric not in merged.metrics:
         raise LightningMMError(f"metric: this task has {', '.join(merged.metrics)}; got {study.metric!r}")
     if study.majority:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_mm.data.datasets.ntu_rgbd import NtuRgbd
     from lightning_mm.data.datasets.nyudv2 import NYUDv2
     from lightning_mm.data.datasets.ombria import Ombria
+    from lightning_mm.data.datasets.ravdess_features import RavdessFeatures
     from lightning_mm.data.datasets.scenes import Scenes
     from lightning_mm.data.datasets.utd_mhad import UtdMhad
     from lightning_mm.data.module import ModalityDropoutDataModule
@@ -29,7 +30,7 @@ __all__ = [
     "AVDigits", "Augmentation", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips", "Dihedral",
     "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
     "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria", "RandomCrop",
-    "RandomCropResize", "RandomScaleCrop", "Scenes", "UtdMhad", "WarpSequences",
+    "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad", "WarpSequences",
 ]  # fmt: skip
 
 _MODULES = {
@@ -48,6 +49,7 @@ _MODULES = {
     "datasets.ntu_rgbd": "NtuRgbd",
     "datasets.nyudv2": "NYUDv2",
     "datasets.ombria": "Ombria",
+    "datasets.ravdess_features": "RavdessFeatures",
     "datasets.scenes": "Scenes",
     "datasets.utd_mhad": "UtdMhad",
     "module": "ModalityDropoutDataModule",

@@ -112,6 +112,7 @@ def describe(about: About, reports: Sequence[Mapping[str, Any]]) -> str:
         if report["read"]:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in lacking.items())
             lines.append(f"  {'missing':{width}}  {shares or 'nothing'}")
+        lines += [f"  {remark}" for remark in report["remarks"]]
     errors = list(dict.fromkeys(f"{report['split']}: {one}" for report in reports for one in report["errors"]))
     total = sum(report["n_errors"] for report in reports)
     if total:
@@ -131,6 +132,7 @@ def _split(
     target: dict[str, Seen] = {}
     missing: Counter[str] = Counter()
     samples, read = None if opened is None else len(opened), 0
+    remarks = getattr(opened, "remarks", None)
     if opened is not None and samples:
         names = modalities_of(opened)
         missing.update(dict.fromkeys(names, 0))
@@ -162,6 +164,7 @@ def _split(
         "missing": {name: missing[name] / read for name in missing} if read else {},
         "inputs": {name: seen.facts() for name, seen in inputs.items()},
         "target": {name: seen.facts() for name, seen in target.items()},
+        "remarks": list(map(str, remarks.values())) if isinstance(remarks, Mapping) else [],
         "errors": list(errors)[:SHOWN_ERRORS],
         "n_errors": len(errors),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -93,10 +93,15 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.drop_last, self.seed = drop_last, seed
         self._splits: dict[str, KeyedDataset] = {}
+        self._remarked: set[str] = set()
 
     def setup(self, stage: str) -> None:
         for split in _SPLITS_OF_STAGE[stage]:
             self._split(split)
+            if split not in self._remarked:
+                self._remarked.add(split)
+                for remark in self.remarks(split):
+                    rank_zero_info(f"{self._split(split).name}: {remark}")
         if stage == "fit":
             counts = self.histogram("train")
             rank_zero_info(_describe(counts, self.policies["train"], self._split("train").name))
@@ -142,6 +147,15 @@ class ModalityDropoutDataModule(LightningDataModule):
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
+
+    def remarks(self, split: str) -> list[str]:
+        """What a data set says of the modalities that are loaded, e.g. how it handles numbers that are missing.
+
+        They are in its attribute ``remarks``, modality to one sentence, if it has one.
+        """
+        remarks = getattr(self._split(split).dataset, "remarks", None)
+        known = remarks if isinstance(remarks, Mapping) else {}
+        return [str(known[name]) for name in self.modalities if name in known]
 
     def redraws(self) -> bool:
         """Whether the training data set returns other samples in other epochs, before augmentation."""

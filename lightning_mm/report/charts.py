@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lightning_mm.report.colours import DASHES, HUES, MARKS
+from lightning_mm.report.costs import costs_of, latency, operations, size
 from lightning_mm.report.tables import arrow
 from lightning_mm.results.result import SweepResult
-from lightning_mm.results.texts import duration, is_percent, short_count, with_spread
+from lightning_mm.results.texts import duration, is_percent, with_spread
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 34, 16, 46
@@ -120,15 +121,21 @@ def drop_chart(result: SweepResult, metric: str, styles: Sequence[Look]) -> Char
 
 
 def cost_charts(result: SweepResult, metric: str, styles: Sequence[Look]) -> list[Chart]:
-    """Trained parameters, and seconds of training, against the mean; those that are known."""
-    trained = {method: float(own["trained"]) for method, own in result.parameters.items() if "trained" in own}
-    counts = Scale(lambda value: short_count(round(value)), tuple(10.0**power for power in range(13)))
-    times = Scale(duration, SECONDS)
+    """Costs against the mean: those that are known and not the same for all methods."""
+    powers = tuple(10.0**power for power in range(13))
+    seconds = tuple(10.0**power for power in range(-6, 3))
+    shown = {
+        "trained": ("Trained parameters and mean", "trained parameters", Scale(operations, powers)),
+        "training": ("Training time and mean", "CPU time of training", Scale(duration, SECONDS)),
+        "flops": ("Operations and mean", "operations of a prediction", Scale(operations, powers)),
+        "memory": ("Memory and mean", "memory of a prediction", Scale(size, powers)),
+        "seconds": ("Time of a prediction and mean", "time of a prediction", Scale(latency, seconds)),
+    }
     found = []
-    for title, label, costs, scale in (
-        ("Trained parameters and mean", "trained parameters", trained, counts),
-        ("Training time and mean", "CPU time of training", result.seconds, times),
-    ):
+    for name, costs in costs_of(result).items():
+        title, label, scale = shown[name]
+        if max(costs.values()) <= 1.001 * min(costs.values()):
+            continue
         chart = _scatter(result, metric, styles, costs, scale, title, label)
         if chart is not None:
             found.append(chart)

@@ -1,4 +1,4 @@
-"""Tables as files inside the page: CSV and LaTeX in ``data:`` addresses."""
+"""Tables as files inside the page: CSV, LaTeX and xlsx in ``data:`` addresses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from lightning_mm.report.tables import Table
+from lightning_mm.report.workbook import xlsx
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -14,6 +15,29 @@ _LATEX = {
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
     "●": r"$\bullet$", "○": r"$\circ$", "−": r"$-$", "×": r"$\times$",
 }  # fmt: skip
+
+LABELS = {"csv": "CSV", "tex": "LaTeX", "xlsx": "xlsx"}
+"""End of a file to the text of its link."""
+KINDS = {
+    "csv": "text/csv;charset=utf-8",
+    "tex": "application/x-tex;charset=utf-8",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
+"""End of a file to its type."""
+
+
+def files(table: Table) -> dict[str, bytes]:
+    """The files of a table by their ends, those of :data:`LABELS`.
+
+    A table that is a file already (``sweep.csv``) has no LaTeX; xlsx needs the extra ``report``.
+    """
+    found = {"csv": table.csv()}
+    if table.exact is None:
+        found["tex"] = latex(table).encode()
+    sheet = xlsx(table)
+    if sheet is not None:
+        found["xlsx"] = sheet
+    return {end: content for end, content in found.items() if content}
 
 
 def latex(table: Table) -> str:
@@ -47,8 +71,8 @@ def latex_text(text: str) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """An address that holds its content, e.g. of kind ``text/csv``."""
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
+    """An address that holds its content, e.g. of kind ``image/png``."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def file_name(*parts: str) -> str:

@@ -20,6 +20,8 @@ LISTED = 40
 """How many samples of a kind a cell lists; of a large sweep a quarter of that."""
 LARGE = 1000
 """Cells of a large sweep."""
+LEAST_IOU, LEAST_ERROR = 0.01, 0.1
+"""The smallest changes that count: of a mean IoU, and of an error in standard deviations of the labels."""
 Kind = Literal["right", "iou", "error"]
 """Of a score: right (1) or wrong (0); mean IoU of the classes in a sample; absolute error, turned round."""
 Scores = dict[int, dict[tuple[str, str], NDArray[np.float64]]]
@@ -35,10 +37,12 @@ class Outcomes:
         cells: (method, combination) to plain data for the page: ``n``, ``seeds``, ``against`` (what it is compared
             with), ``lost`` and ``gained`` (numbers of samples, means over seeds), ``lost_samples`` and
             ``gained_samples`` (``[index, by how much or in how many seeds]``, the most first).
+        least: The smallest change of a score that counts.
     """
 
     kind: Kind
     cells: dict[tuple[str, str], dict[str, Any]]
+    least: float
 
 
 def outcomes(result: SweepResult) -> Outcomes | None:
@@ -49,6 +53,7 @@ def outcomes(result: SweepResult) -> Outcomes | None:
     kind, scores = _scores(result, observed)
     if kind is None or not scores:
         return None
+    least = {"right": 0.5, "iou": LEAST_IOU, "error": LEAST_ERROR * _spread(result)}[kind]
     pairs = list(dict.fromkeys(pair for own in scores.values() for pair in own))
     most = LISTED if len(pairs) <= LARGE else LISTED // 4
     cells, known, full = {}, set(pairs), result.full_combination
@@ -59,8 +64,8 @@ def outcomes(result: SweepResult) -> Outcomes | None:
             for own in scores.values()
             if (method, combination) in own
         ]
-        cells[method, combination] = {"against": against, **_compared(found, index, kind, most)}
-    return Outcomes(kind, cells)
+        cells[method, combination] = {"against": against, **_compared(found, index, kind, most, least)}
+    return Outcomes(kind, cells, least)
 
 
 def outcome_table(result: SweepResult, found: Outcomes) -> Table:
@@ -81,7 +86,8 @@ def outcome_table(result: SweepResult, found: Outcomes) -> Table:
     what = {
         "right": "right with everything and wrong here (−), or the other way round (+)",
         "iou": "with a lower mean IoU than with everything (−), or a higher one (+), by 0.01 or more",
-        "error": "with a larger error than with everything (−), or a smaller one (+)",
+        "error": f"with a larger error than with everything (−), or a smaller one (+), by {found.least:.3g} (a tenth "
+        "of the standard deviation of the labels) or more",
     }[found.kind]
     notes = [
         f"samples {what}; mean over seeds",
@@ -134,6 +140,13 @@ def _score(statistics: dict[str, NDArray[Any]]) -> tuple[Kind | None, NDArray[np
     return "error", -np.abs(prediction.astype(np.float64) - target.astype(np.float64))
 
 
+def _spread(result: SweepResult) -> float:
+    """Standard deviation of the labels of all samples; 1 if they are all the same, or not known."""
+    targets = [values for key, values in result.samples.items() if key.endswith("/target") and values.ndim == 1]
+    largest = max(targets, key=len, default=np.zeros(0))
+    return float(largest.std()) if len(largest) and largest.std() > 0 else 1.0
+
+
 def _reference(
     known: set[tuple[str, str]], method: str, combination: str, full: str
 ) -> tuple[tuple[str, str] | None, str]:
@@ -146,14 +159,17 @@ def _reference(
 
 
 def _compared(
-    found: list[tuple[NDArray[np.float64], NDArray[np.float64] | None]], index: NDArray[Any], kind: Kind, most: int
+    found: list[tuple[NDArray[np.float64], NDArray[np.float64] | None]],
+    index: NDArray[Any],
+    kind: Kind,
+    most: int,
+    least: float,
 ) -> dict[str, Any]:
     """Lost and gained samples over seeds; without a reference those that are wrong, or worst."""
     pairs = [(own, other) for own, other in found if other is not None]
     if not pairs:
         return _worst([own for own, _ in found], index, kind, most)
     change = np.stack([own - other for own, other in pairs])
-    least = 0.5 if kind == "right" else 0.01 if kind == "iou" else 1e-6
     result: dict[str, Any] = {"n": int(np.isfinite(change[0]).sum()), "seeds": len(pairs)}
     for name, sign in (("lost", -1), ("gained", 1)):
         hit = np.nan_to_num(sign * change, nan=0.0)

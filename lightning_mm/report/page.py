@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_mm.files import make_folder, write_atomically
-from lightning_mm.report.downloads import file_name, latex, markdown, markdown_text
+from lightning_mm.report.downloads import file_name, files, markdown, markdown_text
 from lightning_mm.report.section import Section, section
 from lightning_mm.report.source import read_sources
 from lightning_mm.version import __version__
@@ -69,10 +69,9 @@ def write_bundle(
     for one in sections:
         same = [other.anchor for other in sections if file_name(other.name).lower() == file_name(one.name).lower()]
         folder = out / "tables" / file_name(one.name, *(same[1:] and [one.anchor]))
-        write_atomically(folder / "sweep.csv", one.figures.csv())
-        for table in one.tables:
-            write_atomically(folder / f"{table.name}.csv", table.csv())
-            write_atomically(folder / f"{table.name}.tex", latex(table))
+        for table in (one.figures, *one.tables):
+            for end, content in files(table).items():
+                write_atomically(folder / f"{table.name}.{end}", content)
     written = {"markdown": write_atomically(out / TEXT, text(sections, title))}
     written["html"] = write_atomically(out / "index.html", html(sections, title))
     return written

@@ -11,9 +11,11 @@ from typing import Any
 
 from lightning_mm.errors import UsageError
 from lightning_mm.report.charts import Chart, Look, cost_charts, drop_chart, looks
-from lightning_mm.report.downloads import data_uri, file_name, latex
+from lightning_mm.report.costs import cost_table
+from lightning_mm.report.downloads import KINDS, LABELS, data_uri, file_name, files
 from lightning_mm.report.heat_map import HeatMap, heat_map
 from lightning_mm.report.outcomes import LARGE, Outcomes, outcome_table, outcomes
+from lightning_mm.report.pictures import Pictures, pictures
 from lightning_mm.report.robustness import robustness_table
 from lightning_mm.report.source import Source
 from lightning_mm.report.tables import Table, combination_table, curve_table, figures_table, summary_table, title_of
@@ -59,10 +61,12 @@ class Section:
     looks: list[Look]
     drop: Chart | None
     costs: list[Chart]
+    cost_table: Table | None
     curve: Table
     robustness: Table | None
     worth: Worth
     outcomes: Table | None
+    pictures: list[Pictures]
     figures: Table
     config: str
     data: dict[str, Any]
@@ -72,17 +76,15 @@ class Section:
     def tables(self) -> list[Table]:
         """All tables of the chosen metric, in the order of the page."""
         first = self.parts[0]
-        robust, rest = ([one] if one else [] for one in (self.robustness, self.outcomes))
-        return [first.summary, first.combinations, self.curve, *robust, *self.worth.tables, *rest]
+        more = [self.robustness, self.cost_table, *self.worth.tables, self.outcomes]
+        return [first.summary, first.combinations, self.curve, *(table for table in more if table is not None)]
 
     def downloads(self, table: Table, metric: str = "") -> list[Download]:
         """The files of a table."""
         name = file_name(self.name, *([metric] if metric else []), table.name)
-        found = [Download("CSV", f"{name}.csv", data_uri(table.csv(), "text/csv"))]
-        text = latex(table) if table.exact is None else ""
-        return (
-            [*found, Download("LaTeX", f"{name}.tex", data_uri(text.encode(), "application/x-tex"))] if text else found
-        )
+        return [
+            Download(LABELS[end], f"{name}.{end}", data_uri(file, KINDS[end])) for end, file in files(table).items()
+        ]
 
 
 def section(source: Source, position: int, metric: str | None, empty: float | None) -> Section:
@@ -118,10 +120,12 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         looks=styles,
         drop=drop_chart(own, chosen, styles),
         costs=cost_charts(own, chosen, styles),
+        cost_table=cost_table(own, chosen),
         curve=curve_table(own, chosen),
         robustness=robustness_table(own, chosen),
         worth=worth(own, chosen, empty),
         outcomes=outcome_table(result, found) if found else None,
+        pictures=pictures(source.csv.parent, result),
         figures=figures_table(result, source.csv.read_bytes(), ROWS),
         config=json.dumps(_without_secrets(result.config), indent=1, default=str, ensure_ascii=False)
         if result.config

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError
 from lightning_mm.results.files import DIGEST, read
@@ -48,8 +49,9 @@ class Source:
             "command": both.get("command") or self._likely_command(),
             "versions": _versions(both.get("versions") or {}),
             "git revision": both.get("commit") or "not recorded",
-            "data fingerprint": both.get("data_fingerprint"),
+            "data fingerprint": self.result.data_fingerprint and self.result.data_fingerprint.text,
             "samples": self._samples(),
+            "table of missing": self._missing(),
             "seeds": ", ".join(map(str, sorted({row.seed for row in self.result.rows}))),
             "device": both.get("machine") or (both.get("versions") or {}).get("platform"),
             "time": self._time(),
@@ -64,14 +66,20 @@ class Source:
         return "lightning-mm table" if "merged" in config else ""
 
     def _samples(self) -> str:
-        """Number of samples, and fingerprints of which samples they are and of the modalities that they have."""
+        """Number of samples, and a digest of which ones they are."""
         counts = sorted({row.n for row in self.result.rows})
         text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}, depending on the combination"
-        for label, key in (("index", "index"), ("table of missing", "observed")):
-            if key in self.result.samples:
-                values = np.ascontiguousarray(self.result.samples[key], dtype=np.int64)
-                text += f"; {label} {hashlib.sha256(values.tobytes()).hexdigest()[:12]}"
-        return text
+        return text + (f"; index {_digest(self.result.samples['index'])}" if "index" in self.result.samples else "")
+
+    def _missing(self) -> str:
+        """What the data themselves lack: a digest of the table, and how many samples lack each modality."""
+        observed = self.result.samples.get("observed")
+        if observed is None or observed.shape[1:] != (len(self.result.modalities),):
+            return ""
+        lacking = len(observed) - observed.astype(bool).sum(0)
+        parts = [f"{name} {int(count)}" for name, count in zip(self.result.modalities, lacking) if count]
+        text = f"of {len(observed)} samples lack {', '.join(parts)}" if parts else "no sample lacks a modality"
+        return f"{_digest(observed)}; {text}"
 
     def _time(self) -> str:
         parts = {
@@ -143,6 +151,10 @@ def _name(table: Path, study: Mapping[str, Any]) -> str:
 
 def _numbered(name: str, count: int) -> str:
     return name if count == 1 else f"{name} ({count})"
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=np.int64).tobytes()).hexdigest()[:12]
 
 
 def _versions(versions: Mapping[str, Any]) -> str:

@@ -60,11 +60,16 @@ class Table:
         if self.exact is not None:
             return self.exact
         text = io.StringIO(newline="")
-        columns = list(dict.fromkeys(key for record in self.records for key in record))
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in record.items()} for record in self.records)
+        csv.writer(text, lineterminator="\n").writerows(self.lines())
         return text.getvalue().encode()
+
+    def lines(self) -> list[list[Any]]:
+        """The header and the records with full numbers; the empty text for what is not known."""
+        if self.exact is not None:
+            header, *lines = csv.reader(io.StringIO(self.exact.decode("utf-8"), newline=""))
+            return [list(header), *([_parsed(name, text) for name, text in zip(header, line)] for line in lines)]
+        columns = list(dict.fromkeys(key for record in self.records for key in record))
+        return [columns, *([_plain(record.get(key, "")) for key in columns] for record in self.records)]
 
 
 def arrow(direction: str) -> str:
@@ -152,6 +157,13 @@ def figures_table(result: SweepResult, content: bytes, most: int) -> Table:
     rows = [[Cell(text) for text in line] for line in lines[:most]]
     notes = [f"the first {most} of {len(lines)} rows; the CSV has all"] if len(lines) > most else []
     return Table("sweep", f"All {len(lines)} figures", list(header), rows, [], notes, exact=content)
+
+
+def _parsed(column: str, text: str) -> Any:
+    """A cell of ``sweep.csv``: texts stay, even if they look like numbers."""
+    if not text or column in ("method", "combination", "metric"):
+        return text
+    return int(text) if column in ("n_available", "n", "seed") else float(text)
 
 
 def _arrow_of(label: str, direction: str) -> str:

@@ -22,7 +22,7 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.files import write_atomically
 from lightning_mm.json_files import parse_json
 from lightning_mm.modality_names import SEPARATOR, ModalityNames
-from lightning_mm.provenance import git_commit, versions
+from lightning_mm.provenance import DataFingerprint, git_commit, versions
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.heat_map import write_heat_map
 from lightning_mm.results.result import SweepResult
@@ -117,6 +117,9 @@ def read(path: str | Path) -> SweepResult:
         config=stored.get("config") or {},
         seconds=stored.get("seconds") or {},
         notes=stored.get("notes") or [],
+        inference=stored.get("inference") or {},
+        inference_seconds=stored.get("inference_seconds") or {},
+        data_fingerprint=DataFingerprint.of(stored.get("data_fingerprint")),
     )
     _check_rows(path, result)
     if stored:
@@ -168,6 +171,9 @@ def write_json(result: SweepResult, path: str | Path, *, timestamp: bool = True)
         "directions": result.directions,
         "parameters": result.parameters,
         "seconds": result.seconds,
+        "inference": result.inference,
+        "inference_seconds": result.inference_seconds,
+        "data_fingerprint": result.data_fingerprint and result.data_fingerprint.content(),
         "notes": result.notes,
         "summary": {m: {k: result.figures(m, k).summary() for k in result.metrics} for m in result.methods},
         "bootstrap": result.bootstrap and {"key": result.bootstrap.key, "level": result.bootstrap.level},

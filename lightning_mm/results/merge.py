@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
+from lightning_mm.provenance import joined_fingerprint
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.per_sample.cells import split_key
 from lightning_mm.results.result import SweepResult
@@ -34,7 +35,8 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
 
     Raises:
         LightningMMError: If there is nothing to merge, one figure has two values, or the sweeps are of other data, by
-            what they say of it: data set, split, metrics, the number of samples of a combination and their labels.
+            what they say of it: fingerprint, data set, split, metrics, the number of samples of a combination and their
+            labels.
     """
     if not results:
         raise LightningMMError("nothing to merge: expected one or more sweeps, got none")
@@ -89,6 +91,15 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
             for method, seconds in _costs(results, lambda result: result.seconds, lambda a, b: a + b, names).items()
         },
         notes=list(dict.fromkeys(note for result in results for note in result.notes)),
+        inference={
+            method: {key: round(value) for key, value in own.items()}
+            for method, own in _means([result.inference for result in results]).items()
+        },
+        inference_seconds={
+            method: own["seconds"]
+            for method, own in _means([_as_costs(result.inference_seconds) for result in results]).items()
+        },
+        data_fingerprint=joined_fingerprint([result.data_fingerprint for result in results]),
     )
     merged.samples = _merge_samples(results, merged.several_seeds)
     merged.bootstrap = None if merged.several_seeds else _merge_replicates(results)
@@ -191,6 +202,8 @@ def renamed(result: SweepResult, names: Mapping[str, str]) -> SweepResult:
         rows=[replace(row, method=names.get(row.method, row.method)) for row in result.rows],
         parameters={names.get(method, method): counts for method, counts in result.parameters.items()},
         seconds={names.get(method, method): seconds for method, seconds in result.seconds.items()},
+        inference={names.get(method, method): costs for method, costs in result.inference.items()},
+        inference_seconds={names.get(method, method): value for method, value in result.inference_seconds.items()},
         samples={_renamed_key(key, names): values for key, values in result.samples.items()},
         bootstrap=result.bootstrap
         and replace(result.bootstrap, replicates={(names.get(m, m), c, k): v for (m, c, k), v in replicates.items()}),
@@ -278,6 +291,20 @@ def _costs(
         method: [cost for (name, _), (covered, cost) in found.items() if name == method and len(covered) == count]
         for method, count in most.items()
     }
+
+
+def _as_costs(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {method: {"seconds": value} for method, value in seconds.items()}
+
+
+def _means(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Method to the means of its costs of one prediction, over its seeds and dedicated networks."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for own in costs:
+        for method, values in own.items():
+            for key, value in values.items():
+                found.setdefault(method, {}).setdefault(key, []).append(value)
+    return {method: {key: float(np.mean(values)) for key, values in own.items()} for method, own in found.items()}
 
 
 def _merge_samples(results: Sequence[SweepResult], several_seeds: bool) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
+from lightning_mm.provenance import DataFingerprint
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.figures import Figures, shared_seeds
 from lightning_mm.results.moved import FormerMethods
@@ -38,6 +39,10 @@ class SweepResult(FormerMethods):
         bootstrap: Replicates of all figures, if intervals were asked for.
         seconds: Method to the CPU seconds of training all of its networks; with several seeds their mean.
         notes: Sentences that a reader of the table must know, e.g. ``"bn_refit: the network has no BatchNorm"``.
+        inference: Method to what one prediction takes: ``flops``, operations of matrix products, convolutions and
+            attention; ``memory``, bytes of tensors that are alive at once, without weights and inputs.
+        inference_seconds: Method to seconds of the prediction of a single sample.
+        data_fingerprint: Digests of the samples of the split; ``None`` for results of older releases.
     """
 
     rows: list[SweepRow]
@@ -50,6 +55,9 @@ class SweepResult(FormerMethods):
     bootstrap: Bootstrap | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    inference: dict[str, dict[str, int]] = field(default_factory=dict)
+    inference_seconds: dict[str, float] = field(default_factory=dict)
+    data_fingerprint: DataFingerprint | None = None
 
     @property
     def methods(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.schemas.base import Count, Schema
+from lightning_mm.schemas.base import Count, Schema, Sha256
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -20,6 +20,13 @@ class BootstrapState(Schema):
     level: Share
 
 
+class DataFingerprintState(Schema):
+    """Which samples were evaluated."""
+
+    samples: Sha256
+    observed: dict[str, Sha256]
+
+
 class SweepState(Schema):
     """All of it; older releases wrote less."""
 
@@ -29,6 +36,9 @@ class SweepState(Schema):
     directions: dict[str, Literal["max", "min"]] = Field(default_factory=dict)
     parameters: dict[str, dict[str, Count]] = Field(default_factory=dict)
     seconds: dict[str, Seconds | None] = Field(default_factory=dict)
+    inference: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    inference_seconds: dict[str, Seconds] = Field(default_factory=dict)
+    data_fingerprint: DataFingerprintState | None = None
     notes: list[str] = Field(default_factory=list)
     summary: dict[str, Any] = Field(default_factory=dict)
     bootstrap: BootstrapState | None = None

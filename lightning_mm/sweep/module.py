@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,11 +18,16 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
+from lightning_mm.sweep.costs import SAMPLES as COSTED
+from lightning_mm.sweep.costs import Cost, mean_cost, measure
+from lightning_mm.sweep.fingerprint import target_digests
+from lightning_mm.sweep.observed import observed_of
 from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
 from lightning_mm.sweep.reuse import Memory
 from lightning_mm.tasks.finite.culprit import describe, find
@@ -77,11 +83,13 @@ class Part:
         index: ``Int[B]``.
         observed: ``Bool[B, M]``.
         statistics: (position of the run, combination) to ``{name: [b, ...]}``, for the b samples that observed it.
+        targets: Digests of the targets, ``UInt8[B, 16]``.
     """
 
     index: Tensor
     observed: Tensor
     statistics: dict[Figures, Statistics]
+    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ class Collected:
     Args:
         index: ``Int[N]``.
         observed: ``Bool[N, M]``.
+        targets: Digests of the targets, ``UInt8[N, 16]``.
+        costs: Method to what one prediction costs: ``flops``, ``memory`` and ``seconds``.
         statistics: (position of the run, combination) to ``{name: [n, ...]}``.
         rows: (position of the run, combination) to the positions of these n samples in ``index``, ``Int[n]``.
         reused: Method to the modules that ran once for several combinations, or to the reason why none did.
@@ -98,6 +108,8 @@ class Collected:
 
     index: Tensor
     observed: Tensor
+    targets: Tensor
+    costs: dict[str, dict[str, float]]
     statistics: dict[Figures, Statistics]
     rows: dict[Figures, Tensor]
     reused: dict[str, list[str] | str] = field(default_factory=dict)
@@ -131,6 +143,7 @@ class SweepModule(LightningModule):
         self.collected: Collected | None = None
         self._home = os.getpid()
         self._parts: list[Part] = []
+        self._costs: dict[str, dict[str, float]] = {}
         self._seen = 0
         self._begin_reuse()
 
@@ -145,11 +158,13 @@ class SweepModule(LightningModule):
         return run.task, run.disabled and not known
 
     def on_test_epoch_start(self) -> None:
-        self._parts, self._seen, self.collected = [], 0, None
+        self._parts, self._costs, self._seen, self.collected = [], {}, 0, None
         self._begin_reuse()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         index, observed = self._index_and_observed(batch)
+        if not batch_idx and not self._parts:
+            self._measure(batch, observed)
         statistics: dict[Figures, Statistics] = {}
         for position, run in enumerate(self.runs):
             task: Any = self.tasks[run.task]
@@ -173,7 +188,7 @@ class SweepModule(LightningModule):
                         )
             if all(self._owner(run) != self._owner(later) for later in self.runs[position + 1 :]):
                 memory.end_batch()
-        self._parts.append(Part(index.cpu(), observed.cpu(), statistics))
+        self._parts.append(Part(index.cpu(), observed.cpu(), statistics, target_digests(batch["target"], len(index))))
 
     def _evaluate(self, task: Any, combination: str, batch: Batch, rows: Tensor, size: int) -> tuple[Any, Statistics]:
         """Run some samples of a batch, ``Int[n]`` of ``size``, with the modalities of a combination."""
@@ -210,7 +225,8 @@ class SweepModule(LightningModule):
             distributed.all_gather_object(gathered, parts)
             parts = [part for rank in gathered for part in rank]
         reused = {self.runs[position].method: one.record() for position, one in self._repeated.items()}
-        self.collected = replace(join(parts, self.modalities, padded=self.trainer.world_size > 1), reused=reused)
+        joined = join(parts, self.modalities, padded=self.trainer.world_size > 1)
+        self.collected = replace(joined, reused=reused, costs=self._costs)
         self._begin_reuse()
         if self._home != os.getpid() and self.trainer.is_global_zero:
             torch.save(vars(self.collected), self.scratch)
@@ -218,6 +234,25 @@ class SweepModule(LightningModule):
     on_validation_epoch_start = on_test_epoch_start
     validation_step = test_step
     on_validation_epoch_end = on_test_epoch_end
+
+    def _measure(self, batch: Batch, observed: Tensor) -> None:
+        """Measure one prediction of every method, on a sample that lacks all but one modality where it may."""
+        if not isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            return  # processes that share a network must all run it
+        found: dict[str, list[Cost]] = {}
+        for run in self.runs:
+            task: Any = self.tasks[run.task]
+            mask = self.modalities.mask(run.combinations[0])
+            rows = observed[:, mask.to(observed.device)].all(dim=1).nonzero()[:COSTED, 0]
+            if len(rows):
+                inputs = take_rows({name: batch["inputs"][name] for name in task.modalities}, rows, len(observed))
+                columns = [self.modalities.index(name) for name in task.modalities]
+                available = mask[columns].to(observed.device).repeat(len(rows), 1)
+                with _switched(task, run.disabled), _using(task, available):
+                    cost = measure(task, partial(task, inputs, available), len(rows), self.device)
+                if cost is not None:
+                    found.setdefault(run.method, []).append(cost)
+        self._costs = {method: mean_cost(costs) for method, costs in found.items()}
 
     def _index_and_observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, Mapping) or "inputs" not in batch or "target" not in batch:
@@ -262,33 +297,6 @@ class SweepModule(LightningModule):
         return index, observed
 
 
-def observed_of(batch: Batch, size: int, modalities: Modalities) -> Tensor | None:
-    """What the samples of a batch observed, ``Bool[B, M]``.
-
-    It is ``observed``, else ``available``, its lower bound: a loader that only has this one marks gaps with it. None
-    if the batch has neither.
-
-    Raises:
-        LightningMMError: If it has another shape, or values that are neither true nor false.
-    """
-    name = next((name for name in ("observed", "available") if batch.get(name) is not None), None)
-    if name is None:
-        return None
-    given = batch[name]
-    try:
-        mask = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError):  # texts, ragged lists
-        mask = None
-    if mask is None or mask.shape != (size, len(modalities)):
-        came = f"a {type(given).__name__}" if mask is None else tuple(mask.shape)
-        raise LightningMMError(
-            f"expected `{name}` Bool[{size}, {len(modalities)}] for modalities {list(modalities)}, got {came}"
-        )
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-        raise LightningMMError(f"expected `{name}` Bool[{size}, {len(modalities)}], got numbers other than 0 and 1")
-    return mask.bool()
-
-
 def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collected:
     """Join the batches of all processes, ordered by sample index.
 
@@ -318,7 +326,9 @@ def join(parts: Sequence[Part], modalities: Modalities, padded: bool) -> Collect
         rows[key], keep = _first_of_each(owner[counts])
         found = [part.statistics[key] for part in parts if key in part.statistics]
         statistics[key] = {name: torch.cat([one[name] for one in found])[keep] for name in found[0]}
-    return Collected(unique, observed[_first_of_each(owner)[1]], statistics, rows)
+    first = _first_of_each(owner)[1]
+    targets = torch.cat([part.targets for part in parts])[first]
+    return Collected(unique, observed[first], targets, {}, statistics, rows)
 
 
 def _first_of_each(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.results.bootstrap import Bootstrap, resample_counts
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
+from lightning_mm.sweep.fingerprint import fingerprint_of
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
 from lightning_mm.tasks.finite.weights import check_network
@@ -128,7 +129,17 @@ def sweep(
         config={"split": split, "seed": seed, **({"reused": collected.reused} if collected.reused else {}), **config},
         samples=samples,
         bootstrap=replicates,
+        notes=_remarks(data, split),
+        inference={name: {key: int(own[key]) for key in ("flops", "memory")} for name, own in collected.costs.items()},
+        inference_seconds={name: own["seconds"] for name, own in collected.costs.items()},
+        data_fingerprint=fingerprint_of(known, collected.index, collected.observed, collected.targets),
     )
+
+
+def _remarks(data: object, split: str) -> list[str]:
+    """What the data module says of the split, if it says something; see ``ModalityDropoutDataModule.remarks``."""
+    remarks = getattr(data, "remarks", None)
+    return list(remarks(split)) if isinstance(data, LightningDataModule) and callable(remarks) else []
 
 
 def _wanted(

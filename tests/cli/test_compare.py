@@ -53,6 +53,7 @@ class Studies:
         found: dict[str, Any] = {path.name: path.read_bytes() for path in (self.folder / f"{name}_report").iterdir()}
         notes = json.loads(found.pop("sweep.json"))
         assert notes.pop("seconds")
+        assert notes.pop("inference_seconds")
         found["sweep.json"] = {key: value for key, value in notes.items() if key != "commit"}
         study = json.loads(found.pop("study.json"))
         apart = ("commit", "command")

@@ -24,7 +24,8 @@ from tests.support.fake import mcubes, mfnet, mosi_features, nyudv2, utd_mhad
 from tests.support.fake_data import FETCHED, FOLDERS, SMALL, lose_modality, write_data
 from tests.support.image_files import save
 
-REAL = {"AVDigits", "MosiFeatures", "MsLesions", "Ombria", "UtdMhad", *(one.__name__ for one in FETCHED.values())}
+SETS = ("AVDigits", "MosiFeatures", "MsLesions", "Ombria", "RavdessFeatures", "UtdMhad")
+REAL = {*SETS, *(one.__name__ for one in FETCHED.values())}
 
 
 def test_every_set_that_is_fetched_has_a_page_and_is_found_by_both_names() -> None:

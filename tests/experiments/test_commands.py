@@ -39,7 +39,10 @@ PRETRAINED = "weights/vilt_200k_mlm_itm.ckpt"
 QUICK = ("scenes", "av_digits", "mosi", "cmu_mosi", "mfnet", "ntu_rgbd", "food101")
 """Families whose ssf.yaml is run by `make test`."""
 SLOW = (
-    *(f"{family}/ssf.yaml" for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "utd_mhad")),
+    *(
+        f"{family}/ssf.yaml"
+        for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "ravdess", "utd_mhad")
+    ),
     *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
     *("food101/prompts.yaml", "food101/eta_70.yaml", "food101/lose_image.yaml"),
 )

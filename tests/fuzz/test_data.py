@@ -29,6 +29,7 @@ SETS: dict[str, Any] = {
     "utd_mhad": data.UtdMhad,
     "ms_lesions": data.MsLesions,
     "mosi": data.MosiFeatures,
+    "ravdess": data.RavdessFeatures,
     "mfnet": data.MFNet,
     "nyudv2": data.NYUDv2,
     "mcubes": data.MCubeS,

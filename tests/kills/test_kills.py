@@ -190,6 +190,7 @@ def contents(folder: Path) -> dict[str, Any]:
                 "created",
                 "config",
                 "seconds",
+                "inference_seconds",
                 "command_seconds",
                 "base_seconds",
                 "training_seconds",

@@ -73,6 +73,18 @@ def replace_json(folder: Path) -> Path:
         ("parameters", {"adapted": {"trained": 1.5}}, "parameters.adapted.trained: expected a valid integer, got 1.5"),
         ("seconds", {"adapted": -1}, "seconds.adapted: expected greater than or equal to 0, got -1"),
         ("bootstrap", {"key": "x", "level": 2}, "bootstrap.level: expected less than 1, got 2"),
+        (
+            "inference",
+            {"adapted": {"flops": -1}},
+            "inference.adapted.flops: expected greater than or equal to 0, got -1",
+        ),
+        ("inference_seconds", {"adapted": "1"}, "inference_seconds.adapted: expected a valid number, got '1'"),
+        (
+            "data_fingerprint",
+            {"samples": "x", "observed": {}},
+            "data_fingerprint.samples: expected String should match",
+        ),
+        ("data_fingerprint", {"samples": "0a" * 32}, r"it lacks the keys \['data_fingerprint.observed'\]"),
         ("more", 1, "unknown key 'more'"),
     ],
 )
@@ -83,6 +95,18 @@ def test_each_field_is_checked(key: str, value: Any, expected: str, tmp_path: Pa
     with pytest.raises(LightningMMError, match=expected) as caught:
         read(tmp_path)
     assert "remove it to read the CSV alone" in str(caught.value)
+
+
+def test_costs_and_fingerprint_are_read_back_and_may_be_missing(tmp_path: Path) -> None:
+    result = small_sweep()
+    path = save(result, tmp_path)["json"]
+    names = ("inference", "inference_seconds", "data_fingerprint")
+    again = read(tmp_path)
+    assert [getattr(again, name) for name in names] == [getattr(result, name) for name in names]
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in names}))
+    old = read(tmp_path)
+    assert [getattr(old, name) for name in names] == [{}, {}, None]
+    assert old.rows == result.rows
 
 
 def test_doubled_keys_and_deep_nests_are_no_json_of_ours(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.fake import (
     ntu_rgbd,
     nyudv2,
     ombria,
+    ravdess_features,
     utd_mhad,
 )
 
@@ -29,6 +30,7 @@ FOLDERS = {
     "av_digits": "fsdd_mnist",
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
+    "ravdess": "ravdess_features",
     "cmu_mosi": "cmu_mosi",
     "cmu_mosei": "cmu_mosei",
     "ntu_rgbd": "ntu_rgbd",
@@ -46,6 +48,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "mcubes": mcubes.write,
     "ntu_rgbd": ntu_rgbd.write,
     "mosi": mosi_features.write,
+    "ravdess": ravdess_features.write,
     "cmu_mosi": cmu_mosi.write,
     "cmu_mosei": lambda root: cmu_mosi.write(root, kind=CmuMosei),
     "food101": food101.write,

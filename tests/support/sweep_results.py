@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_mm.modality_names import ModalityNames
+from lightning_mm.provenance import DataFingerprint
 from lightning_mm.results import SweepResult, SweepRow
 from lightning_mm.results.bootstrap import Bootstrap
 
@@ -31,6 +32,9 @@ def small_sweep() -> SweepResult:
         Bootstrap("seed=0 replicates=5 samples=6 index=0", replicates, level=0.95),
         {"adapted": 1.5},
         ["a note"],
+        {"zero_fill": {"flops": 800, "memory": 160}, "adapted": {"flops": 816, "memory": 320}},
+        {"zero_fill": 0.001, "adapted": 0.002},
+        DataFingerprint("0a" * 32, {"rgb": "1b" * 32, "depth": "2c" * 32}),
     )
 
 

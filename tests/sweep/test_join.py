@@ -17,7 +17,8 @@ def part(*index: int) -> Part:
     number = torch.tensor(index)
     even = number % 2 == 0
     statistics = {(0, name): {"number": number[has]} for name, has in (("a", even | True), ("a+b", even)) if has.any()}
-    return Part(number, torch.stack([even | True, even], 1), statistics)
+    digests = number[:, None].repeat(1, 16).to(torch.uint8)
+    return Part(number, torch.stack([even | True, even], 1), statistics, digests)
 
 
 def test_samples_that_fill_the_ranks_count_once() -> None:
@@ -25,6 +26,7 @@ def test_samples_that_fill_the_ranks_count_once() -> None:
     joined = join([part(4, 0), part(2, 1), part(1), part(3, 4)], NAMES, padded=True)
     assert joined.index.tolist() == [0, 1, 2, 3, 4]
     assert joined.observed[:, 1].tolist() == [True, False, True, False, True]
+    assert joined.targets[:, 0].tolist() == [0, 1, 2, 3, 4]
     for combination, samples in (("a", [0, 1, 2, 3, 4]), ("a+b", [0, 2, 4])):
         assert joined.statistics[0, combination]["number"].tolist() == samples
         assert joined.index[joined.rows[0, combination]].tolist() == samples

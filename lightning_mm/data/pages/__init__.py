@@ -10,9 +10,10 @@ from lightning_mm.data.pages.ms_lesions import MS_LESIONS
 from lightning_mm.data.pages.ntu_rgbd import NTU_RGBD
 from lightning_mm.data.pages.nyudv2 import NYUDV2
 from lightning_mm.data.pages.ombria import OMBRIA
+from lightning_mm.data.pages.ravdess_features import RAVDESS_FEATURES
 from lightning_mm.data.pages.utd_mhad import UTD_MHAD
 
 PAGES = (
     *(CMU_MOSEI, CMU_MOSI, FOOD101, AV_DIGITS, MCUBES, MFNET, MOSI_FEATURES, MS_LESIONS, NTU_RGBD, NYUDV2, OMBRIA),
-    UTD_MHAD,
+    *(RAVDESS_FEATURES, UTD_MHAD),
 )

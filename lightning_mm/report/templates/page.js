@@ -71,12 +71,23 @@
     const [metric, method, combination] = cell.dataset.cell.split(".").map(Number);
     document.getElementById("panel-title").textContent = `${data.methods[method]}, ${data.combinations[combination]}`;
     body.replaceChildren();
+    const pictures = [];
     for (const [seed, value, n, low, high] of data.figures[cell.dataset.cell] || []) {
       const ends = low === undefined ? "" : ` [${low}, ${high}]`;
       add("p", `${data.metrics[metric]} ${value}${ends}, seed ${seed}, n = ${n}`);
     }
+    for (const picture of cell.closest("article").querySelectorAll(`[data-picture="${combination}"]`)) {
+      const copy = picture.cloneNode();
+      copy.loading = "eager";
+      pictures.push(copy);
+    }
     const found = data.samples[`${method}.${combination}`];
-    if (!found) { add("p", "The sweep has no statistics of single samples for this cell."); panel.showModal(); return; }
+    if (!found) {
+      add("p", "The sweep has no statistics of single samples for this cell.");
+      body.append(...pictures);
+      panel.showModal();
+      return;
+    }
     const seeds = found.seeds > 1 ? `, mean over ${found.seeds} seeds` : "";
     const often = found.seeds > 1 ? (count) => `${count}/${found.seeds}` : null;
     const signed = (value) => (value > 0 ? `${value}` : "");
@@ -95,6 +106,7 @@
       list(data.kind === "iou" ? "Lowest mean IoU (sample index)" : "Largest absolute error (sample index)",
         found.lost_samples, found.lost, (value) => `${Math.abs(value)}`);
     }
+    body.append(...pictures);
     panel.showModal();
   }
   document.addEventListener("click", (event) => {
