@@ -1,8 +1,9 @@
-"""YAML files of settings: keys and values, each key once."""
+"""YAML files of settings: keys and values, each key once; and which of them are secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from lightning_mm.errors import LightningMMError, shown
 
 DEEPEST = 100
 """Levels of lists and mappings inside each other that a file may have."""
+MASK = "***"
+"""Replaces the value of a secret."""
+_SECRET = re.compile(
+    r"(?i)(^|.*[_.-])(api[_-]?key|access[_-]?key|private[_-]?key|secret|secret[_-]?key|password|passwd|credentials?|"
+    r"(auth|access|api|hf|bearer|refresh|wandb)[_-]token)$|^token$"
+)
+"""Names of settings whose values must not be saved or sent."""
+Place = tuple[str | int, ...]
+"""Keys and positions that lead to a value."""
 
 
 def read_settings(path: Path, line_first: bool = True) -> dict[str, Any]:
@@ -46,6 +56,47 @@ def read_settings(path: Path, line_first: bool = True) -> dict[str, Any]:
     if odd is not None:
         raise LightningMMError(f"{path}: expected names of settings as keys, got {odd!r}")
     return content
+
+
+def without_secrets(value: Any) -> Any:
+    """Copy nested settings with the values of names such as ``api_key`` replaced by ``***``.
+
+    References such as ``${oc.env:KEY}`` stay as they are.
+
+    Example:
+        >>> without_secrets({"lr": 0.1, "api_key": "abc", "hub": {"password": "${oc.env:PASSWORD}"}})
+        {'lr': 0.1, 'api_key': '***', 'hub': {'password': '${oc.env:PASSWORD}'}}
+    """
+    return mapped(value, lambda place, leaf: MASK if _is_secret(place, leaf) else leaf)
+
+
+def tell_secrets(words: Sequence[str]) -> bool:
+    """Whether the words of a command give a value to a name such as ``api_key``, which programs may record.
+
+    Example:
+        >>> tell_secrets(["fit", "--model.init_args.api_key=abc"]), tell_secrets(["fit", "--seed_everything", "1"])
+        (True, False)
+    """
+    for word, following in zip(words, [*words[1:], ""]):
+        name, equals, value = word.lstrip("-").partition("=")
+        if _is_secret((name,), value if equals else following) and (equals or word.startswith("-")):
+            return True
+    return False
+
+
+def mapped(value: Any, change: Callable[[Place, Any], Any], place: Place = ()) -> Any:
+    """Copy nested settings with every leaf changed."""
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change, (*place, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped(item, change, (*place, position)) for position, item in enumerate(value)]
+    return change(place, value)
+
+
+def _is_secret(place: Place, leaf: Any) -> bool:
+    name = next((one for one in reversed(place) if isinstance(one, str)), "")  # of a value, or of the list it is in
+    told = isinstance(leaf, (str, int)) and not isinstance(leaf, bool) and "${" not in str(leaf) and leaf != ""
+    return told and _SECRET.match(name) is not None
 
 
 class _Distinct(yaml.SafeLoader):

@@ -74,7 +74,7 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, 
         again: Whether finished runs whose settings have changed may be deleted and run again.
         command: How the study was started, for the report.
     """
-    from lightning_mm.compare import collect, processes, run_study, write
+    from lightning_mm.compare import collect, draw, processes, run_study, write
     from lightning_mm.compare.look import configs_to_look_at
     from lightning_mm.compare.plan import Plan
     from lightning_mm.compare.step_runner import finished
@@ -94,10 +94,14 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, 
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs, command)
+    drawn = draw(study, facts, choices, result)
     if study.wandb is not None:
-        _log(study, result)
+        from lightning_mm.compare.record import record_study
+
+        record_study(study, facts, choices, result, drawn)
     print_table(result, study.metric)
-    print("written: " + ", ".join(map(str, written.values())))
+    places = [*written.values(), *([drawn[0].path.parent] if drawn else [])]
+    print("written: " + ", ".join(map(str, places)))
     page = write_report([study.results], study.results / "report.html", study.metric)
     print(f"report: {page['html']}")
     return result
@@ -241,12 +245,3 @@ def _check_wandb(arguments: Mapping[str, Any]) -> None:
     tags = arguments.get("tags")
     if tags is not None and not (isinstance(tags, list) and all(isinstance(one, str) for one in tags)):
         raise LightningMMError(f"wandb: tags: expected a list of texts, got {tags!r}")
-
-
-def _log(study: Study, result: SweepResult) -> None:
-    from lightning_mm.tracking import OfflineFirstWandbLogger, log_sweep
-
-    settings = {"project": "lightning-mm", "name": f"compare-{study.name}", "save_dir": str(study.out)}
-    logger = OfflineFirstWandbLogger(**{**settings, **(study.wandb or {})})
-    log_sweep(logger, result)
-    logger.experiment.finish()

@@ -37,6 +37,7 @@ VERBS = {
     "rescore": "compute other metrics of a finished sweep from the statistics of its samples, without the network",
     "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "report": "one HTML page of finished sweeps: tables, charts, importance, samples that a method loses",
+    "dashboard": "a workspace and a report of Weights & Biases over the runs of studies",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
@@ -167,6 +168,10 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.report import run_report
 
         return lambda args: run_report(args[1:])
+    if verb == "dashboard":
+        from lightning_mm.cli.dashboard import run_dashboard
+
+        return lambda args: run_dashboard(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 

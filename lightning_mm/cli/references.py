@@ -8,15 +8,9 @@ from typing import Any
 
 import yaml
 
-Path = tuple[str | int, ...]
+from lightning_mm.settings_files import Place, mapped, without_secrets
 
 _FROM_ENVIRONMENT = "oc.env"
-_SECRET = re.compile(
-    r"(?i)(^|.*[_.-])(api[_-]?key|access[_-]?key|private[_-]?key|secret|secret[_-]?key|password|passwd|credentials?|"
-    r"(auth|access|api|hf|bearer|refresh|wandb)[_-]token)$|^token$"
-)
-"""Names of settings whose values nobody else may read."""
-MASK = "***"
 
 
 class References:
@@ -28,7 +22,7 @@ class References:
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
-        self.raw: dict[Path, str] = {}
+        self.raw: dict[Place, str] = {}
 
     def note(self, config: Any) -> None:
         """Note the places of all references in a whole config that is not resolved yet."""
@@ -45,13 +39,13 @@ class References:
             return text  # that of one class, which is a part of another one
         values = {str(leaf) for path, leaf in _leaves(config) if _FROM_ENVIRONMENT in self.raw.get(path, "")} - {""}
 
-        def keep(path: Path, leaf: Any) -> Any:
+        def keep(path: Place, leaf: Any) -> Any:
             raw = self.raw.get(path)
             if raw is None:
                 return leaf
             return raw if _FROM_ENVIRONMENT in raw or any(value in str(leaf) for value in values) else leaf
 
-        return _dumped(text, _mapped(config, keep))
+        return _dumped(text, mapped(config, keep))
 
 
 def _is_whole(config: Any) -> bool:
@@ -61,15 +55,8 @@ def _is_whole(config: Any) -> bool:
 def masked(text: str) -> str:
     """A config as YAML, in which the values of settings with names such as ``api_key`` are ``***``."""
     config = yaml.safe_load(text)
-    found = _mapped(config, lambda path, leaf: MASK if _is_secret(path, leaf) else leaf)
+    found = without_secrets(config)
     return text if found == config else _dumped(text, found)
-
-
-def _is_secret(path: Path, leaf: Any) -> bool:
-    named = bool(path) and isinstance(path[-1], str) and _SECRET.match(path[-1]) is not None
-    return (
-        named and isinstance(leaf, (str, int)) and not isinstance(leaf, bool) and "${" not in str(leaf) and leaf != ""
-    )
 
 
 def _dumped(before: str, config: Any) -> str:
@@ -78,7 +65,7 @@ def _dumped(before: str, config: Any) -> str:
     return f"{head[0] if head else ''}{yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}"
 
 
-def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def _leaves(value: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, (*path, key))
@@ -87,11 +74,3 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from _leaves(item, (*path, place))
     else:
         yield path, value
-
-
-def _mapped(value: Any, change: Any, path: Path = ()) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _mapped(item, change, (*path, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mapped(item, change, (*path, place)) for place, item in enumerate(value)]
-    return change(path, value)

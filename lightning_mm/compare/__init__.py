@@ -2,11 +2,11 @@
 
 from lightning_mm.compare.executor import Executor, InProcess, processes
 from lightning_mm.compare.recipes import RECIPES, Recipe
-from lightning_mm.compare.results import collect, write
+from lightning_mm.compare.results import collect, draw, write
 from lightning_mm.compare.runner import run_study
 from lightning_mm.compare.study import Method, Study, read_study
 
 __all__ = [
-    "RECIPES", "Executor", "InProcess", "Method", "Recipe", "Study", "collect", "processes", "read_study", "run_study",
-    "write",
+    "RECIPES", "Executor", "InProcess", "Method", "Recipe", "Study", "collect", "draw", "processes", "read_study",
+    "run_study", "write",
 ]  # fmt: skip

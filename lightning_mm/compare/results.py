@@ -23,6 +23,7 @@ from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
 from lightning_mm.results.files import read, save
 from lightning_mm.results.merge import constant_rows, data_sets_of, merge, renamed
+from lightning_mm.results.pictures import Examples, Picture, merge_examples, read_examples, write_pictures
 from lightning_mm.results.result import SweepResult
 
 MAJORITY = "majority"
@@ -162,3 +163,17 @@ def write(
     text = json.dumps(content, indent=1, default=str)
     written["study"] = write_atomically(study.results / "study.json", f"{text}\n")
     return written
+
+
+def draw(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], result: SweepResult) -> list[Picture]:
+    """Draw the predictions of a finished study, one picture per combination; samples are those of the first seed."""
+    plan, found = Plan(study), list[Examples]()
+    for method in study.methods:
+        if method.name == BASE:
+            continue
+        for step in plan.sweeps(method, study.seeds[0], (choices.get(method.name) or {}).get("value"), "test"):
+            one = None if "skipped" in facts[step.marker] else read_examples(step.folder / "sweep")
+            if one is not None:
+                own = {(method.name, study.modalities.canonical(name)): v for (_, name), v in one.predictions.items()}
+                found.append(replace(one, predictions=own))
+    return write_pictures(result, study.results, merge_examples(found))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
+
+from lightning_mm.settings_files import tell_secrets
 
 DEFAULT_SERVER = "https://api.wandb.ai"
 
@@ -45,11 +48,15 @@ class OfflineFirstWandbLogger(WandbLogger):
         flush_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
+        settings: dict[str, Any] = {}
         if flush_seconds is not None:
+            settings["x_transaction_log_flush_interval"] = flush_seconds
+        if tell_secrets(sys.argv):  # W&B keeps the command
+            settings["x_disable_meta"] = True
+        if settings and kwargs.get("settings") is None:
             import wandb
 
-            if kwargs.get("settings") is None:
-                kwargs["settings"] = wandb.Settings(x_transaction_log_flush_interval=flush_seconds)
+            kwargs["settings"] = wandb.Settings(**settings)
         # W&B writes to the temporary folder of the system if this one is missing.
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         # `mode`, as Lightning's `offline` changes the environment of the whole process; jsonargparse passes None for
@@ -63,6 +70,17 @@ class OfflineFirstWandbLogger(WandbLogger):
         # Lightning passes None, which W&B warns of.
         if self._wandb_init.get("anonymous") is None:
             self._wandb_init.pop("anonymous", None)
+
+    def set_defaults(self, **arguments: Any) -> None:
+        """Set arguments of ``wandb.init`` that the config leaves out, such as ``job_type``; before the run opens."""
+        for name, value in arguments.items():
+            if self._wandb_init.get(name) is None:
+                self._wandb_init[name] = value
+
+
+def is_of_wandb(error: Exception) -> bool:
+    """Whether W&B raised an error: no server, no login, a request that is refused."""
+    return type(error).__module__.partition(".")[0] == "wandb"
 
 
 def wandb_mode() -> Literal["online", "offline", "shared", "disabled"]:

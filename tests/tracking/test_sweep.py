@@ -80,9 +80,11 @@ def test_table_and_picture_are_in_the_run(run_folder: Path) -> None:
     assert int(entry["sweep/table.nrows"]) == 13
     table = json.loads((run_folder / "files" / entry["sweep/table.path"]).read_text())
     assert table["columns"][:7] == ["method", "combination", "n_available", "metric", "value", "n", "seed"]
-    assert ["adapted", "rgb+depth", 2, "miou", 0.5, 7, 3, 0.01, 0.99] in table["data"]
-    assert ["zero_fill", "rgb", 1, "iou_car", None, 7, 3, None, None] in table["data"]
-    picture = run_folder / "files" / entry["sweep/heat_map.path"]
+    assert ["adapted", "rgb+depth", 2, "miou", 0.5, 7, 3, 0.01, 0.99, "max"] in table["data"]
+    assert ["zero_fill", "rgb", 1, "iou_car", None, 7, 3, None, None, "max"] in table["data"]
+    items = [record["history"]["item"] for record in inspect(run_folder) if record["type"] == "history"]
+    (place,) = [item["sweep/heat_map.path"] for item in items if "sweep/heat_map.path" in item]
+    picture = run_folder / "files" / place
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

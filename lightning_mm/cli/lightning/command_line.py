@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_mm.callbacks import PredictionWriter
+from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter
 from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
 from lightning_mm.cli.lightning.checkpoint_files import check_content, check_places, use_whole_checkpoints
 from lightning_mm.cli.lightning.parser import plain_config
@@ -19,6 +19,7 @@ from lightning_mm.cli.lightning.stop_in_order import StopInOrder
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import UsageError, shown
 from lightning_mm.files import check_folder
+from lightning_mm.tracking import OfflineFirstWandbLogger, log_fit
 
 CHECKPOINT_WORDS = ("last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself; ``best`` it knows in the process that trained alone."""
@@ -76,6 +77,8 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         check_places(self.trainer)
+        adapts = any(isinstance(one, FrozenBackboneAdapter) for one in self.trainer.callbacks)  # type: ignore[attr-defined]
+        self._set_job_type("adapt" if adapts else "base")
         if self.stop is not None:
             self.trainer.callbacks.append(StopInOrder(self.stop))  # type: ignore[attr-defined]
         self.datamodule.setup("fit")
@@ -86,6 +89,7 @@ class CommandLine(LightningCLI):
         trained = (one.numel() for one in self.model.parameters() if one.requires_grad)
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         self.facts = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "trained": sum(trained)}
+        log_fit(self.trainer.loggers, self.facts)
 
     def before_test(self) -> None:
         self.datamodule.setup("test")
@@ -97,9 +101,15 @@ class CommandLine(LightningCLI):
 
     def sweep(self, **settings: Any) -> None:
         """Run the trainer's sweep with the whole config, which it keeps with the results."""
+        self._set_job_type("sweep")
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+    def _set_job_type(self, job_type: str) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, OfflineFirstWandbLogger):
+                logger.set_defaults(job_type=job_type)
 
     def after_look(self) -> None:
         self.facts = facts_of(self.model, self.datamodule)

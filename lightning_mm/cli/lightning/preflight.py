@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,10 +65,14 @@ def _few(batch: dict[str, Any]) -> dict[str, Any]:
 
 def first_batch(datamodule: LightningDataModule, split: str) -> Any:
     """The first batch of ``test``, or else of the validation split."""
+    return next(batches_of(datamodule, split))
+
+
+def batches_of(datamodule: LightningDataModule, split: str) -> Iterator[Any]:
+    """The batches of ``test``, or else of the validation split."""
     datamodule.prepare_data()
     datamodule.setup("test" if split == "test" else "validate")
-    loader = datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
-    return next(iter(loader))
+    return iter(datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader())
 
 
 def look_at_task(trainer: Trainer, model: LightningModule, datamodule: LightningDataModule) -> None:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from lightning_mm.cli.lightning.preflight import first_batch
+from lightning_mm.adapters.saving.fingerprint import fingerprint
+from lightning_mm.adapters.saving.folder import save_adapter
+from lightning_mm.callbacks.checkpoints import saver_of
+from lightning_mm.cli.lightning.preflight import batches_of, first_batch
 from lightning_mm.cli.lightning.weights import adapters_of, attach_and_load, check_weights
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder
 from lightning_mm.missing import FixedCombination
 from lightning_mm.results.files import save
+from lightning_mm.results.pictures import FOLDER, Examples, Picture, write_examples, write_pictures
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
 from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.examples import collect_examples
 from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
-from lightning_mm.tracking import log_sweep
+from lightning_mm.tracking import log_result
+
+ADAPTER = "adapter"
+"""Folder of the adapter in that of a sweep."""
 
 
 def sweep_task(
@@ -39,6 +49,7 @@ def sweep_task(
     bootstrap: int = 1000,
     seed: int | None = None,
     baseline: bool = True,
+    pictures: bool = True,
     config: dict[str, Any] | None = None,
     reuse: bool = True,
 ) -> SweepResult:
@@ -57,11 +68,12 @@ def sweep_task(
         also: Further methods of the same network: name in the table to checkpoint.
         rows: Further methods that need no training, of the network without an adapter, e.g. [feature_mean, mean_fill];
             what they take from the training split is written next to the table.
-        out: Folder for sweep.csv, .json, .md, .png and sweep_samples.npz; by default sweep/ in default_root_dir, or
-            sweep_val/ for the validation split.
+        out: Folder for sweep.csv, .json, .md, .png, sweep_samples.npz and pictures/; by default sweep/ in
+            default_root_dir, or sweep_val/ for the validation split. An adapter is saved in adapter/.
         bootstrap: Replicates for intervals over samples; 0 for none.
         seed: Seed of the training run, written to every row of the table; by default that of seed_everything.
         baseline: Whether a network with an adapter is swept with it switched off too, as zero_fill.
+        pictures: Whether predictions are drawn: one picture per combination, in pictures/.
         config: The configuration of the run, kept in sweep.json.
         reuse: Whether modules with the same input in several combinations, such as encoders, run once per batch for
             these; sweep.json names them, or says why there is none.
@@ -97,10 +109,12 @@ def sweep_task(
     if trainer.is_global_zero:
         # The files first: what happens to W&B or to the terminal after this loses nothing.
         written = save(result, folder)
-        for logger in trainer.loggers:
-            log_sweep(logger, result)
+        drawn = _draw(trainer, model, others, datamodule, split, result, folder) if pictures else []
+        adapter = _save_adapter(model, folder)
+        if trainer.loggers:
+            log_result(trainer.loggers, result, drawn, written["png"], adapter)
         print_table(result)
-        print("written: " + ", ".join(map(str, written.values())))
+        print("written: " + ", ".join(map(str, [*written.values(), *([folder / FOLDER] if drawn else [])])))
     return result
 
 
@@ -121,6 +135,34 @@ def _rows(
         raise LightningMMError("rows: give the task its base_ckpt; the checkpoint of an adapter does not hold the base")
     datamodule.prepare_data()
     return dict(rows_of(plain, rows, datamodule, folder))
+
+
+def _draw(
+    trainer: Trainer,
+    model: LightningModule,
+    others: Mapping[str, LightningModule],
+    datamodule: LightningDataModule,
+    split: str,
+    result: SweepResult,
+    folder: Path,
+) -> list[Picture]:
+    """Draw the predictions of a sweep; samples of a network that is split over processes are left out."""
+    examples = Examples()
+    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        methods = {name: others.get(name, model) for name in result.methods}
+        examples = collect_examples(methods, batches_of(datamodule, split), result)
+    if examples.predictions or examples.class_names:
+        write_examples(examples, folder)
+    return write_pictures(result, folder, examples)
+
+
+def _save_adapter(model: LightningModule, folder: Path) -> Path | None:
+    """Save the adapter that was swept next to its figures, unless the trainer has converted its base."""
+    saver = saver_of(model)
+    if saver is None or fingerprint(saver.network) != saver.base_fingerprint:
+        return None
+    save_adapter(saver.adapter, saver.network, folder / ADAPTER)
+    return folder / ADAPTER
 
 
 def _trained_for(datamodule: LightningDataModule, given: list[str] | None) -> list[str] | None:

@@ -1,0 +1,223 @@
+"""A study in offline runs, read back with W&B's own reader: figure by figure what ``sweep.csv`` holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.results import read
+from lightning_mm.tracking.record import PlannedRun, SweepRecord, write_runs
+from lightning_mm.tracking.record.content import full_unchanged
+from tests.support.recorded_study import FINGERPRINT, SECRET, record
+from tests.support.sweep_results import small_sweep
+
+
+class Run:
+    """What the reader says of one offline run."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        self.folder = folder
+        self.text = answer.stdout
+        self.records = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
+
+    def of(self, kind: str) -> list[Any]:
+        return [record[kind] for record in self.records if record["type"] == kind]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [one["item"] for one in self.of("history")]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {key: value for line in self.history for key, value in line.items()}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for one in self.of("summary"):
+            found.update(one.get("update") or {})
+        return found
+
+    @property
+    def start(self) -> dict[str, Any]:
+        return self.of("run")[0]
+
+    def table(self, key: str) -> dict[str, Any]:
+        return json.loads((self.folder / "files" / self.values[f"{key}.path"]).read_text())
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, Run]]:
+    """The folder of the study, its ids, and its runs by key."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHTNING_MM_TEST_SECRET", "of-the-environment")
+        ids = record(folder)
+    places = {key: list((folder / "runs" / "wandb").glob(f"offline-run-*-{name}")) for key, name in ids.items()}
+    assert all(len(found) == 1 for found in places.values()), "one folder per run"
+    return folder, ids, {key: Run(found[0]) for key, found in places.items()}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "report" / "sweep.csv").read_text().splitlines()))
+
+
+def test_every_figure_of_the_csv_is_in_the_run_of_its_method_and_seed(recorded: Any) -> None:
+    folder, _, runs = recorded
+    assert list(runs) == [
+        "base/seed0",
+        "base/seed1",
+        *(f"{m}/seed{k}" for m in ("zero_fill", "adapted") for k in (0, 1)),
+        "study",
+    ]
+    for row in rows(folder):
+        run = runs[f"{row['method']}/seed{row['seed']}"]
+        assert run.values[f"sweep/{row['combination']}/{row['metric']}"] == float(row["value"])
+    for key, run in runs.items():
+        if "seed" in key and "base" not in key:
+            method, seed = key.split("/seed")
+            own = [row for row in rows(folder) if (row["method"], row["seed"]) == (method, seed)]
+            figures = {name for name in run.history[0] if name.split("/")[0] == "sweep"}
+            assert {f"sweep/{row['combination']}/{row['metric']}" for row in own} <= figures
+
+
+def test_the_long_table_is_the_csv_with_directions(recorded: Any) -> None:
+    folder, _, runs = recorded
+    table = runs["study"].table("sweep/table")
+    assert table["columns"] == [*rows(folder)[0], "direction"]
+    written = [["" if cell is None else str(cell) for cell in line[:-1]] for line in table["data"]]
+    assert written == [list(row.values()) for row in rows(folder)]
+    assert {line[-1] for line in table["data"]} == {"max"}
+
+
+def test_summaries_follow_the_direction_of_the_metric(recorded: Any) -> None:
+    _, _, runs = recorded
+    defined = {one.get("name"): one for one in runs["adapted/seed0"].of("metric")}
+    assert defined["sweep/a+b/accuracy"]["summary"] == {"max": True}
+    assert defined["sweep/drop/accuracy"]["summary"] == {"min": True}
+    assert defined["curve/accuracy"]["step_metric"] == "curve/missing"
+
+
+def test_summary_groups_job_types_and_tags(recorded: Any) -> None:
+    folder, _, runs = recorded
+    result = read(folder / "report")
+    kinds = {key: (run.start["run_group"], run.start["job_type"]) for key, run in runs.items()}
+    assert {group for group, _ in kinds.values()} == {"tiny"}
+    assert {key.split("/")[0]: job for key, (_, job) in kinds.items()} == {
+        "base": "base", "zero_fill": "sweep", "adapted": "adapt", "study": "sweep",
+    }  # fmt: skip
+    assert {"mine", "adapted", "seed1", "adapt"} <= set(runs["adapted/seed1"].start["tags"])
+    summary = runs["adapted/seed1"].summary
+    own = [row.value for row in result.rows if row.method == "adapted" and row.seed == 1]
+    assert summary["summary/mean"] == pytest.approx(sum(own[:-1]) / 6)
+    assert summary["summary/worst"] == min(own)
+    assert summary["summary/full"] == own[-1]
+    assert summary["summary/drop"] == pytest.approx(0)
+    assert summary["summary/parameters"] == 7
+    assert summary["summary/seconds"] == 2.0
+    assert summary["summary/full_unchanged"] == 0.0
+    assert runs["base/seed0"].summary["summary/seconds"] == 2.0
+    assert runs["study"].summary["summary/adapted/mean"] == pytest.approx(result.mean("adapted"))
+
+
+def test_curves_have_one_line_per_number_of_missing_modalities(recorded: Any) -> None:
+    _, _, runs = recorded
+    lines = [line for line in runs["adapted/seed0"].history if "curve/missing" in line]
+    assert [line["curve/missing"] for line in lines] == [0, 1, 2]
+    assert [line["curve/primary"] for line in lines] == pytest.approx([0.6, 0.6, 0.6])
+
+
+def test_charts_pictures_and_heat_map(recorded: Any) -> None:
+    folder, _, runs = recorded
+    study = runs["study"]
+    for name in ("mean", "drop", "heat_map"):
+        assert study.table(f"sweep/chart/{name}_table")["data"]
+    assert len(study.table("sweep/chart/heat_map_table")["data"]) == 2 * 7
+    assert not [key for run in runs.values() if run is not study for key in run.values if key.startswith("sweep/table")]
+    for combination in ("a", "b+c", "a+b+c"):
+        place = study.values[f"sweep/pictures/confusion/{combination}.path"]
+        drawn = folder / "report" / "pictures" / f"confusion_{combination}.png"
+        assert (study.folder / "files" / place).read_bytes() == drawn.read_bytes()
+    assert (study.folder / "files" / study.values["sweep/heat_map.path"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_adapters_are_artifacts_with_a_manifest_and_their_base(recorded: Any) -> None:
+    _, ids, runs = recorded
+    logged = runs["adapted/seed0"].of("artifact")
+    names = {one["name"]: one for one in logged}
+    assert [one["name"] for one in runs["study"].of("artifact")] == [f"run-{ids['study']}-sweep-table"]
+    assert set(names) == {f"base-{FINGERPRINT[:16]}", "adapter-tiny-adapted-seed0"}
+    base, adapter = names[f"base-{FINGERPRINT[:16]}"], names["adapter-tiny-adapted-seed0"]
+    assert base["use_after_commit"], "the base is an input of the run"
+    assert not adapter.get("use_after_commit")
+    files = {one["path"] for one in adapter["manifest"]["contents"]}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+    metadata = json.loads(adapter["metadata"])
+    assert metadata["base"] == {"artifact": base["name"], "fingerprint": FINGERPRINT}
+    assert metadata["method"] == "adapted"
+    produced = runs["base/seed0"].of("artifact")
+    assert [one["digest"] for one in produced] == [base["digest"]], "one artifact, whoever logs it"
+
+
+def test_no_secret_is_sent(recorded: Any) -> None:
+    _, _, runs = recorded
+    for run in runs.values():
+        content = run.text + "".join(
+            path.read_text(errors="replace") for path in run.folder.rglob("*") if path.is_file()
+        )
+        assert SECRET not in content
+        assert "of-the-environment" not in content
+    assert '"***"' in runs["study"].text.replace("\\", "")
+    assert "${oc.env:LIGHTNING_MM_TEST_SECRET}" in runs["study"].text
+
+
+def test_a_recorded_study_is_not_written_again(recorded: Any) -> None:
+    folder, ids, _ = recorded
+    before = sorted((folder / "runs" / "wandb").iterdir())
+    assert record(folder) == ids
+    assert sorted((folder / "runs" / "wandb").iterdir()) == before
+
+
+def test_an_open_offline_run_is_replaced(tmp_path: Path) -> None:
+    planned = [PlannedRun("adapted/seed0", "adapt", SweepRecord(small_sweep(), ["adapted"], 0))]
+    settings = {"save_dir": str(tmp_path)}
+    ids = write_runs(planned, tmp_path, "group", settings)
+    ledger = tmp_path / "wandb_runs.json"
+    ledger.write_text(ledger.read_text().replace("finished", "open"))
+    assert write_runs(planned, tmp_path, "group", settings) == ids
+    (left,) = (tmp_path / "wandb").glob("offline-run-*")
+    synced = left / f"run-{ids['adapted/seed0']}.wandb.synced"
+    synced.touch()
+    ledger.write_text(ledger.read_text().replace("finished", "open"))
+    write_runs(planned, tmp_path, "group", settings)
+    assert synced.exists(), "what has been synced stays"
+
+
+def test_a_damaged_ledger(tmp_path: Path) -> None:
+    (tmp_path / "wandb_runs.json").write_text('{"study_id": "abcdef12", "runs": {"a": {"id": "../x"}}}')
+    with pytest.raises(LightningMMError, match=r"wandb_runs.json is damaged .*; remove it to record the study again"):
+        write_runs([], tmp_path, "group", {"mode": "offline"})
+
+
+def test_nothing_is_recorded_where_wandb_is_disabled(tmp_path: Path) -> None:
+    assert write_runs([PlannedRun("a", "sweep")], tmp_path, "group", {"mode": "disabled"}) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_full_combination_is_unchanged_or_not() -> None:
+    result = small_sweep()
+    assert full_unchanged(result, "zero_fill") == 1.0
+    assert full_unchanged(result, "adapted") == 0.0
+    equal = [row for row in result.rows if row.method == "zero_fill"]
+    result.rows = equal + [type(row)("adapted", *list(vars(row).values())[1:]) for row in equal]
+    assert full_unchanged(result, "adapted") == 1.0
+    assert full_unchanged(result, "nobody") is None
