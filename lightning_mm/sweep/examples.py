@@ -20,7 +20,7 @@ from lightning_mm.results.pictures.examples import IGNORED
 from lightning_mm.results.pictures.write import drawn_combinations
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ZERO_FILL
-from lightning_mm.sweep.module import observed_of
+from lightning_mm.sweep.observed import observed_of
 from lightning_mm.tree import take_rows, tensors_of
 
 SAMPLES, BATCHES = 3, 8
