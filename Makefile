@@ -47,6 +47,7 @@ bench: $(INSTALLED) ## Time adapters and folding against the base, in alternatin
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python experiments/benchmarks/adapters.py
 	$(BIN)/python experiments/benchmarks/reference_networks.py
+	$(BIN)/python experiments/benchmarks/sweeps.py
 
 clean: ## Remove what builds and runs leave behind; .venv stays.
 	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache

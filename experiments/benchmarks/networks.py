@@ -87,16 +87,18 @@ def two_encoders() -> LateFusionClassifier:
 
 
 class Blocks(nn.Module):
-    """A fusion of vectors by residual blocks: as expensive as its depth."""
+    """A fusion of vectors by wide residual blocks: as expensive as its depth."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        wide = 32 * width
+        blocks = (nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, width)) for _ in range(depth))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, features: Sequence[Tensor], available: Tensor | None = None) -> Tensor:
         x = torch.stack(list(features)).sum(0)
         for block in self.blocks:
-            x = x + F.relu(block(F.normalize(x)))
+            x = x + block(F.normalize(x))
         return x
 
 

@@ -1,6 +1,6 @@
 """The cost of a sweep over all 15 combinations of four modalities, relative to 15 separate test passes.
 
-    python experiments/benchmarks/sweeps.py [--pairs 6] [--only base behind layers share] [--out FOLDER]
+    python experiments/benchmarks/sweeps.py [--pairs 5] [--batches 8] [--only base ...] [--out FOLDER]
 
 Both are timed from the start of their first batch to the end of their last one, in alternating pairs; the trial that
 finds what a sweep may reuse is a part of the first batch. Absolute times only apply to one machine.
@@ -35,13 +35,14 @@ from lightning_mm.tasks import ClassificationTask
 
 HERE = Path(__file__).resolve().parent
 NAMES = Modalities(["rgb", "depth", "thermal", "event"])
-SIZE, BATCHES, BATCH = 48, 8, 16
-"""Pixels along an image; batches of a pass; samples of a batch."""
+SIZE, BATCH = 64, 32
+"""Pixels along an image; samples of a batch."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=8, help="of one pass")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "benchmarks")
     options = parser.parse_args()
@@ -49,42 +50,47 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|litlogger)")
     rows: list[Ratio] = []
     for part in options.only:
-        for row in PARTS[part](options.pairs):
+        for row in PARTS[part](options.pairs, options.batches):
             print(row.row(), flush=True)
             rows.append(row)
     write(rows, options.out, "sweeps", options.pairs)
 
 
-def base(pairs: int) -> Iterator[Ratio]:
+def base(pairs: int, batches: int) -> Iterator[Ratio]:
     """Time a base without adapter."""
     task = make_task()
     share = share_of_encoders(task, pairs)
     yield share
-    yield of_passes(f"base alone, encoders {share.median:.0%} of the cost", task, pairs, limit="0.15")
+    yield of_passes(f"base alone, encoders {share.median:.0%} of the cost", task, pairs, batches, limit="0.15")
 
 
-def share(pairs: int) -> Iterator[Ratio]:
+def share(pairs: int, batches: int) -> Iterator[Ratio]:
     """Time bases with a more expensive head: what runs in every combination bounds what a sweep can save."""
-    for depth in (8, 24):
+    for depth in (2, 6):
         task = make_task(depth)
         part = share_of_encoders(task, pairs)
-        yield of_passes(f"base alone, encoders {part.median:.0%} of the cost", task, pairs)
+        yield of_passes(f"base alone, encoders {part.median:.0%} of the cost", task, pairs, batches)
 
 
-def behind(pairs: int) -> Iterator[Ratio]:
+def behind(pairs: int, batches: int) -> Iterator[Ratio]:
     """Time SSF on all layers but those of the encoders."""
     task = make_task(adapted=True, exclude=["encoders.*"])
-    yield of_passes("SSF behind the encoders", task, pairs, limit="0.25")
+    yield of_passes("SSF behind the encoders", task, pairs, batches, limit="0.25")
 
 
-def layers(pairs: int) -> Iterator[Ratio]:
+def layers(pairs: int, batches: int) -> Iterator[Ratio]:
     """Time SSF on all layers: encoders run for every combination, but not on samples that lack their modality."""
     task = make_task(adapted=True)
-    yield of_passes("SSF on all layers", task, pairs, limit="0.60", every_row=True)
-    yield of_passes("SSF on all layers", task, pairs)
+    yield of_passes("SSF on all layers", task, pairs, batches, limit="0.60", every_row=True)
+    yield of_passes("SSF on all layers", task, pairs, batches)
 
 
-PARTS: dict[str, Callable[[int], Iterator[Ratio]]] = {"base": base, "behind": behind, "layers": layers, "share": share}
+PARTS: dict[str, Callable[[int, int], Iterator[Ratio]]] = {
+    "base": base,
+    "behind": behind,
+    "layers": layers,
+    "share": share,
+}
 
 
 def make_task(depth: int = 0, adapted: bool = False, **settings: Any) -> ClassificationTask:
@@ -112,9 +118,11 @@ def share_of_encoders(task: ClassificationTask, pairs: int) -> Ratio:
     return ratio("encoders / network", encode, partial(network, inputs), 5 * pairs)
 
 
-def of_passes(what: str, task: ClassificationTask, pairs: int, limit: str = "", every_row: bool = False) -> Ratio:
+def of_passes(
+    what: str, task: ClassificationTask, pairs: int, batches: int, limit: str = "", every_row: bool = False
+) -> Ratio:
     """Compare a sweep with 15 test passes, each with the mask of one combination."""
-    loaders = {name: loader(NAMES.mask(name)) for name in NAMES.combinations()}
+    loaders = {name: loader(NAMES.mask(name), batches) for name in NAMES.combinations()}
     full = loaders[NAMES.full]
     adapter: Any = getattr(task, "adapter", None)
 
@@ -170,7 +178,7 @@ def trainer(clock: Clock) -> Trainer:
     )
 
 
-def loader(available: Tensor) -> DataLoader[Any]:
+def loader(available: Tensor, batches: int) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(0)
     samples: Sequence[Any] = [
         {
@@ -180,7 +188,7 @@ def loader(available: Tensor) -> DataLoader[Any]:
             "observed": torch.ones(len(NAMES), dtype=torch.bool),
             "index": row,
         }
-        for row in range(BATCHES * BATCH)
+        for row in range(batches * BATCH)
     ]
     return DataLoader(samples, batch_size=BATCH)  # type: ignore[arg-type]
 

@@ -20,8 +20,8 @@ from lightning_mm.results.texts import is_percent, number
 
 DOT = 18
 """Distance of two dots in pixels."""
-NARROW, WIDE = 58, 96
-"""Width of a method in pixels, at least if there are more than ``MANY``, and at most."""
+NARROW, PHONE, WIDE = 58, 62, 96
+"""Width of a method in pixels: at least if there are more than ``MANY``, at least on a phone, and at most."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,13 @@ class HeatRow:
 
 @dataclass(frozen=True)
 class HeatGroup:
-    """The combinations with one number of missing modalities; a collapsed one has ``worst`` and ``rest``."""
+    """The combinations with one number of missing modalities; a collapsed one has ``worst``, ``rest`` and ``means``."""
 
     title: str
     rows: list[HeatRow]
     worst: list[HeatRow]
     rest: list[HeatRow]
+    means: list[HeatCell]
 
     @property
     def size(self) -> int:
@@ -98,6 +99,11 @@ class HeatMap:
     def least(self) -> int:
         """Width of the table on a narrow screen in pixels."""
         return self.label + self.column * len(self.methods)
+
+    @property
+    def narrowest(self) -> int:
+        """Width of the table in pixels where it would not fit otherwise."""
+        return self.label + min(self.column, PHONE) * len(self.methods)
 
     @property
     def most(self) -> int:
@@ -139,8 +145,9 @@ def heat_map(result: SweepResult, metric: str, position: int) -> HeatMap:
     made = []
     for group in groups(result, metric):
         total = f" · {group.size} combination{'s' if group.size > 1 else ''}" if group.missing else ""
-        parts = ([rows[name] for name in part] for part in (group.best, group.worst, group.rest))
-        made.append(HeatGroup(f"{group.title}{total}", *parts))
+        best, worst, rest = ([rows[name] for name in part] for part in (group.best, group.worst, group.rest))
+        group_means = cells(group.means, -1) if group.size > 1 else []
+        made.append(HeatGroup(f"{group.title}{total}", best, worst, rest, group_means))
     ticks = [high, (low + high) / 2, low] if least else [low, (low + high) / 2, high]
     column = NARROW if len(methods) > MANY else WIDE - 20
     turned = 8 * max(map(len, methods)) > column

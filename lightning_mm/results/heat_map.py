@@ -105,9 +105,7 @@ def _draw_dots(axes: Axes, result: SweepResult, lines: list[Line]) -> None:
     modalities, last = result.modalities, len(lines) + 1
     for row, line in enumerate(lines):
         if isinstance(line, Group):
-            axes.text(
-                -0.55, row + 0.1, f"{line.title} ({line.size})", va="center", fontsize=9, color=INK, weight="bold"
-            )
+            axes.text(-0.55, row + 0.1, line.mean_title, va="center", fontsize=9, color=INK, weight="bold")
             continue
         if isinstance(line, int):
             axes.text(-0.3, row, f"… {line} more", va="center", fontsize=8, color=LINE, style="italic")
@@ -137,7 +135,7 @@ def _draw_cells(axes: Axes, result: SweepResult, grid: NDArray[Any], metric: str
         if row == len(lines) or isinstance(line, int):
             continue
         if isinstance(line, Group):
-            mean = number(line.means[column].value, percent)
+            mean = number(line.means[column].value, percent) if line.size > 1 else ""
             axes.text(column, row + 0.1, mean, ha="center", va="center", fontsize=9, color=INK, style="italic")
             continue
         if math.isfinite(value):

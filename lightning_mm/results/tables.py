@@ -52,8 +52,8 @@ class Block:
 
     Args:
         label: Which combinations, and how many there are.
-        cells: Their mean, one per method.
-        best: Positions of the best methods.
+        cells: Their mean, one per method; empty texts for a single combination.
+        best: Positions of the methods with the best mean.
         first: Positions of the best combinations in the body.
         hidden: How many are not shown.
         last: Positions of the worst combinations in the body.
@@ -145,7 +145,8 @@ def sheet(result: SweepResult, metric: str | None = None, *, intervals: bool = T
         place = {combination: position for position, combination in enumerate(result.combinations)}
         for group in groups(result, metric):
             first, last = [place[name] for name in group.best], [place[name] for name in reversed(group.worst)]
-            blocks.append(Block(f"{group.title} ({group.size})", *line(group.means), first, len(group.rest), last))
+            cells, best = line(group.means) if group.size > 1 else ([""] * len(figures), set())
+            blocks.append(Block(group.mean_title, cells, best, first, len(group.rest), last))
     return Sheet(title, list(names), list(figures), body, [*foot, *costs], [*notes, *result.notes], blocks)
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 PLAIN = {PRESENT: "x", ABSENT: "-", "±": "~", NOTHING: "-", "…": "."}
 """Replacements of letters that an encoding lacks, each as wide as the letter."""
-BLOCKS = "combinations by number of missing modalities: their mean, the best and the worst ones; sweep.csv has all"
+BLOCKS = "by number of missing modalities: their mean, the best and the worst combinations; sweep.csv has all"
+"""The note of a table of blocks."""
 NARROWEST = 14
 """Width of a method's name in the narrow summary, in letters."""
 

@@ -144,12 +144,12 @@ class Recording(Replacement):
         self.calls: list[tuple[Hashable, Hashable] | None] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not comparable((args, kwargs)):
+        if not comparable(leaves_of((args, kwargs))):
             self.calls.append(None)
             return self.forward(*args, **kwargs)
         before = _summed((args, kwargs))
         output = self.forward(*args, **kwargs)
-        fits = comparable(output) and _summed((args, kwargs)) == before  # it may change its inputs in place
+        fits = comparable(leaves_of(output)) and _summed((args, kwargs)) == before  # it may change its inputs in place
         self.calls.append((before, _summed(output)) if fits else None)
         return output
 
@@ -177,8 +177,8 @@ def _digest(nest: Any) -> list[Hashable]:
     ]
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _outermost(found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

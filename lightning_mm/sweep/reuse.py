@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
-from lightning_mm.tree import leaves_of, map_tensors, tensors_of
+from lightning_mm.tree import Path, leaves_of, map_tensors
 
 Forward = Callable[..., Any]
+Leaves = list[tuple[Path, Any]]
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
 """Types of values other than tensors that can be compared."""
 
@@ -35,13 +36,13 @@ class Kept:
     """One call of a module.
 
     Args:
-        call: A copy of its arguments.
+        leaves: Copies of the leaves of its arguments.
         output: A copy of its output.
         constant: Whether all rows of its inputs are equal.
         used: Whether the current batch had this call.
     """
 
-    call: Call
+    leaves: Leaves
     output: Any
     constant: bool
     used: bool = True
@@ -77,16 +78,16 @@ class Memory:
 
     def output(self, module: nn.Module, call: Call, forward: Forward) -> Any:
         """Return the output of a call, from an earlier call with equal arguments if there was one."""
-        calls = self._kept.setdefault(module, [])
+        calls, leaves = self._kept.setdefault(module, []), leaves_of(call)
         for one in calls:
-            if same_values(one.call, call):
+            if same_values(one.leaves, leaves):
                 one.used = True
                 return copied(one.output)
-        if len(calls) >= self.most or not comparable(call):
+        if len(calls) >= self.most or not comparable(leaves):
             return forward(*call[0], **call[1])
-        given = copied(call)
+        given = copied(leaves)
         output = forward(*call[0], **call[1])
-        if comparable(output):
+        if comparable(leaves_of(output)):
             calls.append(Kept(given, copied(output), _has_equal_rows(given)))
         return output
 
@@ -123,19 +124,17 @@ def replaced_forwards(modules: Iterable[nn.Module], make: Callable[[nn.Module], 
         yield
 
 
-def comparable(nest: Any) -> bool:
-    """Return whether a nest holds nothing but dense tensors and plain values, at least one tensor among them."""
-    leaves = [leaf for _, leaf in leaves_of(nest)]
-    return any(isinstance(leaf, Tensor) for leaf in leaves) and all(
+def comparable(leaves: Leaves) -> bool:
+    """Return whether leaves are nothing but dense tensors and plain values, at least one tensor among them."""
+    return any(isinstance(leaf, Tensor) for _, leaf in leaves) and all(
         type(leaf) in PLAIN
         or (type(leaf) in (Tensor, nn.Parameter) and leaf.layout == torch.strided and not leaf.is_nested)
-        for leaf in leaves
+        for _, leaf in leaves
     )
 
 
-def same_values(one: Any, other: Any) -> bool:
+def same_values(ours: Leaves, theirs: Leaves) -> bool:
     """Return whether two nests of comparable leaves are equal, value by value."""
-    ours, theirs = leaves_of(one), leaves_of(other)
     return len(ours) == len(theirs) and all(
         path == place and _same(a, b) for (path, a), (place, b) in zip(ours, theirs)
     )
@@ -160,5 +159,5 @@ def copied(nest: Any) -> Any:
     return map_tensors(nest, copy)
 
 
-def _has_equal_rows(call: Call) -> bool:
-    return all(bool((leaf == leaf[:1]).all()) for leaf in tensors_of(call) if leaf.ndim)
+def _has_equal_rows(leaves: Leaves) -> bool:
+    return all(bool((leaf == leaf[:1]).all()) for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)

@@ -17,7 +17,11 @@ BENCHMARKS = REPOSITORY / "experiments" / "benchmarks"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "only", "rows"),
-    [("adapters", ["absent", "transformer"], 14), ("reference_networks", ["MulT, 24 x 50 steps"], 4)],
+    [
+        ("adapters", ["absent", "transformer"], 14),
+        ("reference_networks", ["MulT, 24 x 50 steps"], 4),
+        ("sweeps", ["base", "layers", "--batches", "1"], 4),
+    ],
 )
 def test_a_table_of_ratios(tmp_path: Path, script: str, only: list[str], rows: int) -> None:
     file = str(BENCHMARKS / f"{script}.py")

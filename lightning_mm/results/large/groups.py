@@ -43,6 +43,11 @@ class Group:
         """``2 missing``."""
         return f"{self.missing} missing" if self.missing else "nothing missing"
 
+    @property
+    def mean_title(self) -> str:
+        """The title of a row with :attr:`means`: ``2 missing: mean of 15``."""
+        return f"{self.title}: mean of {self.size}" if self.size > 1 else self.title
+
 
 def is_large(result: SweepResult) -> bool:
     """Whether a sweep has too many combinations to be read one by one."""
