@@ -44,6 +44,7 @@ IMPORT_NAMES = {
     "onnxscript": ["onnxscript", "onnx_ir"],
     "onnxruntime": ["onnxruntime"],
     "xlsxwriter": ["xlsxwriter"],
+    "pandas": ["pandas"],
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
 
