@@ -195,7 +195,9 @@ def _linear(values: Sequence[float], percent: bool) -> tuple[Callable[[float], f
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
     ticks = [low + step * position for position in range(round((high - low) / step) + 1)]
-    digits = max(0, -math.floor(math.log10(step * (100 if percent else 1))))
+    shown = step * (100 if percent else 1)
+    digits = max(0, -math.floor(math.log10(shown)))
+    digits += not math.isclose(shown, round(shown, digits))  # 2.5 has one more than 2
     return place, [(place(tick), f"{tick * (100 if percent else 1):.{digits}f}") for tick in ticks]
 
 

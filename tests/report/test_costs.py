@@ -88,3 +88,12 @@ def test_a_constant_does_not_press_the_curves_together() -> None:
     chart = drop_chart(alone, "accuracy", looks(alone, "accuracy"))
     assert chart is not None
     assert [one.look.method for one in chart.series] == ["majority"], "unless there is nothing else"
+
+
+def test_ticks_are_written_as_they_are() -> None:
+    result = small_sweep()
+    values = iter([0.5, 0.52, 0.6, 0.51, 0.53, 0.61] * 2)
+    result.rows = [replace(row, value=next(values)) for row in result.rows]
+    chart = drop_chart(result, "accuracy", looks(result, "accuracy"))
+    assert chart is not None
+    assert [text for _, text in chart.y_ticks] == ["50.0", "52.5", "55.0", "57.5", "60.0", "62.5"]
