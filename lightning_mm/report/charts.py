@@ -99,16 +99,22 @@ def looks(result: SweepResult, metric: str) -> list[Look]:
 
 
 def drop_chart(result: SweepResult, metric: str, styles: Sequence[Look]) -> Chart | None:
-    """Mean against the number of missing modalities; ``None`` for one modality, or if no method has a curve."""
+    """Mean against the number of missing modalities; ``None`` for one modality, or if no method has a curve.
+
+    Methods with the same value everywhere are left out, unless all have.
+    """
     percent, count = is_percent(result, metric), len(result.modalities)
-    curves = [result.figures(look.method, metric).curve() for look in styles]
-    values = [point.value for curve in curves for point in curve if math.isfinite(point.value)]
+    curves = {look: result.figures(look.method, metric).curve() for look in styles}
+    found = {look: [point.value for point in own if math.isfinite(point.value)] for look, own in curves.items()}
+    # A constant, such as the share of the most frequent label, would press the others together.
+    curves = {look: own for look, own in curves.items() if len(found[look]) < 2 or _varies(found[look])} or curves
+    values = [value for look in curves for value in found[look]]
     if count < 2 or not values:
         return None
     y, y_ticks = _linear(values, percent)
     xs = [LEFT + (WIDTH - LEFT - RIGHT) * position / (count - 1) for position in range(count)]
     series = []
-    for look, curve in zip(styles, curves):
+    for look, curve in curves.items():
         known = [(xs[k], y(one.value), k, one) for k, one in enumerate(curve) if math.isfinite(one.value)]
         if known:
             texts = [f"{look.method}, {k} missing: {with_spread(one, percent)}" for *_, k, one in known]
@@ -118,6 +124,10 @@ def drop_chart(result: SweepResult, metric: str, styles: Sequence[Look]) -> Char
     ticks = [(place, str(position)) for position, place in enumerate(xs)]
     title, label = "Drop by number of missing modalities", _y_label(result, metric)
     return Chart(title, "missing modalities", label, ticks, y_ticks, _numbered_ends(series))
+
+
+def _varies(values: Sequence[float]) -> bool:
+    return max(values) - min(values) > 1e-9
 
 
 def cost_charts(result: SweepResult, metric: str, styles: Sequence[Look]) -> list[Chart]:
@@ -185,7 +195,9 @@ def _linear(values: Sequence[float], percent: bool) -> tuple[Callable[[float], f
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
     ticks = [low + step * position for position in range(round((high - low) / step) + 1)]
-    digits = max(0, -math.floor(math.log10(step * (100 if percent else 1))))
+    shown = step * (100 if percent else 1)
+    digits = max(0, -math.floor(math.log10(shown)))
+    digits += not math.isclose(shown, round(shown, digits))  # 2.5 has one more than 2
     return place, [(place(tick), f"{tick * (100 if percent else 1):.{digits}f}") for tick in ticks]
 
 

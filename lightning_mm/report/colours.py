@@ -15,6 +15,8 @@ BLUE_TO_RED = (
     "#fbccb4", "#f5aa89", "#e48066", "#d05548", "#ba2832", "#930e26", "#67001f",
 )  # fmt: skip
 """Harms to helps, in sixteenths; the middle is zero."""
+INK = "#22303c"
+"""Dark text on coloured cells, in light and in dark pages."""
 HUES = 7
 """Number of colours of methods, ``--hue0`` to ``--hue6`` in the style sheet (Okabe and Ito, without yellow)."""
 MARKS = ("circle", "square", "triangle", "diamond", "cross")
@@ -31,9 +33,17 @@ def ramp(share: float, stops: Sequence[str] = VIRIDIS) -> str:
 
 
 def is_dark(colour: str) -> bool:
-    """Whether text on this colour must be light."""
-    red, green, blue = (value / 255 for value in _channels(colour))
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+    """Whether white is easier to read on a colour than :data:`INK` (the contrast of WCAG 2)."""
+    own, ink = (0.05 + _luminance(one) for one in (colour, INK))
+    return 1.05 / own > own / ink
+
+
+def _luminance(colour: str) -> float:
+    linear = [
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (channel / 255 for channel in _channels(colour))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def shares(values: Sequence[float], low: float, high: float, reverse: bool) -> list[float]:

@@ -20,7 +20,7 @@ KINDS = {
 """Begin of the name of a file, ``<kind>_<combination>.png``, to its title."""
 WIDEST = 1100
 """Pixels; wider ones are made smaller."""
-COLOURS = 96
+COLOURS = 128
 LARGEST = 4_000_000
 """Bytes of all pictures of a sweep in the page; further ones are left out."""
 
@@ -113,5 +113,5 @@ def _embedded(path: Path) -> tuple[str, tuple[int, int]] | None:
         size = (WIDEST, max(1, round(image.height * WIDEST / image.width)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return data_uri(file.getvalue(), "image/png"), size

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_mm.report.charts import cost_charts, looks
+from lightning_mm.report.charts import cost_charts, drop_chart, looks
 from lightning_mm.report.costs import cost_table, costs_of, latency, operations, size
-from lightning_mm.results import SweepResult
+from lightning_mm.results import SweepResult, constant_rows
 from tests.support.sweep_results import small_sweep
 
 
@@ -75,3 +75,25 @@ def test_results_of_older_releases_have_no_such_table() -> None:
 )
 def test_units(text: str, expected: str) -> None:
     assert text == expected
+
+
+def test_a_constant_does_not_press_the_curves_together() -> None:
+    result = small_sweep()
+    result.rows += constant_rows("majority", 0.01, "accuracy", like=result)
+    chart = drop_chart(result, "accuracy", looks(result, "accuracy"))
+    assert chart is not None
+    assert [one.look.method for one in chart.series] == ["zero_fill", "adapted"]
+    assert [one.look.number for one in chart.series] == [1, 2]
+    alone = replace(result, rows=[row for row in result.rows if row.method == "majority"])
+    chart = drop_chart(alone, "accuracy", looks(alone, "accuracy"))
+    assert chart is not None
+    assert [one.look.method for one in chart.series] == ["majority"], "unless there is nothing else"
+
+
+def test_ticks_are_written_as_they_are() -> None:
+    result = small_sweep()
+    values = iter([0.5, 0.52, 0.6, 0.51, 0.53, 0.61] * 2)
+    result.rows = [replace(row, value=next(values)) for row in result.rows]
+    chart = drop_chart(result, "accuracy", looks(result, "accuracy"))
+    assert chart is not None
+    assert [text for _, text in chart.y_ticks] == ["50.0", "52.5", "55.0", "57.5", "60.0", "62.5"]
