@@ -43,6 +43,7 @@ IMPORT_NAMES = {
     "onnx": ["onnx"],
     "onnxscript": ["onnxscript", "onnx_ir"],
     "onnxruntime": ["onnxruntime"],
+    "wandb-workspaces": ["wandb_workspaces"],
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
 
