@@ -108,7 +108,7 @@ def _predict(task: nn.Module, off: bool, inputs: Any, known: Modalities, combina
     own = {name: _moved(inputs[name], device) for name in one.modalities}
     columns = [known.index(name) for name in one.modalities]
     available = known.mask(combination)[columns][None].to(device)
-    adapter = getattr(one, "adapter", None)
+    adapter: Any = getattr(one, "adapter", None)
     training = task.training
     task.eval()
     with (

@@ -13,10 +13,15 @@ import pytest
 import torch
 import yaml
 
+from lightning_mm.adapters import load
 from lightning_mm.cli import main
 from lightning_mm.results import read
+from lightning_mm.results.pictures import find_pictures, read_examples
 from tests.support.cli_network import TinyNetwork
+from tests.support.offline_run import OfflineRun
 from tests.support.tiny_run import BASE, SSF
+
+WANDB = "lightning_mm.tracking.OfflineFirstWandbLogger"
 
 
 class Runs:
@@ -62,6 +67,43 @@ def test_checkpoints_hold_plain_types_and_load_with_weights_only(runs: Runs) -> 
     adapter = torch.load(runs.ssf_ckpt, weights_only=True)
     assert adapter["state_dict"]
     assert not [key for key in adapter["state_dict"] if key.startswith("model.")]
+
+
+def test_a_sweep_draws_predictions_saves_the_adapter_and_records_both(runs: Runs) -> None:
+    (runs.folder / "logger.yaml").write_text(
+        f"trainer: {{logger: {{class_path: {WANDB}, init_args: {{save_dir: {runs.folder}, project: p}}}}}}\n"
+    )
+    command = ["sweep", *runs.ssf, "-c", str(runs.folder / "logger.yaml"), *runs.into("recorded")]
+    assert main([*command, "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]) == 0
+    out = runs.folder / "recorded" / "sweep"
+    drawn = find_pictures(out, ["rgb", "depth"])
+    assert [one.path.name for one in drawn] == [
+        "segmentation_rgb.png", "segmentation_depth.png", "segmentation_rgb+depth.png",
+    ]  # fmt: skip
+    examples = read_examples(out)
+    assert examples is not None
+    assert set(examples.predictions) == {
+        (m, c) for m in ("zero_fill", "adapted") for c in ("rgb", "depth", "rgb+depth")
+    }
+    full = [examples.predictions[method, "rgb+depth"] for method in ("zero_fill", "adapted")]
+    np.testing.assert_array_equal(*full, "the adapter leaves the full combination as it is")
+    network = TinyNetwork({"rgb": 3, "depth": 1}, 6)
+    state = torch.load(runs.base_ckpt, weights_only=True)["state_dict"]
+    network.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    assert load(out / "adapter", network.eval()) is not None, "the saved adapter fits the base"
+
+    (folder,) = (runs.folder / "wandb").glob("offline-run-*")
+    run = OfflineRun(folder)
+    assert run.start["job_type"] == "sweep"
+    for row in rows_of(out):
+        key = f"sweep/{row['method']}/{row['combination']}/{row['metric']}"
+        assert run.values.get(key) == (float(row["value"]) if row["value"] else None)
+    assert (folder / "files" / run.values["sweep/pictures/segmentation/rgb.path"]).read_bytes() == drawn[
+        0
+    ].path.read_bytes()
+    assert run.summary["summary/adapted/full_unchanged"] == 1.0
+    kinds = {one["type"]: one for one in run.of("artifact")}
+    assert json.loads(kinds["adapter"]["metadata"])["base"]["artifact"] == kinds["base"]["name"]
 
 
 def test_sweep_writes_every_combination_before_and_after(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +26,8 @@ from lightning_mm.missing import (
 )
 from lightning_mm.modalities import Modalities
 from lightning_mm.results import read, save
+from lightning_mm.results.pictures import Examples, read_examples, write_examples
+from lightning_mm.tracking.record.runs import LEDGER, Ledger
 from tests.support.every_kind import NAMES, build, inputs
 from tests.support.export_networks import pair_inputs, write_exports
 from tests.support.fuzz import Change, Tally, changes, copied, examples
@@ -104,6 +107,32 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 save(again, tmp_path / "again")
             # a changed CSV is read with a warning, and alone
             return again.rows == result.rows or not again.samples
+
+        tally.of(action, change)
+
+    run()
+    report(tally, capsys)
+
+
+def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples of pictures, and the ledger of W&B runs."""
+    tally, sound = Tally("records"), tmp_path / "sound"
+    write_examples(Examples(["a"], np.arange(2), {"rgb": np.ones((2, 3, 3, 3), np.uint8)}), sound)
+    ledger = Ledger(sound / LEDGER, "ab" * 8, {})
+    ledger.set("adapted/seed0", id="abc-1", digest="0" * 64, state="open", mode="offline", url=None)
+
+    @examples(300)
+    @given(changes())
+    def run(change: Change) -> None:
+        folder = copied(sound, tmp_path / "changed")
+        change.apply(folder)
+
+        def action() -> bool:
+            again = Ledger.read(folder / LEDGER)
+            for key, state in list(again.runs.items()):
+                again.set(key, **state)
+            found = read_examples(folder)
+            return found is None or found.inputs.get("rgb", np.ones(1)).all()
 
         tally.of(action, change)
 

@@ -24,7 +24,7 @@ from lightning_mm.results.files import write_samples
 from tests.support.studies import fake_command, read
 
 POINTS = ("opened", "figures", "pictures", "artifacts", "finished")
-PROJECT = "studies"
+PROJECT, SEED = "studies", 1
 FINGERPRINT = "ab" * 16
 SECRET = "do-not-send-this"
 
@@ -48,7 +48,13 @@ def finish_study(folder: Path) -> Any:
     settings = {"model.api_key": SECRET, "model.other": "${oc.env:LIGHTNING_MM_TEST_SECRET}"}
     wandb = {"project": PROJECT, "save_dir": str(folder / "runs"), "tags": ["mine"], "flush_seconds": 1.0}
     study = read(
-        folder, name="tiny", out=str(folder / "out"), results=str(folder / "report"), wandb=wandb, settings=settings
+        folder,
+        name="tiny",
+        seeds=[SEED],
+        out=str(folder / "out"),
+        results=str(folder / "report"),
+        wandb=wandb,
+        settings=settings,
     )
     facts, choices = run_study(study, InProcess(lambda step: perform(step, lambda words: command(step, words))), str)
     result = collect(study, facts, choices)

@@ -31,8 +31,7 @@ def tables_and_charts(record: SweepRecord) -> dict[str, Any]:
     found: dict[str, Any] = {TABLE: wandb.Table(list(LONG_COLUMNS), record.table())}
     result = record.seen
     metric = result.primary_metric
-    means = [[method, result.mean(method)] for method in record.recorded]
-    means = [[method, value] for method, value in means if math.isfinite(value)]
+    means = [[method, value] for method in record.recorded if math.isfinite(value := result.mean(method))]
     if means:
         found[BARS] = wandb.plot.bar(
             wandb.Table(["method", "mean"], means), "method", "mean", f"mean {metric} of incomplete combinations"

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock, sha256, write_atomically
@@ -187,7 +187,7 @@ def open_run(one: PlannedRun, mode: str, group: str, arguments: Mapping[str, Any
     return wandb.init(
         **{"project": "lightning-mm", **passed},
         dir=str(folder),
-        mode=mode,
+        mode=cast(Any, mode),
         id=identity,
         name=name,
         group=str(arguments.get("group") or group),
