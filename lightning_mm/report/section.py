@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_mm.errors import UsageError
-from lightning_mm.report.charts import Chart, Look, cost_charts, drop_chart, looks
 from lightning_mm.report.costs import cost_table
 from lightning_mm.report.downloads import KINDS, LABELS, data_uri, file_name, files
-from lightning_mm.report.heat_map import HeatMap, heat_map
+from lightning_mm.report.drawing.charts import Chart, Look, cost_charts, drop_chart, looks
+from lightning_mm.report.drawing.heat_map import HeatMap, heat_map
 from lightning_mm.report.outcomes import LARGE, Outcomes, outcome_table, outcomes
 from lightning_mm.report.pictures import Pictures, pictures
 from lightning_mm.report.robustness import robustness_table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.report.colours import BLUE_TO_RED, is_dark, ramp
+from lightning_mm.report.drawing.colours import BLUE_TO_RED, is_dark, ramp
 from lightning_mm.report.tables import Cell, Table, spread_columns
 from lightning_mm.results.figures import Figure
 from lightning_mm.results.importance import Importance, importance

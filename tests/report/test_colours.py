@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_mm.report.colours import BLUE_TO_RED, INK, VIRIDIS, is_dark, ramp
+from lightning_mm.report.drawing.colours import BLUE_TO_RED, INK, VIRIDIS, is_dark, ramp
 
 
 def luminance(colour: str) -> float:

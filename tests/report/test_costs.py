@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_mm.report.charts import cost_charts, drop_chart, looks
 from lightning_mm.report.costs import cost_table, costs_of, latency, operations, size
+from lightning_mm.report.drawing.charts import cost_charts, drop_chart, looks
 from lightning_mm.results import SweepResult, constant_rows
 from tests.support.sweep_results import small_sweep
 

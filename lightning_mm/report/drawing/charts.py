@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lightning_mm.report.colours import DASHES, HUES, MARKS
 from lightning_mm.report.costs import costs_of, latency, operations, size
+from lightning_mm.report.drawing.colours import DASHES, HUES, MARKS
 from lightning_mm.report.tables import arrow
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.texts import duration, is_percent, with_spread

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.report.colours import VIRIDIS, is_dark, ramp, shares
+from lightning_mm.report.drawing.colours import VIRIDIS, is_dark, ramp, shares
 from lightning_mm.results.figures import Figure
 from lightning_mm.results.large.groups import groups, is_large
 from lightning_mm.results.result import SweepResult

@@ -1,0 +1,1 @@
+"""Charts, heat maps and their colours, as SVG and HTML."""
