@@ -165,6 +165,7 @@ def _cell(step: Step) -> dict[str, Any]:
 def _adapter_settings(cell: Mapping[str, Any]) -> dict[str, str]:
     """Kind, basis and placement of the adapter in a config, as short words."""
     callbacks = (cell.get("trainer") or {}).get("callbacks") or []
+    callbacks = [callbacks] if isinstance(callbacks, Mapping) else callbacks  # a single one without a list
     found = [one for one in callbacks if str(one.get("class_path", "")).endswith("FrozenBackboneAdapter")]
     if not found:
         return {"kind": NONE, "basis": NONE, "placement": NONE}

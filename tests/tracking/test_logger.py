@@ -66,3 +66,18 @@ def test_a_config_that_leaves_the_mode_out_is_offline_too(nothing_set: Path, tmp
     # jsonargparse hands over None for every argument of wandb.init that the config does not name
     logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), mode=None, settings=None)
     assert logger._wandb_init["mode"] == "offline"
+
+
+def test_defaults_fill_what_the_config_leaves_out(nothing_set: Path, tmp_path: Path) -> None:
+    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), group="mine")
+    logger.set_defaults(job_type="sweep", group="other")
+    assert (logger._wandb_init["job_type"], logger._wandb_init["group"]) == ("sweep", "mine")
+
+
+def test_a_command_with_a_secret_is_not_kept(
+    nothing_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lightning-mm", "fit", "--model.init_args.api_key=abc"])
+    assert OfflineFirstWandbLogger(save_dir=str(tmp_path))._wandb_init["settings"].x_disable_meta
+    monkeypatch.setattr("sys.argv", ["lightning-mm", "fit"])
+    assert OfflineFirstWandbLogger(save_dir=str(tmp_path))._wandb_init.get("settings") is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lightning_mm.compare.record import _adapter_settings
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results import read
 from lightning_mm.tracking.record import PlannedRun, SweepRecord, write_runs
@@ -179,3 +180,17 @@ def test_the_full_combination_is_unchanged_or_not() -> None:
     result.rows = equal + [type(row)("adapted", *list(vars(row).values())[1:]) for row in equal]
     assert full_unchanged(result, "adapted") == 1.0
     assert full_unchanged(result, "nobody") is None
+
+
+def test_kind_basis_and_placement_are_read_from_the_config() -> None:
+    callback = {"class_path": "lightning_mm.callbacks.FrozenBackboneAdapter"}
+    assert _adapter_settings({}) == {"kind": "none", "basis": "none", "placement": "none"}
+    plain = {"trainer": {"callbacks": callback}}
+    assert _adapter_settings(plain) == {"kind": "SSF", "basis": "OneHot", "placement": "all"}
+    given = {
+        "adapter": {"class_path": "lightning_mm.adapters.LoRA", "init_args": {"rank": 2}},
+        "basis": {"class_path": "lightning_mm.adapters.Additive"},
+        "placement": {"budget": "0.25 %"},
+    }
+    chosen = {"trainer": {"callbacks": [{"class_path": "x.Y"}, {**callback, "init_args": given}]}}
+    assert _adapter_settings(chosen) == {"kind": "LoRA", "basis": "Additive", "placement": "0.25 %"}
