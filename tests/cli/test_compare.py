@@ -50,7 +50,10 @@ class Studies:
 
     def contents(self, name: str) -> dict[str, Any]:
         """All result files but for what a clock says."""
-        found: dict[str, Any] = {path.name: path.read_bytes() for path in (self.folder / f"{name}_report").iterdir()}
+        folder = self.folder / f"{name}_report"
+        found: dict[str, Any] = {
+            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
         notes = json.loads(found.pop("sweep.json"))
         assert notes.pop("seconds")
         assert notes.pop("inference_seconds")
