@@ -50,6 +50,7 @@ def text(notebook: dict[str, Any]) -> str:
     return "".join(output["text"] for output in outputs(notebook) if output["output_type"] == "stream")
 
 
+@pytest.mark.slow
 def test_adapt_your_network_shows_that_adapting_pays(execute: Any) -> None:
     lines = [line.split() for line in text(execute("adapt_your_network.ipynb")).splitlines()]
     table = {name: (float(before), float(after)) for name, before, _, after in lines}

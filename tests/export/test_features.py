@@ -31,8 +31,9 @@ def inputs(size: int, seed: int) -> dict[str, Tensor]:
     return {"rgb": rgb, "steps": steps}
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
-@pytest.mark.parametrize("backend", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_programs_equal_the_eager_network(backend: str, tmp_path: Path) -> None:
     path = str(tmp_path / "features.safetensors")
     save_features(encoder_features(network(), NAMES, [((inputs(9, 1),), {})]), path)

@@ -96,6 +96,7 @@ def test_networks_of_the_package(tmp_path: Path) -> None:
         Runtime(tmp_path / "segmenter")({"depth": torch.zeros(2, 1, 20, 16)})
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_kinds_and_fills(tmp_path: Path) -> None:
     """A kind that folds, one that does not, a fill that draws numbers, one from a file; an older export is replaced."""

@@ -67,7 +67,14 @@ def fit(
     assert trainer.current_epoch == 3
 
 
-@pytest.mark.parametrize(("adapter", "workers"), [(False, 0), (True, 0), (True, 2)], ids=["base", "adapter", "workers"])
+@pytest.mark.parametrize(
+    ("adapter", "workers"),
+    [
+        pytest.param(False, 0, id="base"),
+        pytest.param(True, 0, id="adapter"),
+        pytest.param(True, 2, id="workers", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, adapter: bool, workers: int) -> None:
     whole, resumed, start = task(), task(), task()
     fit(tmp_path / "whole", whole, adapter)
