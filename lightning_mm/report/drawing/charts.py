@@ -14,7 +14,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.texts import duration, is_percent, with_spread
 
 WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 52, 34, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 34, 16, 46
 """Margins of the plot in pixels."""
 APART = 13
 """Least distance of two numbers at the ends of lines."""
