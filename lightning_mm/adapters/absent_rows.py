@@ -12,12 +12,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lightning_mm.adapters.call import AdapterCall, Current
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
+from lightning_mm.modalities import Modalities, refuse_empty_rows
 from lightning_mm.tree import map_tensors
+
+
+def incomplete_codes(modalities: Modalities, available: Bool[Tensor, "batch modality"]) -> list[int] | None:
+    """Return the combination of each sample, see ``Modalities.code``; None if all samples are complete.
+
+    Raises:
+        LightningMMError: If a row is empty: on a GPU the check of the mask does not look at its values.
+    """
+    codes = modalities.code(available).tolist()
+    if 0 in codes:
+        refuse_empty_rows("`available`", [row for row, code in enumerate(codes) if code == 0])
+    return codes if any(code != 2 ** len(modalities) - 1 for code in codes) else None
 
 
 class Merged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
@@ -16,22 +17,27 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_mm.adapters.absent_rows import AbsentRows
+from lightning_mm.adapters.absent_rows import incomplete_codes
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, Watch
 from lightning_mm.adapters.grouped import GroupedForward
-from lightning_mm.adapters.hooks import EndHook, EntryHook, NetworkHook, OpenHook, SiteHook
+from lightning_mm.adapters.hooks import NetworkHook, register_hooks
 from lightning_mm.adapters.kinds.base import Bank, Kind
-from lightning_mm.adapters.layers.half import HALF
+from lightning_mm.adapters.layers.half import HALF, moved
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
-from lightning_mm.adapters.left_out import OF_THE_NETWORK, listed
+from lightning_mm.adapters.left_out import adapted_and_left_out
 from lightning_mm.adapters.network.eval_mode import FrozenState
-from lightning_mm.adapters.network.inputs import Call, InputPath, check_available, parameter_path
+from lightning_mm.adapters.network.inputs import Call, InputPath, check_available, fill_absent, parameter_path
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
-from lightning_mm.modalities import Modalities, refuse_empty_rows
+from lightning_mm.modalities import Modalities
+
+WITHOUT_MASK = (
+    "was called without `available`, so all modalities count as present; add its FrozenBackboneAdapter to the "
+    "callbacks of this trainer, or call it inside adapter.using(mask)"
+)
 
 
 class Adapter(nn.Module):
@@ -47,8 +53,7 @@ class Adapter(nn.Module):
         encoders: Modality to the name of its encoder, for encoders that may run on a part of the samples.
         grouped: Whether the network runs once per combination.
         for_all: Names of the leaves of a call that are the same for all samples, whatever their size.
-        deep_supervision: Names of modules of the network that follow the mode of the adapter, since they decide what
-            the network returns in training mode; all others stay in eval mode.
+        deep_supervision: Names of modules that follow the mode of the adapter, on which the network's outputs depend.
     """
 
     def __init__(
@@ -66,8 +71,8 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         basis.bind(modalities)
-        self.kind, self.modalities, self.sites, self.paths = kind, modalities, tuple(sites), dict(paths)
-        self.basis, self.fill = basis, fill
+        self.kind, self.basis, self.modalities, self.fill = kind, basis, modalities, fill
+        self.sites, self.paths = tuple(sites), dict(paths)
         self.encoders, self.grouped, self.for_all = dict(encoders), grouped, list(for_all)
         self.deep_supervision = list(deep_supervision)
         self.left_out: dict[str, str] = {}
@@ -96,12 +101,9 @@ class Adapter(nn.Module):
     def summary(self) -> str:
         """Describe in a few lines what is adapted, and what is left out and why."""
         kind, basis, rows = type(self.kind).__name__, type(self.basis).__name__, len(self.basis.names)
-        lines = [
-            f"{kind} on {len(self.sites)} layers, {basis} with {rows} rows for {', '.join(self.modalities)}; at most "
-            f"{self.parameters_per_combination():,} parameters per combination",
-            f"adapted: {', '.join(site.name or OF_THE_NETWORK for site in self.sites)}",
-        ]
-        return "\n".join([*lines, *([f"left out: {listed(self.left_out)}"] if self.left_out else [])])
+        what = f"{kind} on {len(self.sites)} layers, {basis} with {rows} rows for {', '.join(self.modalities)}"
+        what += f"; at most {self.parameters_per_combination():,} parameters per combination"
+        return "\n".join([what, *adapted_and_left_out(self.sites, self.left_out)])
 
     @property
     def device(self) -> torch.device:
@@ -111,19 +113,12 @@ class Adapter(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
         """Keep float32, in which optimizer steps are not lost, when a network is cast to half precision."""
-
-        def kept(tensor: Tensor) -> Tensor:
-            changed = fn(tensor)
-            return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
-
-        return super()._apply(kept, recurse)
+        return super()._apply(partial(moved, fn), recurse)
 
     @property
     def attached(self) -> bool:
         """Whether its hooks are on a network."""
         return self._base is not None
-
-    # attaching ------------------------------------------------------------------------------------------------------
 
     def attach(self, network: nn.Module) -> None:
         """Freeze the network and register the hooks on its modules; its module tree and state_dict do not change."""
@@ -140,21 +135,9 @@ class Adapter(nn.Module):
             self.train(network.training)
         self._base = FrozenState(network, self.deep_supervision)
         self._available_path = parameter_path(network, "available")
-        add, current = self._handles.append, self.current
-        add(network.register_forward_pre_hook(OpenHook(current, self.basis), prepend=True))
-        add(network.register_forward_pre_hook(NetworkHook(self.prepare), with_kwargs=True))
-        modules = dict(network.named_modules())
-        merged = {name: AbsentRows(current, self.modalities.index(one)) for one, name in self.encoders.items()}
-        for name, absent in merged.items():  # outside the hooks of an encoder that is itself adapted
-            add(modules[name].register_forward_pre_hook(absent.enter, with_kwargs=True))
-        for site in self.sites:
-            bank, module = self.bank(site), modules[site.name]
-            if bank.changes_input:
-                add(module.register_forward_pre_hook(EntryHook(current, site, bank), with_kwargs=True))
-            add(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
-        for name, absent in merged.items():
-            add(modules[name].register_forward_hook(absent.leave, with_kwargs=True, always_call=True))
-        add(network.register_forward_hook(EndHook(current), always_call=True))
+        encoders = {name: self.modalities.index(modality) for modality, name in self.encoders.items()}
+        banks = [(site, self.bank(site)) for site in self.sites]
+        self._handles = register_hooks(network, self.current, self.basis, self.prepare, encoders, banks)
         if grouped is not None:
             network.forward = grouped
 
@@ -172,8 +155,6 @@ class Adapter(nn.Module):
         """Set the modes of the network: eval, but that of the adapter for the modules of ``deep_supervision``."""
         if self._base is not None:
             self._base.freeze(self.training)
-
-    # settings for the calls of this thread --------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
@@ -193,13 +174,11 @@ class Adapter(nn.Module):
 
     def disabled(self) -> AbstractContextManager[None]:
         """Run the base without the banks but with filled inputs: the zero-fill baseline."""
-        now = self.current.situation
-        return self.current.setting(now.available, False, now.merges, now.watch)
+        return self.current.changed(enabled=False)
 
     def every_row(self) -> AbstractContextManager[None]:
         """Run encoders on all samples, for callers that read the outputs of their layers."""
-        now = self.current.situation
-        return self.current.setting(now.available, now.enabled, False, now.watch)
+        return self.current.changed(merges=False)
 
     def using(self, available: Tensor | None, watch: Watch | None = None) -> AbstractContextManager[None]:
         """Set ``available`` for calls of the base in this thread that do not pass it.
@@ -211,10 +190,7 @@ class Adapter(nn.Module):
             available: ``Bool[B, M]`` for the samples of these calls; None for all modalities.
             watch: Called before each of these calls, e.g. to refuse samples that the mask does not belong to.
         """
-        now = self.current.situation
-        return self.current.setting(available, now.enabled, now.merges, watch)
-
-    # one call -------------------------------------------------------------------------------------------------------
+        return self.current.changed(available=available, watch=watch)
 
     def prepare(self, network: nn.Module, call: Call) -> Call:
         """Start a call of the base: fill absent inputs, pass ``available`` on, and compute the route.
@@ -224,55 +200,34 @@ class Adapter(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self.freeze()
-        path = self._available_path
+        path, situation = self._available_path, self.current.situation
         given = path.get(call) if path else None
-        available = given if given is not None else self.current.situation.available
+        available = given if given is not None else situation.available
         if available is None:
             if self.expects_mask:
                 self.expects_mask = False
-                warnings.warn(
-                    f"{type(network).__name__} was called without `available`, so all modalities count as present; add "
-                    "its FrozenBackboneAdapter to the callbacks of this trainer, or call it inside adapter.using(mask)",
-                    stacklevel=2,
-                )
+                warnings.warn(f"{type(network).__name__} {WITHOUT_MASK}", stacklevel=2)
             return call
-        if given is None and not tracing() and self.current.situation.watch is not None:
-            inputs = [one.get(call) for one in self.paths.values()]
-            self.current.situation.watch(network, inputs, self.current.situation.enabled)
+        if given is None and not tracing() and situation.watch is not None:
+            situation.watch(network, [one.get(call) for one in self.paths.values()], situation.enabled)
         if path and given is None:
             call = path.put(call, available)
         available = self.check(available, call)
-        call = self.fill_absent(call, available)
-        running = self.current.situation.call
-        assert running is not None
-        self.begin(running, available)
+        call = fill_absent(call, available, self.fill, self.paths)
+        assert situation.call is not None
+        self.begin(situation.call, available)
         return call
 
     def check(self, available: Tensor, call: Call) -> Bool[Tensor, "batch modality"]:
         """Check the shape and dtype of ``available`` and move it to the device; errors as in :meth:`prepare`."""
         return check_available(available, self.modalities, call, self.paths).to(self.device)
 
-    def fill_absent(self, call: Call, available: Bool[Tensor, "batch modality"]) -> Call:
-        """Return the call with absent inputs filled; arguments are not changed in place."""
-        if self.fill is None:
-            return call
-        check_is_cheap = available.device.type == "cpu" and not tracing()
-        complete = available.all(0).tolist() if check_is_cheap else [False] * len(self.paths)
-        for column, (name, path) in enumerate(self.paths.items()):
-            value = path.get(call)
-            if value is not None and not complete[column]:
-                call = path.put(call, self.fill(name, value, available[:, column]))
-        return call
-
     def begin(self, call: AdapterCall, available: Bool[Tensor, "batch modality"]) -> None:
         """Set the state that the hooks read in this call."""
         situation, eager = self.current.situation, not tracing()
         call.available = available
         if eager and self.encoders and situation.merges:
-            codes = self.modalities.code(available).tolist()
-            if 0 in codes:  # on a GPU, where the check of the mask did not look at its values
-                refuse_empty_rows("`available`", [row for row, code in enumerate(codes) if code == 0])
-            call.codes = codes if any(code != 2 ** len(self.modalities) - 1 for code in codes) else None
+            call.codes = incomplete_codes(self.modalities, available)
         if not situation.enabled:
             return
         if eager and available.device.type == "cpu" and not torch.is_grad_enabled() and bool(available.all()):
@@ -281,8 +236,8 @@ class Adapter(nn.Module):
         call.route = self.basis.route(available[:1] if self.grouped else available)
         if eager:
             call.mix_ahead(self.banks)
-            most = self.basis.rows_at_once()
-            call.invertible = invertible_banks(self.banks, most) if call.grad_enabled else frozenset()
+            if call.grad_enabled:
+                call.invertible = invertible_banks(self.banks, self.basis.rows_at_once())
 
 
 def bank_key(name: str) -> str:

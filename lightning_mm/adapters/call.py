@@ -10,7 +10,7 @@ Shapes: B samples, M modalities, K rows of the basis, S rows that a sample uses,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
@@ -213,6 +213,12 @@ class Current:
                 self._in_graphs = in_graphs
             else:
                 self._restore(before, in_graphs)
+
+    def changed(self, **settings: Any) -> AbstractContextManager[None]:
+        """Change some of the settings of :meth:`setting`."""
+        now = self.situation
+        kept = {name: getattr(now, name) for name in ("available", "enabled", "merges", "watch")}
+        return self.setting(**{**kept, **settings})
 
     def _restore(self, before: Mapping[Any, Situation], in_graphs: Situation) -> None:
         _SITUATIONS.set(before)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, LayerCall
 from lightning_mm.adapters.kinds.base import Bank
@@ -16,6 +18,44 @@ from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
+
+
+def register_hooks(
+    network: nn.Module,
+    current: Current,
+    basis: Basis,
+    prepare: Callable[[nn.Module, Call], Call],
+    encoders: Mapping[str, int],
+    banks: Sequence[tuple[Site, Bank]],
+) -> list[RemovableHandle]:
+    """Register the hooks of an adapter on a network.
+
+    Args:
+        network: The base.
+        current: Access to the running call.
+        basis: How availability picks rows from the banks.
+        prepare: Changes the arguments of a call of the network.
+        encoders: Names of the modules that may run on distinct rows only, and the columns of their modalities.
+        banks: The adapted layers.
+
+    Returns:
+        Handles to remove the hooks with.
+    """
+    modules, absent = dict(network.named_modules()), {name: AbsentRows(current, at) for name, at in encoders.items()}
+    handles = [
+        network.register_forward_pre_hook(OpenHook(current, basis), prepend=True),
+        network.register_forward_pre_hook(NetworkHook(prepare), with_kwargs=True),
+    ]
+    for name, rows in absent.items():  # outside the hooks of an encoder that is itself adapted
+        handles.append(modules[name].register_forward_pre_hook(rows.enter, with_kwargs=True))
+    for site, bank in banks:
+        module = modules[site.name]
+        if bank.changes_input:
+            handles.append(module.register_forward_pre_hook(EntryHook(current, site, bank), with_kwargs=True))
+        handles.append(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
+    for name, rows in absent.items():
+        handles.append(modules[name].register_forward_hook(rows.leave, with_kwargs=True, always_call=True))
+    return [*handles, network.register_forward_hook(EndHook(current), always_call=True)]
 
 
 class OpenHook:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
 from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.kinds.together import Together
 from lightning_mm.adapters.layers.foreign import own_tensors
+from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import Adaptable, Normalisation, acts_as
 
 OF_THE_NETWORK = "(the network itself)"
@@ -51,6 +52,12 @@ def never_adapted(network: nn.Module, kind: Kind, known: Collection[str]) -> tup
         quiet = not _is_general(kind) or f"{name}.".startswith(ours) or _is_meant(module, kind)
         (on_purpose if quiet else told)[name or OF_THE_NETWORK] = reason
     return told, on_purpose
+
+
+def adapted_and_left_out(sites: Sequence[Site], reasons: Mapping[str, str]) -> list[str]:
+    """Name the adapted layers in one line, and those that are left out in another, if there are any."""
+    adapted = f"adapted: {', '.join(site.name or OF_THE_NETWORK for site in sites)}"
+    return [adapted, *([f"left out: {listed(reasons)}"] if reasons else [])]
 
 
 def listed(reasons: Mapping[str, str]) -> str:

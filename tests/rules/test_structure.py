@@ -57,6 +57,7 @@ READ_BY_REPORT = ("results", "errors", "files", "modality_names", "version")
 FOR_TESTING = ("testing", "errors", "modalities", "missing", "tree")
 """What ``lightning_mm.testing`` may import: it is for users' tests and ours, and nothing imports it."""
 LONGEST_FILE = 400
+LONGEST_CENTRAL_CLASS = 200
 WIDEST_FOLDER = 14
 """Python files, ``__init__.py`` among them."""
 
@@ -179,6 +180,14 @@ def test_files_are_short() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*FILES, *TEST_FILES)}
     long = [f"{path.relative_to(REPOSITORY)}: {n} lines" for path, n in lengths.items() if n > LONGEST_FILE]
     assert not long, "these files are asking to be two:\n" + "\n".join(long)
+
+
+def test_the_central_classes_are_small() -> None:
+    for file, name in (("adapters/adapter.py", "Adapter"), ("results/result.py", "SweepResult")):
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+        assert found.end_lineno is not None
+        assert found.end_lineno - found.lineno < LONGEST_CENTRAL_CLASS, f"{name} is asking for a file of its own"
 
 
 def test_folders_are_narrow() -> None:

@@ -26,7 +26,7 @@ from lightning_mm.adapters.kinds.base import Kind
 from lightning_mm.adapters.kinds.ssf import SSFBank
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.example import take_samples
-from lightning_mm.adapters.network.inputs import Call, parameter_path
+from lightning_mm.adapters.network.inputs import Call, fill_absent, parameter_path
 from lightning_mm.adapters.tracing import full_precision
 from lightning_mm.errors import LightningMMError, NotApplicableError, check_fraction
 from lightning_mm.tree import batch_size
@@ -227,7 +227,7 @@ def _run(
     for call in calls:
         average.size = _samples(adapter, call)
         available = mask.expand(average.size, -1)
-        filled = adapter.fill_absent(path.put(call, available) if path else call, available)
+        filled = fill_absent(path.put(call, available) if path else call, available, adapter.fill, adapter.paths)
         network(*filled[0], **filled[1])
     for handle in handles:
         handle.remove()

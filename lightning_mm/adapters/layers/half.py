@@ -9,6 +9,7 @@ equally, so the result of a sample does not depend on its batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ HALF = (torch.float16, torch.bfloat16)
 _SPREAD = -25086
 """A factor that spreads the digits of neighbouring values evenly, keeps zeros and infinities, and gives no digits that
 round away from the value."""
+
+
+def moved(change: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply a change of device or dtype, except one to half precision: then only move the tensor."""
+    changed = change(tensor)
+    return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
 
 
 def finer(features: Tensor) -> Tensor:

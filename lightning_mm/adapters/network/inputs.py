@@ -10,7 +10,9 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing import Fill
 from lightning_mm.modalities import check_mask, check_rows
 from lightning_mm.tree import batch_size, rebuild
 
@@ -165,3 +167,18 @@ def check_available(
         )
     check_rows("`available`", available)
     return available
+
+
+def fill_absent(
+    call: Call, available: Bool[Tensor, "batch modality"], fill: Fill | None, paths: Mapping[str, InputPath]
+) -> Call:
+    """Return the call with absent inputs filled; arguments are not changed in place."""
+    if fill is None:
+        return call
+    check_is_cheap = available.device.type == "cpu" and not tracing()
+    complete = available.all(0).tolist() if check_is_cheap else [False] * len(paths)
+    for column, (name, path) in enumerate(paths.items()):
+        value = path.get(call)
+        if value is not None and not complete[column]:
+            call = path.put(call, fill(name, value, available[:, column]))
+    return call
