@@ -77,10 +77,11 @@ def test_studies_run(
 
 def run_one(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study, report = read_study(path), f"report-{path.stem}"
+    out = f"study-{study.out.name}"  # shared by those that share their runs
     one = study.modalities.incomplete()[0]
     settings = {**small(path.parent.name), "trainer.accelerator": "cpu", "trainer.limit_test_batches": 1}
     command = ["compare", "-c", str(path), "--fast", "--seeds", "0", "--combinations", one]
-    command += ["--methods", *SHARES[path], "--out", "study", "--results", report]
+    command += ["--methods", *SHARES[path], "--out", out, "--results", report]
     command += ["--set", *(f"{key}={value}" for key, value in settings.items())]
     assert main(command) == 0, capfd.readouterr().err
     rows = [line.split(",")[:2] for line in (here / report / "sweep.csv").read_text().splitlines()[1:]]
@@ -89,5 +90,5 @@ def run_one(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
         found = {combination for name, combination in rows if name == method}
         each = study.method(method).recipe.each
         assert found == ({one} if each else set(study.modalities.combinations())), method
-        assert list((here / "study" / method).rglob("test.done.json"))
+        assert list((here / out / method).rglob("test.done.json"))
     assert not skipped - {name for name in SHARES[path] if study.method(name).recipe.what == RECIPES["bn_refit"].what}
