@@ -77,6 +77,8 @@ def own_metric(function: OwnMetric, name: str | None = None, direction: Directio
         function: Takes the statistics of some samples, name to ``[n, ...]``, and returns a number.
         name: Its name in tables; by default that of the function.
         direction: Whether more or less is better.
+
+    The metric raises a LightningMMError if the function fails or returns no number.
     """
 
     def compute(statistics: Statistics, weights: Weights, labels: Labels) -> NDArray[np.float64]:
@@ -84,7 +86,15 @@ def own_metric(function: OwnMetric, name: str | None = None, direction: Directio
         for place, drawn in enumerate(weights):
             if drawn.any():
                 picked = np.repeat(np.arange(len(drawn)), drawn.astype(np.int64))
-                values[place] = function({key: one[picked] for key, one in statistics.items()})
+                samples = {key: one[picked] for key, one in statistics.items()}
+                try:
+                    values[place] = function(samples)
+                except Exception as error:  # of any kind, as the function is the user's
+                    raise LightningMMError(
+                        f"metric {named!r} failed on {drawn.sum():.0f} samples ({type(error).__name__}: {error}); "
+                        f"expected a function that takes {{statistic: array}} of {', '.join(statistics)} and returns a "
+                        "number"
+                    ) from error
         return values
 
     named = name or str(getattr(function, "__name__", type(function).__name__))
