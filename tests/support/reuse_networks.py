@@ -190,6 +190,25 @@ class CountsCalls(Plain):
     encoder = Counting
 
 
+class WithTable(Encoder):
+    """Makes a table for the width of its input in its first call."""
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.table) < x.shape[1]:
+            self.table = torch.arange(x.shape[1]).to(x)
+        return super().forward(x + self.table)
+
+
+class MakesTables(Plain):
+    encoder = WithTable
+
+
 class OverInput(Encoder):
     """Changes its input in place."""
 

@@ -31,6 +31,7 @@ from tests.support.reuse_networks import (
     CountsCalls,
     Encoder,
     Four,
+    MakesTables,
     OneFromAnother,
     OnTheObject,
     OutputTask,
@@ -176,6 +177,16 @@ def test_encoders_that_are_not_reused(network: type[Plain]) -> None:
     fast, slow = run(OutputTask(network())), run(OutputTask(network()), reuse=False)
     check_same(fast, slow)
     assert not set(ENCODERS) & set(fast.config["reused"]["zero_fill"])
+
+
+def test_buffers_that_get_another_size_in_the_first_call() -> None:
+    fast, slow = run(OutputTask(MakesTables())), run(OutputTask(MakesTables()), reuse=False)
+    assert fast.config["reused"] == {"zero_fill": ENCODERS}
+    check_same(fast, slow)
+    inputs = {name: torch.cat([batch["inputs"][name] for batch in loader()]) for name in NAMES}
+    with torch.no_grad():
+        expected = MakesTables().eval()(**inputs).double().numpy()
+    np.testing.assert_allclose(fast.samples["zero_fill/a+b+c/output"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, BATCH])
