@@ -146,15 +146,17 @@ def _against(result: SweepResult, settings: Namespace) -> Writer:
 def _robustness(result: SweepResult, settings: Namespace, given: Sequence[dict[str, float]]) -> Writer:
     """Print the figures of robustness, and return what writes them."""
     from lightning_mm.results.per_sample.paired import paired_replicates
-    from lightning_mm.results.robust import BERNOULLI, Scenario, bernoulli, robustness
+    from lightning_mm.results.robust import Scenario, bernoulli, robustness, usual_scenarios
     from lightning_mm.results.robust.tables import print_robustness, write_robustness
     from lightning_mm.results.rows import ZERO_FILL
     from lightning_mm.results.texts import is_percent
 
     metric, methods = result.require_metric(settings.metric), result.methods
-    scenarios: list[Scenario] = [
-        bernoulli(p, result.modalities) for p in (BERNOULLI if settings.p_missing is None else settings.p_missing)
-    ]
+    scenarios: list[Scenario] = (
+        usual_scenarios(result.modalities)
+        if settings.p_missing is None
+        else [bernoulli(p, result.modalities) for p in settings.p_missing]
+    )
     scenarios += [Scenario(",".join(f"{name}={p:g}" for name, p in one.items()), one) for one in given]
     reference = settings.reference or settings.against or (ZERO_FILL if ZERO_FILL in methods else "")
     bootstrap = paired_replicates(result, metric, settings.bootstrap)

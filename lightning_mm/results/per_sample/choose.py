@@ -130,7 +130,7 @@ def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
         LightningMMError: If nothing gives the stored ``miou``.
     """
     settings = _task_settings(result.config)
-    given = settings.get("class_names") or [name[4:] for name in result.metrics if name.startswith("iou_")]
+    given = settings.get("class_names") or _iou_classes(result)
     numbers = [
         classification.number_of_classes(c.statistics) for c in cells if classification.has_classes(c.statistics)
     ]
@@ -149,6 +149,11 @@ def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
         f"the stored confusion matrices do not give the stored miou of {dense[0].method!r}, whatever label is ignored; "
         f"sweep.csv and sweep_samples.npz are of different runs or were edited; {SWEEP_AGAIN}"
     )
+
+
+def _iou_classes(result: SweepResult) -> list[str]:
+    """Classes of ``iou_<class>`` in the order of the rows; ``metrics`` has the primary one first, whichever it is."""
+    return list(dict.fromkeys(row.metric[4:] for row in result.rows if row.metric.startswith("iou_")))
 
 
 def _agrees(result: SweepResult, cell: Cell, labels: Labels) -> bool:

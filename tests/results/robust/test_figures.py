@@ -14,7 +14,7 @@ from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results import SweepResult, SweepRow, constant_rows
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.result import Direction
-from lightning_mm.results.robust import Scenario, bernoulli, robustness
+from lightning_mm.results.robust import Scenario, bernoulli, robustness, usual_scenarios
 from lightning_mm.results.robust.linear import weighted_sum
 from lightning_mm.results.robust.tables import figures_of, normalised_of
 from lightning_mm.results.robustness import area, effective_robustness, relative_robustness
@@ -133,6 +133,15 @@ def test_expectation_is_the_mean_over_what_may_be_missing(p: dict[str, float]) -
             total += chance * values["+".join(name for name, has in zip("abcd", there) if has)] if chance else 0
     found = robustness(result, "ssf", scenarios=[Scenario("s", p)]).expected["s"].value
     assert found == pytest.approx(total / weight)
+
+
+def test_of_many_modalities_only_those_that_may_be_missing_count() -> None:
+    many = [f"m{place}" for place in range(40)]
+    found = Scenario("s", {"m0": 0.9, "m39": 0.0}).weights(many)
+    assert found == pytest.approx({"+".join(many[1:39]): 0.1, "+".join(many[:39]): 0.9})
+    assert usual_scenarios(many) == []
+    with pytest.raises(LightningMMError, match="more than 16 modalities may be missing"):
+        bernoulli(0.1, many).weights(many)
 
 
 def test_expectation_by_drawing_agrees() -> None:
