@@ -51,6 +51,11 @@ class Cell:
         return replace(self, rows=self.rows[chosen], statistics=values)
 
 
+def widened(values: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers as int64: files hold them in the fewest bytes, in which sums and differences overflow."""
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+
+
 def split_key(key: str) -> tuple[str, str]:
     """Split the key of a statistic into ``("seed<k>/" or "", "<method>/<combination>/<statistic>")``.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError, UsageError
 from lightning_mm.results.per_sample import classification, regression, segmentation
-from lightning_mm.results.per_sample.cells import SWEEP_AGAIN, Cell
+from lightning_mm.results.per_sample.cells import SWEEP_AGAIN, Cell, widened
 from lightning_mm.results.per_sample.metric import AbsentClasses, Labels, Metric, Statistics, Values
 from lightning_mm.results.per_sample.weighted import Weights
 from lightning_mm.results.result import SweepResult
@@ -86,7 +86,7 @@ def own_metric(function: OwnMetric, name: str | None = None, direction: Directio
         for place, drawn in enumerate(weights):
             if drawn.any():
                 picked = np.repeat(np.arange(len(drawn)), drawn.astype(np.int64))
-                samples = {key: one[picked] for key, one in statistics.items()}
+                samples = {key: widened(one[picked]) for key, one in statistics.items()}
                 try:
                     values[place] = function(samples)
                 except Exception as error:  # of any kind, as the function is the user's

@@ -84,6 +84,13 @@ def test_functions_of_the_user() -> None:
     right = resampled(result, "accuracy", replicates=20).replicates["adapted", "rgb", "accuracy"]
     assert result.bootstrap.replicates["adapted", "rgb", "wrong"] == pytest.approx(1 - right)
     assert import_metric("numpy.linalg.norm").name == "norm"
+    small = classified()
+    small.samples.update({key: one.astype(np.uint8) for key, one in small.samples.items() if "/" in key})
+
+    def bias(statistics: dict[str, NDArray[Any]]) -> float:
+        return float(np.mean(statistics["prediction"] - statistics["target"]))
+
+    assert rescore(small, [own_metric(bias)]).rows == rescore(classified(), [own_metric(bias)]).rows
     for path, said in (("nothing.at_all", "cannot be imported"), ("numpy.pi", "expected a function")):
         with pytest.raises(UsageError, match=said):
             import_metric(path)
