@@ -18,7 +18,7 @@ from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.result import SweepResult
 
 SWEEP_AGAIN = "sweep again with `lightning-mm sweep`, which writes sweep_samples.npz"
-"""The way out if nothing is stored."""
+"""What to do if nothing is stored."""
 
 
 @dataclass(frozen=True)

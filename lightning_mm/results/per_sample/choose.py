@@ -1,4 +1,4 @@
-"""Finds a metric by its name, and what statistics do not say of their task."""
+"""Find a metric by its name, and the classes of a task that its statistics do not name."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def import_metric(path: str, direction: Direction = "max") -> Metric:
 
 
 def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
-    """What the configuration says of the classes of a task, or else what agrees with the stored figures.
+    """Read the classes of a task from the configuration, or else infer them from the stored figures.
 
     Results of a study keep no configuration of the task. Names of classes are then those of ``iou_<class>``, and the
     label that is left out and the rule for absent classes are those that give the stored ``miou``.
