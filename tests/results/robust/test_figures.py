@@ -11,13 +11,15 @@ import pytest
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.results import SweepResult, SweepRow, constant_rows
+from lightning_mm.results import SweepResult, SweepRow, constant_rows, merge
 from lightning_mm.results.bootstrap import Bootstrap
+from lightning_mm.results.per_sample import resampled
 from lightning_mm.results.result import Direction
 from lightning_mm.results.robust import Scenario, bernoulli, robustness, usual_scenarios
 from lightning_mm.results.robust.linear import weighted_sum
 from lightning_mm.results.robust.tables import figures_of, normalised_of
 from lightning_mm.results.robustness import area, effective_robustness, relative_robustness
+from tests.support.sweep_results import classified
 
 TEN = ModalityNames(list("abcdefghij"))
 
@@ -162,6 +164,19 @@ def test_what_is_lacking_is_not_a_number_and_scenarios_need_only_what_can_occur(
     assert math.isnan(found.effective.value)
     values = result.values("ssf")
     assert found.expected["s"].value == pytest.approx((values["a"] + values["a+b"]) / 2)
+
+
+def test_no_interval_if_only_some_seeds_have_all_combinations() -> None:
+    parts = [classified(seed) for seed in (0, 1)]
+    parts[1].rows[:] = [row for row in parts[1].rows if (row.method, row.combination) != ("adapted", "depth")]
+    for key in [key for key in parts[1].samples if key.startswith("adapted/depth/")]:
+        del parts[1].samples[key]
+    result = merge(parts)
+    drawn = resampled(result, "accuracy", replicates=20)
+    unfinished = robustness(result, "adapted", bootstrap=drawn).area
+    assert unfinished.seeds == (0,)
+    assert unfinished.interval is None
+    assert robustness(result, "zero_fill", bootstrap=drawn).area.interval is not None
 
 
 def test_a_constant_counts_for_every_seed() -> None:
