@@ -252,14 +252,15 @@ class FeatureRegression(_FromPresent):
     def _fit(self, present: tuple[str, ...], absent: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Return coefficients ``[P, D]`` and intercept ``[D]`` in float64, on the CPU as some devices lack float64."""
         if present not in self._fits:
-            inputs = torch.cat([self.table(name).cpu().double() for name in present], 1)
-            targets = torch.cat([self.table(name).cpu().double() for name in absent], 1)
-            centre, middle = inputs.mean(0), targets.mean(0)
-            inputs, targets = inputs - centre, targets - middle
-            gram = inputs.T @ inputs + self.alpha * torch.eye(inputs.shape[1], dtype=torch.float64)
-            # singular without a penalty if there are fewer samples than features: the smallest solution then
-            weights = torch.linalg.lstsq(gram, inputs.T @ targets, driver="gelsd").solution
-            self._fits[present] = weights, middle - centre @ weights
+            with torch.inference_mode(False):  # kept for calls that need gradients as well
+                inputs = torch.cat([self.table(name).cpu().double() for name in present], 1)
+                targets = torch.cat([self.table(name).cpu().double() for name in absent], 1)
+                centre, middle = inputs.mean(0), targets.mean(0)
+                inputs, targets = inputs - centre, targets - middle
+                gram = inputs.T @ inputs + self.alpha * torch.eye(inputs.shape[1], dtype=torch.float64)
+                # singular without a penalty if there are fewer samples than features: the smallest solution then
+                weights = torch.linalg.lstsq(gram, inputs.T @ targets, driver="gelsd").solution
+                self._fits[present] = weights, middle - centre @ weights
         return self._fits[present]
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning_mm.modality_names import MOST_LISTED
 from lightning_mm.report.tables import DOWN, UP, Cell, Table, arrow, spread_columns
 from lightning_mm.results.result import SweepResult
-from lightning_mm.results.robust import BERNOULLI, bernoulli, robustness
+from lightning_mm.results.robust import robustness, usual_scenarios
 from lightning_mm.results.robust.tables import figures_of, legend
 from lightning_mm.results.rows import ZERO_FILL
 from lightning_mm.results.texts import is_percent, with_spread
@@ -19,10 +18,7 @@ WAYS = {"drop area": DOWN, "effective": UP}
 
 def robustness_table(result: SweepResult, metric: str) -> Table | None:
     """Methods down, figures of robustness across; ``None`` if no method has what any of them needs."""
-    modalities = result.modalities
-    if len(modalities) > MOST_LISTED:
-        return None
-    scenarios = [bernoulli(p, modalities) for p in BERNOULLI]
+    scenarios = usual_scenarios(result.modalities)
     reference = ZERO_FILL if ZERO_FILL in result.methods else ""
     found = [robustness(result, method, metric, reference, scenarios) for method in result.methods]
     names = [name for name in figures_of(found[0]) if any(math.isfinite(figures_of(one)[name].value) for one in found)]

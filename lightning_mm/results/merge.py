@@ -101,8 +101,8 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         },
         data_fingerprint=joined_fingerprint([result.data_fingerprint for result in results]),
     )
-    merged.samples = _merge_samples(results, merged.several_seeds)
-    merged.bootstrap = None if merged.several_seeds else _merge_replicates(results)
+    merged.samples = _merge_samples(results, merged.several_seeds, modalities)
+    merged.bootstrap = None if merged.several_seeds else _merge_replicates(results, modalities)
     return merged
 
 
@@ -307,8 +307,10 @@ def _means(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict
     return {method: {key: float(np.mean(values)) for key, values in own.items()} for method, own in found.items()}
 
 
-def _merge_samples(results: Sequence[SweepResult], several_seeds: bool) -> dict[str, NDArray[Any]]:
-    """Statistics of all sweeps, if they are of the same samples; ``observed`` is the one with most columns."""
+def _merge_samples(
+    results: Sequence[SweepResult], several_seeds: bool, modalities: ModalityNames
+) -> dict[str, NDArray[Any]]:
+    """Statistics of all sweeps, if they are of the same samples."""
     if any("index" not in result.samples for result in results):
         return {}
     first = results[0].samples["index"]
@@ -316,14 +318,24 @@ def _merge_samples(results: Sequence[SweepResult], several_seeds: bool) -> dict[
         return {}
     largest = max(results, key=lambda result: len(result.modalities))
     merged = {key: value for key, value in largest.samples.items() if "/" not in key}
+    columns: dict[str, NDArray[Any]] = {}
     for result in results:
+        observed = result.samples.get("observed", np.empty((0, 0)))
+        if observed.shape == (len(first), len(result.modalities)):
+            columns = {**dict(zip(result.modalities, observed.T)), **columns}
         keys = _keys_with_seed(result) if several_seeds else {key: key for key in result.samples if "/" in key}
         for key, name in keys.items():
-            merged.setdefault(name, result.samples[key])
+            seed, rest = split_key(name)
+            if rest.count("/") < 2:
+                continue  # of no combination
+            method, combination, statistic = rest.split("/", 2)
+            merged.setdefault(f"{seed}{method}/{modalities.canonical(combination)}/{statistic}", result.samples[key])
+    if "observed" in merged and set(columns) == set(modalities):
+        merged["observed"] = np.stack([columns[name] for name in modalities], axis=1)
     return merged
 
 
-def _merge_replicates(results: Sequence[SweepResult]) -> Bootstrap | None:
+def _merge_replicates(results: Sequence[SweepResult], modalities: ModalityNames) -> Bootstrap | None:
     """Replicates of all sweeps, if they come from the same resampling."""
     merged: Bootstrap | None = None
     for result in results:
@@ -331,8 +343,9 @@ def _merge_replicates(results: Sequence[SweepResult]) -> Bootstrap | None:
         if own is None or (merged is not None and own.key != merged.key):
             return None
         if merged is None:
-            merged = replace(own, replicates=dict(own.replicates))
-        for figure, values in own.replicates.items():
+            merged = replace(own, replicates={})
+        for (method, combination, metric), values in own.replicates.items():
+            figure = method, modalities.canonical(combination), metric
             if not np.array_equal(merged.replicates.setdefault(figure, values), values, equal_nan=True):
                 return None
     return merged

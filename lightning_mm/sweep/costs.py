@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_mm.sweep.undisturbed import undisturbed
 from lightning_mm.tree import tensors_of
 
 SAMPLES = 1
@@ -57,7 +58,7 @@ def measure(task: nn.Module, run: Callable[[], object], size: int, device: torch
         spread over devices) that cannot be counted.
     """
     try:
-        with _undisturbed(task):
+        with undisturbed(task):
             counter, alive = FlopCounterMode(display=False), _Alive()
             with _plain_attention(), counter, alive:
                 run()
@@ -87,21 +88,6 @@ def _timed(run: Callable[[], object], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _undisturbed(task: nn.Module) -> Iterator[None]:
-    """Restore buffers and the global random state."""
-    buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in task.named_buffers():
-                if name in buffers and not torch.equal(buffer, buffers[name]):
-                    buffer.copy_(buffers[name])
 
 
 @contextmanager

@@ -207,7 +207,11 @@ class SweepModule(LightningModule):
         task: Any = self.tasks[run.task]
         columns = [self.modalities.index(name) for name in task.modalities]
         complete = observed[:, columns].all(dim=1).nonzero()[:, 0]
-        if position not in self._repeated and self.reuse and len(run.combinations) > 1 and len(complete):
+        if not self.reuse or len(run.combinations) < 2:
+            return []
+        if not self._owns_network():
+            self._repeated[position] = Repeated(reason="processes that share a network must all run it")
+        elif position not in self._repeated and len(complete):
             rows = complete[:SAMPLES]
 
             def evaluate(combination: str) -> tuple[Any, Statistics]:
@@ -237,8 +241,8 @@ class SweepModule(LightningModule):
 
     def _measure(self, batch: Batch, observed: Tensor) -> None:
         """Measure one prediction of every method, on a sample that lacks all but one modality where it may."""
-        if not isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            return  # processes that share a network must all run it
+        if not self._owns_network():
+            return
         found: dict[str, list[Cost]] = {}
         for run in self.runs:
             task: Any = self.tasks[run.task]
@@ -253,6 +257,10 @@ class SweepModule(LightningModule):
                 if cost is not None:
                     found.setdefault(run.method, []).append(cost)
         self._costs = {method: mean_cost(costs) for method, costs in found.items()}
+
+    def _owns_network(self) -> bool:
+        """Whether this process has all of the network; processes that share one must all run it, equally often."""
+        return isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
 
     def _index_and_observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, Mapping) or "inputs" not in batch or "target" not in batch:

@@ -8,8 +8,7 @@ reuses them if outputs and statistics of the task are the same, bit for bit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn.modules import module as of_all_modules
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.hooks import EntryHook, SiteHook
 from lightning_mm.sweep.reuse import Memory, Replacement, comparable, replaced_forwards
+from lightning_mm.sweep.undisturbed import undisturbed
 from lightning_mm.tree import leaves_of, tensors_of
 
 TRIALS = 24
@@ -59,22 +59,26 @@ def find_repeated(task: nn.Module, combinations: Sequence[str], evaluate: Callab
     candidates = _candidates(task)
     if not candidates:
         return Repeated(reason="no module could run alone, since it is compiled, adapted, or has hooks inside")
-    buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
     records: dict[nn.Module, Recording] = {}
 
     def record(module: nn.Module) -> Recording:
         return records.setdefault(module, Recording(module))
 
     try:
-        with _same_random_state(), replaced_forwards(candidates.values(), record):
-            slow = [_digest(evaluate(combination)) for combination in tried]
-        changed = [name for name, buffer in task.named_buffers() if not torch.equal(buffer, buffers[name])]
+        with undisturbed(task) as buffers:
+            with replaced_forwards(candidates.values(), record):
+                slow = [_digest(evaluate(combination)) for combination in tried]
+            changed = [
+                name
+                for name, buffer in task.named_buffers()
+                if name in buffers and not torch.equal(buffer, buffers[name])
+            ]
         if changed:
             return Repeated(reason=f"buffer {changed[0]!r} changes when the task runs")
         chosen = _outermost({name: one for name, one in candidates.items() if records[one].repeats()})
         if not chosen:
             return Repeated(reason="no module gets the same input in several combinations")
-        with _same_random_state(), Memory(most).used_by(chosen.values()):
+        with undisturbed(task), Memory(most).used_by(chosen.values()):
             fast = [_digest(evaluate(combination)) for combination in tried]
         if fast != slow:
             at = next(name for name, one, other in zip(tried, slow, fast) if one != other)
@@ -83,10 +87,6 @@ def find_repeated(task: nn.Module, combinations: Sequence[str], evaluate: Callab
         return Repeated(
             reason=f"{type(task).__name__} does not run on {SAMPLES} samples ({type(error).__name__}: {error})"
         )
-    finally:
-        for name, buffer in task.named_buffers():
-            if name in buffers and not torch.equal(buffer, buffers[name]):
-                buffer.copy_(buffers[name])
     return Repeated(chosen)
 
 
@@ -190,11 +190,3 @@ def _outermost(found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
             chosen[name] = module
             inside.update(module.modules())
     return chosen
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Restore the global random state."""
-    devices: Collection[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(devices)):
-        yield

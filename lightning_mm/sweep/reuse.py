@@ -4,7 +4,9 @@ While a sweep runs, some modules (see :mod:`lightning_mm.sweep.repeated`) have a
 arguments with earlier ones, value by value, and returns a copy of the earlier output if they are equal. Hooks of the
 module run in every call; only its ``forward`` does not. Other threads that call the module are not affected.
 
-What is kept is of one batch, but for inputs with equal rows: those of a fill, which later batches have as well.
+What is kept is of one batch, except for inputs with equal rows: those of a fill, which later batches have as well. The
+first later batch runs these again and compares, since a network may set something on a module that differs from batch
+to batch.
 
 Shapes: B samples.
 """
@@ -40,12 +42,16 @@ class Kept:
         output: A copy of its output.
         constant: Whether all rows of its inputs are equal.
         used: Whether the current batch had this call.
+        valid: Whether the output is known to be that of the current batch.
+        compared: Whether it was the same in a later batch than its own.
     """
 
     leaves: Leaves
     output: Any
     constant: bool
     used: bool = True
+    valid: bool = True
+    compared: bool = False
 
 
 class Memory:
@@ -64,7 +70,7 @@ class Memory:
         for module, calls in self._kept.items():
             self._kept[module] = [one for one in calls if one.constant and one.used]
             for one in self._kept[module]:
-                one.used = False
+                one.used, one.valid = False, one.compared
 
     @contextmanager
     def used_by(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -82,12 +88,13 @@ class Memory:
         for one in calls:
             if same_values(one.leaves, leaves):
                 one.used = True
-                return copied(one.output)
+                return copied(one.output) if one.valid else _compared(one, forward(*call[0], **call[1]))
         if len(calls) >= self.most or not comparable(leaves):
             return forward(*call[0], **call[1])
         given = copied(leaves)
         output = forward(*call[0], **call[1])
-        if comparable(leaves_of(output)):
+        # a module that changes its inputs in place would have to do so in every combination
+        if comparable(leaves_of(output)) and same_values(given, leaves_of(call)):
             calls.append(Kept(given, copied(output), _has_equal_rows(given)))
         return output
 
@@ -157,6 +164,14 @@ def copied(nest: Any) -> Any:
         return copies[id(leaf)]
 
     return map_tensors(nest, copy)
+
+
+def _compared(kept: Kept, output: Any) -> Any:
+    """Return the output of a call in this batch, and note whether it is that of an earlier batch."""
+    kept.compared = same_values(leaves_of(kept.output), leaves_of(output))
+    kept.constant, kept.valid = kept.compared, True
+    kept.output = copied(output)
+    return output
 
 
 def _has_equal_rows(leaves: Leaves) -> bool:

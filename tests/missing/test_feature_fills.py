@@ -110,6 +110,15 @@ def test_a_mixed_batch_equals_its_samples_one_by_one(fill: type[FeatureFill], tm
     torch.testing.assert_close(mixed[-1], network()(values)[-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fill", FILLS)
+def test_gradients_after_a_call_in_inference_mode(fill: type[FeatureFill], tmp_path: Path) -> None:
+    filled, values, masks = task(fill(written(tmp_path))), inputs(7, 3), NAMES.masks()
+    with torch.inference_mode():
+        filled(values, masks)
+    filled(values, masks).sum().backward()
+    assert all(parameter.grad is not None for parameter in filled.parameters())
+
+
 @pytest.mark.parametrize("maps", [False, True])
 def test_the_mean_equals_a_hand_computation(maps: bool, tmp_path: Path) -> None:
     filled, values, net = task(FeatureMean(written(tmp_path, maps)), maps), inputs(6, 3, maps), network(maps)

@@ -16,7 +16,9 @@ from lightning_mm import Modalities
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.results import SweepResult, SweepRow, markdown, merge, print_table, read, renamed, save, write_csv
 from lightning_mm.results.bootstrap import Bootstrap
+from lightning_mm.results.per_sample import cells_of
 from lightning_mm.results.texts import trained
+from tests.support.sweep_results import classified
 
 NAMES = ["rgb", "depth", "thermal"]
 FIGURES = {
@@ -263,6 +265,30 @@ def test_merge_of_dedicated_networks_takes_the_order_of_the_largest() -> None:
     merged = merge([single, build({"zero_fill": FIGURES["zero_fill"]})])
     assert merged.modalities == NAMES
     assert merged.value("dedicated", "thermal") == 0.4
+
+
+def test_merge_of_sweeps_with_modalities_in_another_order() -> None:
+    """Statistics and replicates are found under the names of the merged table, and so are the samples that count."""
+    first, second = classified(), classified(1, ("text", "rgb"))
+    second = renamed(second, {"adapted": "other", "zero_fill": "plain"})
+    first.samples["observed"][::3, 1] = False  # depth
+    key = Bootstrap.key_of(first.samples["index"], 5, 0)
+    second.bootstrap = Bootstrap(key, {("other", "text+rgb", "accuracy"): np.arange(5.0)})
+    first.bootstrap = Bootstrap(key, {("adapted", "rgb+depth", "accuracy"): np.ones(5)})
+    for name in [name for name in first.samples if name.split("/")[1:2] in (["depth"], ["rgb+depth"])]:
+        first.samples[name] = first.samples[name][first.samples["observed"][:, 1]]
+    for one in (first, second):
+        one.rows[:] = [
+            replace(row, n=len(one.samples[f"{row.method}/{row.combination}/target"]), value=0.5) for row in one.rows
+        ]
+    merged = merge([first, second])
+    assert merged.modalities == ["rgb", "depth", "text"]
+    assert merged.bootstrap is not None
+    assert ("other", "rgb+text", "accuracy") in merged.bootstrap.replicates
+    assert merged.figures("other").mean(["rgb+text"]).interval is not None
+    cells = {cell.key[:2]: cell for cell in cells_of(merged)}
+    assert len(cells["other", "rgb+text"].rows) == 30
+    assert len(cells["adapted", "rgb+depth"].rows) == 20
 
 
 def test_merge_adds_up_what_dedicated_networks_train() -> None:

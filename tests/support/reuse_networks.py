@@ -133,6 +133,17 @@ class OnTheObject(Plain):
         return super().forward(a, b, c)
 
 
+class SetByBatch(Plain):
+    """The output of an encoder depends on another input of the batch by an attribute."""
+
+    encoder = SetFromOutside
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        encoder: Any = self.encoders["b"]
+        encoder.factor = 1 + float(a.mean())
+        return super().forward(a, b, c)
+
+
 class Leaves(Encoder):
     """Leaves a feature on itself, which the network reads later."""
 
@@ -179,6 +190,25 @@ class CountsCalls(Plain):
     encoder = Counting
 
 
+class WithTable(Encoder):
+    """Makes a table for the width of its input in its first call."""
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.table) < x.shape[1]:
+            self.table = torch.arange(x.shape[1]).to(x)
+        return super().forward(x + self.table)
+
+
+class MakesTables(Plain):
+    encoder = WithTable
+
+
 class OverInput(Encoder):
     """Changes its input in place."""
 
@@ -195,6 +225,17 @@ class ChangesInputs(Plain):
         copies = [a.clone(), b.clone(), c.clone()]
         features = [encoder(x) for encoder, x in zip(self.encoders.values(), copies)]
         return self.head(self.fuse([one + x for one, x in zip(features, copies)]))
+
+
+class Clipping(Encoder):
+    """Clips large values of its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp_(-1.2, 1.2))
+
+
+class ClipsInputs(ChangesInputs):
+    encoder = Clipping
 
 
 def loader(samples: int = 10, batch_size: int = 4, gaps: bool = False, names: Modalities = NAMES) -> DataLoader[Any]:

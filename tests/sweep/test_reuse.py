@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from lightning_mm import Modalities
 from lightning_mm.adapters import adapt
 from lightning_mm.results.result import SweepResult
 from lightning_mm.sweep import sweep
+from lightning_mm.sweep.module import Run, SweepModule
 from lightning_mm.sweep.reuse import Memory, copied, same_values
 from lightning_mm.tree import leaves_of
 from tests.support import every_kind
@@ -23,15 +27,18 @@ from tests.support.reuse_networks import (
     NAMES,
     ChangedInPlace,
     ChangesInputs,
+    ClipsInputs,
     CountsCalls,
     Encoder,
     Four,
+    MakesTables,
     OneFromAnother,
     OnTheObject,
     OutputTask,
     Plain,
     Random,
     ReadsAttributes,
+    SetByBatch,
     TakesAvailable,
     Twice,
     loader,
@@ -48,14 +55,16 @@ BATCH = 4
 """Samples of a batch: more than those of a trial."""
 
 
-def run(task: OutputTask, reuse: bool = True, **data: Any) -> SweepResult:
+def run(task: OutputTask, reuse: bool = True, combinations: Sequence[str] | None = None, **data: Any) -> SweepResult:
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=False,
     )  # fmt: skip
     torch.manual_seed(1)
-    batches = loader(batch_size=BATCH, **data)
-    return sweep(task, batches, trainer=trainer, bootstrap=0, modalities=task.modalities, reuse=reuse)
+    batches = loader(**{"batch_size": BATCH, **data})
+    return sweep(
+        task, batches, combinations=combinations, trainer=trainer, bootstrap=0, modalities=task.modalities, reuse=reuse
+    )
 
 
 def check_same(fast: SweepResult, slow: SweepResult) -> None:
@@ -79,7 +88,7 @@ def test_encoders_of_a_base_run_once_per_batch() -> None:
     check_same(quick, plain)
     assert all((quick.samples[name] == values).all() for name, values in plain.samples.items())  # bit for bit
     assert calls(slow) == [14, 14, 14]  # two batches of four samples, seven combinations
-    assert calls(fast) == [3, 3, 3]  # once for each batch, once for the fill of both
+    assert calls(fast) == [4, 4, 4]  # once for each batch, and the fill in both: in the second to compare
     assert quick.config["reused"] == {"zero_fill": ENCODERS}
     assert "reused" not in plain.config
     assert not [module for module in fast.modules() if "forward" in vars(module)]
@@ -93,7 +102,7 @@ def test_four_modalities_need_one_run_per_batch_instead_of_fifteen() -> None:
             encoder.sizes.clear()
         run(task, samples=batches * BATCH, names=names)
         sizes[batches] = calls(task)
-    assert sizes == {2: [3] * 4, 5: [6] * 4}  # one more for the fill
+    assert sizes == {2: [4] * 4, 5: [7] * 4}  # two more for the fill
 
 
 @pytest.mark.parametrize("kind", every_kind.KINDS)
@@ -168,6 +177,42 @@ def test_encoders_that_are_not_reused(network: type[Plain]) -> None:
     fast, slow = run(OutputTask(network())), run(OutputTask(network()), reuse=False)
     check_same(fast, slow)
     assert not set(ENCODERS) & set(fast.config["reused"]["zero_fill"])
+
+
+def test_buffers_that_get_another_size_in_the_first_call() -> None:
+    fast, slow = run(OutputTask(MakesTables())), run(OutputTask(MakesTables()), reuse=False)
+    assert fast.config["reused"] == {"zero_fill": ENCODERS}
+    check_same(fast, slow)
+    inputs = {name: torch.cat([batch["inputs"][name] for batch in loader()]) for name in NAMES}
+    with torch.no_grad():
+        expected = MakesTables().eval()(**inputs).double().numpy()
+    np.testing.assert_allclose(fast.samples["zero_fill/a+b+c/output"], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, BATCH])
+def test_state_that_differs_from_batch_to_batch(batch_size: int) -> None:
+    """``b`` is absent in both combinations, so its encoder gets the same input, and the same state within a batch."""
+    both: dict[str, Any] = {"combinations": ["a", "a+c"], "batch_size": batch_size}
+    fast, slow = run(OutputTask(SetByBatch()), **both), run(OutputTask(SetByBatch()), reuse=False, **both)
+    assert ENCODERS[1] in fast.config["reused"]["zero_fill"]
+    check_same(fast, slow)
+
+
+def test_inputs_that_are_changed_after_the_trial_only() -> None:
+    fast, slow = run(OutputTask(ClipsInputs())), run(OutputTask(ClipsInputs()), reuse=False)
+    assert ENCODERS[0] in fast.config["reused"]["zero_fill"]  # the samples of the trial are not clipped
+    check_same(fast, slow)
+
+
+def test_processes_that_share_a_network_all_run_it(tmp_path: Path) -> None:
+    task: Any = OutputTask(Plain())
+    runs = [Run("zero_fill", 0, tuple(NAMES.combinations()))]
+    module = SweepModule([task], runs, NAMES, tmp_path / "collected.pt").eval()
+    module._trainer = SimpleNamespace(strategy="fsdp", world_size=2)  # type: ignore[assignment]
+    with torch.no_grad():
+        module.test_step(next(iter(loader(batch_size=BATCH))), 0)
+    assert calls(task) == [7, 7, 7]
+    assert module._repeated[0].record() == "none: processes that share a network must all run it"
 
 
 def test_hooks_of_users_see_every_call() -> None:

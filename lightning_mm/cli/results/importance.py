@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from lightning_mm.cli.errors import Parser
 from lightning_mm.errors import LightningMMError, UsageError
 
 if TYPE_CHECKING:
-    from lightning_mm.results.importance import Importance
+    from lightning_mm.results.importance import Group, Importance
     from lightning_mm.results.result import SweepResult
 
 
@@ -52,6 +53,7 @@ def run_importance(args: list[str]) -> None:
 
     from lightning_mm.results.files import read
     from lightning_mm.results.importance import print_importance, write_importance
+    from lightning_mm.results.importance.tables import write_groups
     from lightning_mm.results.texts import is_percent
 
     result = read(settings.sweep)
@@ -63,9 +65,11 @@ def run_importance(args: list[str]) -> None:
     print_importance(found, percent)
     for one in skipped:
         print(f"left out: {one}")
-    written = {} if settings.out is None else write_importance(found, percent, settings.out)
-    written |= _groups(result, settings, empty, [one.method for one in found])
-    if written:
+    grouped = _groups(result, settings, empty, [one.method for one in found])
+    if settings.out is not None:
+        written = write_importance(found, percent, settings.out)
+        for what, (own, in_percent) in grouped.items():
+            written |= write_groups(own, what, in_percent, settings.out)
         print("written: " + ", ".join(map(str, written.values())))
 
 
@@ -87,9 +91,12 @@ def _empty(settings: Namespace, result: SweepResult) -> float | None:
             )
         return None
     try:
-        return float(settings.empty)
+        value = float(settings.empty)
     except ValueError:
-        raise UsageError(f"--empty: expected a number or `majority`, got {settings.empty!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--empty: expected a number or `majority`, got {settings.empty!r}")
+    return value
 
 
 def _importance(
@@ -114,14 +121,15 @@ def _importance(
     return found, skipped
 
 
-def _groups(result: SweepResult, settings: Namespace, empty: float | None, methods: list[str]) -> dict[str, Path]:
-    """Print importance per class and per group, and return what was written."""
+def _groups(
+    result: SweepResult, settings: Namespace, empty: float | None, methods: list[str]
+) -> dict[str, tuple[dict[str, list[Group]], bool]]:
+    """Print importance per class and per group; returns both by what they are of, and whether they are in percent."""
     from lightning_mm.results.importance import importance_per_class, importance_per_group, read_groups
-    from lightning_mm.results.importance.tables import print_groups, write_groups
+    from lightning_mm.results.importance.tables import print_groups
     from lightning_mm.results.texts import is_percent
 
-    written: dict[str, Path] = {}
-    found = {}
+    found: dict[str, tuple[dict[str, list[Group]], bool]] = {}
     if settings.per_class:
         found["class"] = (importance_per_class(result, methods, empty, settings.bootstrap), True)
     if settings.groups is not None:
@@ -131,6 +139,4 @@ def _groups(result: SweepResult, settings: Namespace, empty: float | None, metho
         found[settings.group_by or "group"] = (own, is_percent(result, metric))
     for what, (own, percent) in found.items():
         print_groups(own, what, percent)
-        if settings.out is not None:
-            written |= write_groups(own, what, percent, settings.out)
-    return written
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lightning_mm.results.figures import Figure
     from lightning_mm.results.result import SweepResult
     from lightning_mm.results.robust import Scenario
+
+Writer = Callable[[Path], Path]
+"""Writes a file into a folder, and returns where it is."""
 
 
 def run_table(args: list[str]) -> None:
@@ -50,13 +53,14 @@ def run_table(args: list[str]) -> None:
         if method is not None and method not in result.methods:
             raise UsageError(f"--{option}: these sweeps have {', '.join(result.methods)}; got {method!r}")
     print_table(result, settings.metric)
-    written = {} if settings.out is None else save(result, settings.out)
+    more: list[Writer] = []
     if settings.against is not None:
-        written |= _against(result, settings)
+        more.append(_against(result, settings))
     if settings.robustness:
-        written |= _robustness(result, settings, scenarios)
-    if written:
-        print("written: " + ", ".join(map(str, written.values())))
+        more.append(_robustness(result, settings, scenarios))
+    if settings.out is not None:
+        written = [*save(result, settings.out).values(), *(write(settings.out) for write in more)]
+        print("written: " + ", ".join(map(str, written)))
 
 
 def _add_figures(parser: ArgumentParser) -> None:
@@ -110,6 +114,8 @@ def _scenarios(settings: Namespace) -> list[dict[str, float]]:
                 p = -1.0
             if not equals or not 0 <= p <= 1:
                 raise UsageError(f"--p_available: expected MODALITY=P with P between 0 and 1, got {word!r}")
+            if name in one:
+                raise UsageError(f"--p_available: {name!r} is there twice; give --p_available again for another case")
             one[name] = p
         found.append(one)
     if (found or settings.p_missing or settings.reference) and not settings.robustness:
@@ -120,7 +126,8 @@ def _scenarios(settings: Namespace) -> list[dict[str, float]]:
     return found
 
 
-def _against(result: SweepResult, settings: Namespace) -> dict[str, Path]:
+def _against(result: SweepResult, settings: Namespace) -> Writer:
+    """Print the differences, and return what writes them."""
     from lightning_mm.results.per_sample.paired import differences
     from lightning_mm.results.robust.tables import print_differences, write_differences
     from lightning_mm.results.texts import is_percent
@@ -133,30 +140,30 @@ def _against(result: SweepResult, settings: Namespace) -> dict[str, Path]:
     print_differences(found, metric, is_percent(result, metric), level)
     if settings.bootstrap and not any(one.figure.interval for one in found):
         print("no intervals: no statistics of samples are stored that this metric can be computed from")
-    return {} if settings.out is None else {"against": write_differences(found, metric, settings.out / "against.csv")}
+    return lambda folder: write_differences(found, metric, folder / "against.csv")
 
 
-def _robustness(result: SweepResult, settings: Namespace, given: Sequence[dict[str, float]]) -> dict[str, Path]:
+def _robustness(result: SweepResult, settings: Namespace, given: Sequence[dict[str, float]]) -> Writer:
+    """Print the figures of robustness, and return what writes them."""
     from lightning_mm.results.per_sample.paired import paired_replicates
-    from lightning_mm.results.robust import BERNOULLI, Scenario, bernoulli, robustness
+    from lightning_mm.results.robust import Scenario, bernoulli, robustness, usual_scenarios
     from lightning_mm.results.robust.tables import print_robustness, write_robustness
     from lightning_mm.results.rows import ZERO_FILL
     from lightning_mm.results.texts import is_percent
 
     metric, methods = result.require_metric(settings.metric), result.methods
-    scenarios: list[Scenario] = [
-        bernoulli(p, result.modalities) for p in (BERNOULLI if settings.p_missing is None else settings.p_missing)
-    ]
+    scenarios: list[Scenario] = (
+        usual_scenarios(result.modalities)
+        if settings.p_missing is None
+        else [bernoulli(p, result.modalities) for p in settings.p_missing]
+    )
     scenarios += [Scenario(",".join(f"{name}={p:g}" for name, p in one.items()), one) for one in given]
     reference = settings.reference or settings.against or (ZERO_FILL if ZERO_FILL in methods else "")
     bootstrap = paired_replicates(result, metric, settings.bootstrap)
     found = [robustness(result, method, metric, reference, scenarios, bootstrap) for method in methods]
     calibration, notes = _calibration(result, methods)
     print_robustness(found, is_percent(result, metric), result.direction(metric), notes)
-    if settings.out is None:
-        return {}
-    path = settings.out / "robustness.csv"
-    return {"robustness": write_robustness(found, result.direction(metric), calibration, path)}
+    return lambda folder: write_robustness(found, result.direction(metric), calibration, folder / "robustness.csv")
 
 
 def _calibration(result: SweepResult, methods: Sequence[str]) -> tuple[list[tuple[str, str, Figure]], list[str]]:

@@ -15,9 +15,10 @@ from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.results.importance.guess import value_of_guessing
 from lightning_mm.results.importance.shapley import Importance, importance
 from lightning_mm.results.per_sample.cells import require_cells
+from lightning_mm.results.per_sample.choose import find_metric, labels_of
 from lightning_mm.results.per_sample.classification import has_classes
 from lightning_mm.results.per_sample.paired import paired_replicates
-from lightning_mm.results.per_sample.resample import resampled
+from lightning_mm.results.per_sample.resample import resampled, values_of
 from lightning_mm.results.per_sample.rescore import rescore, restricted
 from lightning_mm.results.per_sample.segmentation import has_confusion
 from lightning_mm.results.result import SweepResult
@@ -72,13 +73,14 @@ def importance_per_class(
     family = f"{begin}_per_class"
     scored = rescore(result, [family], replicates=0)
     bootstrap = resampled(result, family, methods, replicates=replicates) if replicates else None
-    names = [name for name in scored.metrics if name.startswith(f"{begin}_")]
+    # in the order of the labels, which rows of a table need not have
+    names = list(values_of(cells[0], family, find_metric(family, first), labels_of(result, require_cells(result))))
     counts = _counts(result, methods) if begin == "recall" else {}
     found: dict[str, list[Group]] = {method: [] for method in methods}
     for place, name in enumerate(names):
         guessed = value_of_guessing(scored, name) if empty is None else (empty, "")
         if guessed is None:
-            continue  # nobody has this class
+            continue  # no sample has this class
         for method in methods:
             one = importance(scored, method, name, guessed[0], bootstrap)
             label = name.removeprefix(f"{begin}_")

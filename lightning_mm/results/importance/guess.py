@@ -1,4 +1,4 @@
-"""What a network that sees nothing reaches: it always guesses the most frequent label, or the median."""
+"""The score of a network that sees nothing: it always guesses the most frequent label, or the median."""
 
 from __future__ import annotations
 

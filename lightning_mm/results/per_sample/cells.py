@@ -18,7 +18,7 @@ from lightning_mm.modality_names import ModalityNames
 from lightning_mm.results.result import SweepResult
 
 SWEEP_AGAIN = "sweep again with `lightning-mm sweep`, which writes sweep_samples.npz"
-"""The way out if nothing is stored."""
+"""What to do if nothing is stored."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Cell:
         chosen = kept[self.rows]
         values = {name: one[chosen] for name, one in self.statistics.items()}
         return replace(self, rows=self.rows[chosen], statistics=values)
+
+
+def widened(values: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers as int64: files hold them in the fewest bytes, in which sums and differences overflow."""
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Finds a metric by its name, and what statistics do not say of their task."""
+"""Find a metric by its name, and the classes of a task that its statistics do not name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError, UsageError
 from lightning_mm.results.per_sample import classification, regression, segmentation
-from lightning_mm.results.per_sample.cells import SWEEP_AGAIN, Cell
+from lightning_mm.results.per_sample.cells import SWEEP_AGAIN, Cell, widened
 from lightning_mm.results.per_sample.metric import AbsentClasses, Labels, Metric, Statistics, Values
 from lightning_mm.results.per_sample.weighted import Weights
 from lightning_mm.results.result import SweepResult
@@ -77,6 +77,8 @@ def own_metric(function: OwnMetric, name: str | None = None, direction: Directio
         function: Takes the statistics of some samples, name to ``[n, ...]``, and returns a number.
         name: Its name in tables; by default that of the function.
         direction: Whether more or less is better.
+
+    The metric raises a LightningMMError if the function fails or returns no number.
     """
 
     def compute(statistics: Statistics, weights: Weights, labels: Labels) -> NDArray[np.float64]:
@@ -84,7 +86,15 @@ def own_metric(function: OwnMetric, name: str | None = None, direction: Directio
         for place, drawn in enumerate(weights):
             if drawn.any():
                 picked = np.repeat(np.arange(len(drawn)), drawn.astype(np.int64))
-                values[place] = function({key: one[picked] for key, one in statistics.items()})
+                samples = {key: widened(one[picked]) for key, one in statistics.items()}
+                try:
+                    values[place] = function(samples)
+                except Exception as error:  # of any kind, as the function is the user's
+                    raise LightningMMError(
+                        f"metric {named!r} failed on {drawn.sum():.0f} samples ({type(error).__name__}: {error}); "
+                        f"expected a function that takes {{statistic: array}} of {', '.join(statistics)} and returns a "
+                        "number"
+                    ) from error
         return values
 
     named = name or str(getattr(function, "__name__", type(function).__name__))
@@ -111,7 +121,7 @@ def import_metric(path: str, direction: Direction = "max") -> Metric:
 
 
 def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
-    """What the configuration says of the classes of a task, or else what agrees with the stored figures.
+    """Read the classes of a task from the configuration, or else infer them from the stored figures.
 
     Results of a study keep no configuration of the task. Names of classes are then those of ``iou_<class>``, and the
     label that is left out and the rule for absent classes are those that give the stored ``miou``.
@@ -120,7 +130,7 @@ def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
         LightningMMError: If nothing gives the stored ``miou``.
     """
     settings = _task_settings(result.config)
-    given = settings.get("class_names") or [name[4:] for name in result.metrics if name.startswith("iou_")]
+    given = settings.get("class_names") or _iou_classes(result)
     numbers = [
         classification.number_of_classes(c.statistics) for c in cells if classification.has_classes(c.statistics)
     ]
@@ -139,6 +149,11 @@ def labels_of(result: SweepResult, cells: Sequence[Cell]) -> Labels:
         f"the stored confusion matrices do not give the stored miou of {dense[0].method!r}, whatever label is ignored; "
         f"sweep.csv and sweep_samples.npz are of different runs or were edited; {SWEEP_AGAIN}"
     )
+
+
+def _iou_classes(result: SweepResult) -> list[str]:
+    """Classes of ``iou_<class>`` in the order of the rows; ``metrics`` has the primary one first, whichever it is."""
+    return list(dict.fromkeys(row.metric[4:] for row in result.rows if row.metric.startswith("iou_")))
 
 
 def _agrees(result: SweepResult, cell: Cell, labels: Labels) -> bool:

@@ -68,10 +68,10 @@ class Metric:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Under which names it is asked for."""
+        """The names that users can request."""
         return (f"{self.name}_per_class",) if self.per_class else (self.name, *self.others)
 
     def values(self, statistics: Statistics, weights: Weights, labels: Labels, name: str) -> Values:
-        """The metric under the name it was asked for, or one value per class."""
+        """Return the metric under the requested name, or one value per class."""
         found = self.compute(statistics, weights, labels)
         return found if isinstance(found, dict) else {name: found}

@@ -17,7 +17,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.robust.linear import replicates_of, weighted_sum
 
 MEAN = "mean"
-"""Stands for all incomplete combinations that both methods have in the place of a combination."""
+"""Name of the mean over all incomplete combinations that both methods have."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lightning_mm.results.per_sample.metric import Labels, Metric, Values
 from lightning_mm.results.result import SweepResult
 
 AT_ONCE = 20_000_000
-"""Weights of how many resamples times samples are held at once."""
+"""The most weights (resamples times samples) that are held at once."""
 
 
 def values_of(cell: Cell, name: str, metric: Metric, labels: Labels, drawn: NDArray[np.int64] | None = None) -> Values:

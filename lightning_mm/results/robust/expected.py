@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from lightning_mm.errors import LightningMMError, check_fraction
-from lightning_mm.modality_names import ModalityNames
+from lightning_mm.modality_names import MOST_LISTED, SEPARATOR, ModalityNames
 
 BERNOULLI = (0.2, 0.1, 0.05)
 """Probabilities of a missing modality that benchmarks of segmentation print."""
@@ -41,14 +42,27 @@ class Scenario:
         for name, p in self.p_available.items():
             check_fraction(f"p_available of {name}", p)
         often = {name: float(self.p_available.get(name, 1.0)) for name in names}
+        possible = {name: [(True, p), (False, 1 - p)] for name, p in often.items()}
+        possible = {name: [(inside, p) for inside, p in cases if p] for name, cases in possible.items()}
+        if math.prod(map(len, possible.values())) > 2**MOST_LISTED:
+            raise LightningMMError(
+                f"p_available: more than {MOST_LISTED} modalities may be missing, which makes too many combinations; "
+                "set 1 for those that hardly ever are"
+            )
         found: dict[str, float] = {}
-        for combination in names.combinations():
-            inside = names.parse(combination)
-            found[combination] = math.prod(often[name] if name in inside else 1 - often[name] for name in names)
+        for cases in product(*possible.values()):
+            inside = [name for name, (there, _) in zip(names, cases) if there]
+            if inside:
+                found[SEPARATOR.join(inside)] = math.prod(p for _, p in cases)
         total = math.fsum(found.values())
         if total == 0:
             raise LightningMMError("p_available: expected some modality that is available at times, got 0 for all")
-        return {name: value / total for name, value in found.items() if value}
+        return {name: found[name] / total for name in sorted(found, key=lambda name: name.count(SEPARATOR))}
+
+
+def usual_scenarios(modalities: Sequence[str]) -> list[Scenario]:
+    """Those of :data:`BERNOULLI`; none for more modalities than have combinations that can be listed."""
+    return [bernoulli(p, modalities) for p in BERNOULLI] if len(modalities) <= MOST_LISTED else []
 
 
 def bernoulli(p_missing: float, modalities: Sequence[str]) -> Scenario:

@@ -38,7 +38,7 @@ def weighted_sum(
 
     Returns:
         The mean over the seeds that have all of these combinations, NaN if none has; with an interval if there are
-        replicates of all of them.
+        replicates of all of them, and the methods have no other seeds, over which replicates are means as well.
     """
     figures = {method: result.figures(method, metric) for method in terms}
     wanted = {method: [name for name in weights if name] for method, weights in terms.items()}
@@ -57,7 +57,9 @@ def weighted_sum(
         for seed in seeds
     ]
     value = float(np.mean(values)) if values else math.nan
-    return Figure(value, by_seed.spread(values), _interval(terms, metric, empty, bootstrap), tuple(seeds))
+    of_all_seeds = all(one.is_constant or set(one.values) == set(seeds) for one in figures.values())
+    interval = _interval(terms, metric, empty, bootstrap) if of_all_seeds else None
+    return Figure(value, by_seed.spread(values), interval, tuple(seeds))
 
 
 def _of_seed(values: Mapping[int, Mapping[str, float]], seed: int) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import SEPARATOR
-from lightning_mm.results.per_sample.cells import cells_of
+from lightning_mm.results.per_sample.cells import cells_of, widened
 from lightning_mm.results.rows import COLUMNS
 from lightning_mm.results.stored.find import TEST, Stored, stored_sweeps
 
@@ -55,7 +55,8 @@ class StoredResults:
         Columns: ``folder, method, combination, seed, index`` (position in the data set), ``observed`` (what the sample
         had, as a combination), and one per statistic: ``prediction`` and ``target``; ``score`` of two classes;
         ``confidence``, ``target_probability`` and ``brier`` of more; ``confusion`` of a segmentation, a matrix in each
-        row. A statistic that only some sweeps have is NaN (``None`` for matrices) in the rows of the others.
+        row. Whole numbers are int64. A statistic that only some sweeps have is NaN (``None`` for matrices) in the rows
+        of the others.
         """
         parts = [part for one in self.sweeps for part in _sample_parts(one)]
         names = list(dict.fromkeys(name for part in parts for name in part))
@@ -121,6 +122,7 @@ def _sample_parts(one: Stored) -> list[Columns]:
         if observed is not None:
             part["observed"] = observed[cell.rows]
         for name, values in cell.statistics.items():
+            values = widened(values)
             part[name] = values if values.ndim == 1 else _cells(values)
         parts.append(part)
     return parts

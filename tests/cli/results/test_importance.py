@@ -49,6 +49,8 @@ def test_values_are_printed_and_written(sweep: Path, capsys: pytest.CaptureFixtu
         ([], 1, "what is accuracy without any modality"),
         (["--empty", "majority"], 1, "--empty majority: no labels of samples are stored"),
         (["--empty", "half"], 2, "--empty: expected a number or `majority`, got 'half'"),
+        (["--empty", "nan"], 2, "--empty: expected a number or `majority`, got 'nan'"),
+        (["--empty", "0", "--groups", "nowhere.csv"], 1, "no groups at nowhere.csv"),
         (["--empty", "0", "--group_by", "actor"], 2, "--group_by names a column of --groups"),
         (["--empty", "0", "--bootstrap", "-1"], 2, "--bootstrap: expected 0 or more"),
         (["--empty", "0", "--per_class"], 1, "no per-sample statistics"),
@@ -60,9 +62,10 @@ def test_values_are_printed_and_written(sweep: Path, capsys: pytest.CaptureFixtu
 def test_mistakes_are_one_line(
     sweep: Path, more: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["importance", str(sweep), *more]) == code
+    assert main(["importance", str(sweep), *more, "--out", str(sweep / "out")]) == code
     error = capsys.readouterr().err
     assert said in error
+    assert not (sweep / "out").exists()
     assert error.count("\n") == 1
 
 

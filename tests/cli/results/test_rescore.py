@@ -55,6 +55,8 @@ def test_what_can_be_computed_is_listed(capsys: pytest.CaptureFixture[str]) -> N
         (["--metric", "miou"], 1, "miou needs `confusion` of a segmentation; stored are prediction, target"),
         (["--metric", "nothing"], 1, "no metric 'nothing'; expected one of accuracy"),
         (["--metric", "no_module.metric"], 2, "cannot be imported"),
+        (["--metric", "os.getcwd"], 1, "metric 'getcwd' failed on 30 samples (TypeError: "),
+        (["--metric", "builtins.list"], 1, "takes {statistic: array} of prediction, target and returns a number"),
         (["--bootstrap", "-1"], 2, "--bootstrap: expected 0 or more, got -1"),
     ],
 )

@@ -100,6 +100,7 @@ def test_without_samples_it_says_so(sweep: Path, capsys: pytest.CaptureFixture[s
         (["--robustness", "--p_available", "rgb"], 2, "--p_available: expected MODALITY=P"),
         (["--robustness", "--p_available", "rgb=2"], 2, "with P between 0 and 1, got 'rgb=2'"),
         (["--robustness", "--p_available", "lidar=0.5"], 1, "unknown modality 'lidar'"),
+        (["--robustness", "--p_available", "rgb=1", "rgb=0.5"], 2, "--p_available: 'rgb' is there twice"),
         (["--robustness", "--p_missing", "1"], 2, "--p_missing: expected numbers of at least 0 and below 1, got 1"),
         (["--p_missing", "0.1"], 2, "belong to --robustness"),
         (["--bootstrap", "-1"], 2, "--bootstrap: expected 0 or more"),
@@ -108,9 +109,10 @@ def test_without_samples_it_says_so(sweep: Path, capsys: pytest.CaptureFixture[s
 def test_mistakes_are_one_line(
     sweep: Path, more: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["table", str(sweep), *more]) == code
+    assert main(["table", str(sweep), *more, "--out", str(sweep / "out")]) == code
     error = capsys.readouterr().err
     assert said in error
+    assert not (sweep / "out").exists()
     assert error.count("\n") == 1
 
 

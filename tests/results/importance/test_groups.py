@@ -14,6 +14,7 @@ from lightning_mm.results import SweepResult, SweepRow, constant_rows, merge, re
 from lightning_mm.results.bootstrap import resample_counts
 from lightning_mm.results.importance import importance, importance_per_class, importance_per_group, read_groups
 from lightning_mm.results.importance.guess import value_of_guessing
+from lightning_mm.results.per_sample import rescore
 from tests.support.repository import REPOSITORY
 from tests.support.sweep_results import classified
 
@@ -51,6 +52,17 @@ def test_a_class_is_the_samples_of_this_class() -> None:
         ]
         assert {name: f.value for name, f in one.importance.shapley.items()} == pytest.approx(expected)
         assert one.importance.shapley["depth"].interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+
+
+def test_classes_are_in_their_order_whatever_the_table_holds() -> None:
+    result = three()
+    for key in [key for key in result.samples if key.endswith("/target")]:
+        result.samples[key] = np.repeat([0, 1, 2], [10, 20, 30])
+    result.rows.clear()
+    result.rows += [SweepRow("adapted", "rgb", 1, "accuracy", 0.5, 60, 0)]
+    result.rows += [SweepRow("adapted", "rgb", 1, "recall_of_all", 0.5, 60, 0)]
+    found = importance_per_class(rescore(result, ["recall_2"]), ["adapted"], replicates=0)["adapted"]
+    assert [(one.name, one.n) for one in found] == [("0", 10), ("1", 20), ("2", 30)]
 
 
 def test_a_group_is_a_result_of_its_samples() -> None:

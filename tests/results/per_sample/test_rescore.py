@@ -84,6 +84,13 @@ def test_functions_of_the_user() -> None:
     right = resampled(result, "accuracy", replicates=20).replicates["adapted", "rgb", "accuracy"]
     assert result.bootstrap.replicates["adapted", "rgb", "wrong"] == pytest.approx(1 - right)
     assert import_metric("numpy.linalg.norm").name == "norm"
+    small = classified()
+    small.samples.update({key: one.astype(np.uint8) for key, one in small.samples.items() if "/" in key})
+
+    def bias(statistics: dict[str, NDArray[Any]]) -> float:
+        return float(np.mean(statistics["prediction"] - statistics["target"]))
+
+    assert rescore(small, [own_metric(bias)]).rows == rescore(classified(), [own_metric(bias)]).rows
     for path, said in (("nothing.at_all", "cannot be imported"), ("numpy.pi", "expected a function")):
         with pytest.raises(UsageError, match=said):
             import_metric(path)
@@ -136,6 +143,10 @@ def test_what_a_study_does_not_say_is_found_by_the_stored_figures() -> None:
         result = SweepResult([SweepRow("ssf", "rgb", 1, "miou", value, 6, 0)], ["rgb"], "miou", samples=samples)
         assert labels_of(result, cells_of(result)).ignored == ignored
         assert rescore(result, ["miou", "iou_per_class"]).value("ssf", "rgb", "iou_2") == pytest.approx(iou[2])
+    of_classes = [SweepRow("ssf", "rgb", 1, f"iou_{name}", iou[k], 6, 0) for k, name in enumerate("xyz")]
+    of_one = replace(result, rows=[*result.rows, *of_classes], primary_metric="iou_z")
+    found = rescore(of_one, ["recall_per_class"])
+    assert found.value("ssf", "rgb", "recall_z") == pytest.approx(total[2, 2] / total[2].sum())
     wrong = replace(result, rows=[replace(result.rows[0], value=0.9)])
     with pytest.raises(LightningMMError, match="do not give the stored miou"):
         rescore(wrong, ["macc"])

@@ -11,13 +11,15 @@ import pytest
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.results import SweepResult, SweepRow, constant_rows
+from lightning_mm.results import SweepResult, SweepRow, constant_rows, merge
 from lightning_mm.results.bootstrap import Bootstrap
+from lightning_mm.results.per_sample import resampled
 from lightning_mm.results.result import Direction
-from lightning_mm.results.robust import Scenario, bernoulli, robustness
+from lightning_mm.results.robust import Scenario, bernoulli, robustness, usual_scenarios
 from lightning_mm.results.robust.linear import weighted_sum
 from lightning_mm.results.robust.tables import figures_of, normalised_of
 from lightning_mm.results.robustness import area, effective_robustness, relative_robustness
+from tests.support.sweep_results import classified
 
 TEN = ModalityNames(list("abcdefghij"))
 
@@ -135,6 +137,15 @@ def test_expectation_is_the_mean_over_what_may_be_missing(p: dict[str, float]) -
     assert found == pytest.approx(total / weight)
 
 
+def test_of_many_modalities_only_those_that_may_be_missing_count() -> None:
+    many = [f"m{place}" for place in range(40)]
+    found = Scenario("s", {"m0": 0.9, "m39": 0.0}).weights(many)
+    assert found == pytest.approx({"+".join(many[1:39]): 0.1, "+".join(many[:39]): 0.9})
+    assert usual_scenarios(many) == []
+    with pytest.raises(LightningMMError, match="more than 16 modalities may be missing"):
+        bernoulli(0.1, many).weights(many)
+
+
 def test_expectation_by_drawing_agrees() -> None:
     """The mean over a hundred thousand draws of what is missing."""
     result, rng = random_result(4), np.random.default_rng(0)
@@ -153,6 +164,19 @@ def test_what_is_lacking_is_not_a_number_and_scenarios_need_only_what_can_occur(
     assert math.isnan(found.effective.value)
     values = result.values("ssf")
     assert found.expected["s"].value == pytest.approx((values["a"] + values["a+b"]) / 2)
+
+
+def test_no_interval_if_only_some_seeds_have_all_combinations() -> None:
+    parts = [classified(seed) for seed in (0, 1)]
+    parts[1].rows[:] = [row for row in parts[1].rows if (row.method, row.combination) != ("adapted", "depth")]
+    for key in [key for key in parts[1].samples if key.startswith("adapted/depth/")]:
+        del parts[1].samples[key]
+    result = merge(parts)
+    drawn = resampled(result, "accuracy", replicates=20)
+    unfinished = robustness(result, "adapted", bootstrap=drawn).area
+    assert unfinished.seeds == (0,)
+    assert unfinished.interval is None
+    assert robustness(result, "zero_fill", bootstrap=drawn).area.interval is not None
 
 
 def test_a_constant_counts_for_every_seed() -> None:

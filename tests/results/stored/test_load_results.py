@@ -59,6 +59,16 @@ def test_one_sweep_is_its_csv_and_its_samples(name: str) -> None:
     assert set(samples["observed"][chosen].tolist()) == {result.full_combination}
 
 
+@pytest.mark.parametrize("frames", [False, True])
+def test_confusion_matrices_can_be_added_up(frames: bool) -> None:
+    """Files hold them in 16 bits, which the pixels of a few pictures exceed."""
+    samples, result = load_results(RESULTS / "ombria", frames=frames).samples, read(RESULTS / "ombria")
+    chosen = (samples["method"] == "zero_fill") & (samples["combination"] == "s1_before") & (samples["seed"] == 0)
+    total = sum(samples["confusion"][chosen])
+    stored = result.select("zero_fill", "s1_before", "pixel_accuracy")[0]
+    assert total.trace() / total.sum() == pytest.approx(stored.value)
+
+
 def test_accuracy_can_be_computed_from_the_samples() -> None:
     loaded = load_results(RESULTS / "utd_mhad", frames=False)
     figure, samples = figures(loaded.combinations), loaded.samples
