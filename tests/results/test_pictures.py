@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,3 +171,20 @@ def test_examples_of_the_same_samples_are_joined() -> None:
     assert joined.methods == ["zero_fill", "adapted"]
     assert set(joined.inputs) == set(NAMES)
     assert merge_examples([]).methods == []
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$c", "多模态"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """Dollar signs are no formulas, and a name of many bytes becomes a number."""
+    examples = replace(segmented(), class_names=[name, f"{name}1", f"{name}2"])
+    names = [name * 28, "depth"]
+    examples = replace(
+        examples,
+        inputs={names[0]: examples.inputs["rgb"]},
+        predictions={("adapted", names[0]): examples.truth, (name, names[0]): examples.truth},
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        written = write_pictures(classified((name, "adapted"), names), tmp_path, examples)
+    assert [one.kind for one in written] == ["segmentation"] + ["confusion"] * 3
+    assert find_pictures(tmp_path, names) == written

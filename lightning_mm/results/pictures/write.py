@@ -25,7 +25,7 @@ MOST = 64
 """How many combinations are drawn: of more, those of one modality, those that lack one, the full one, and others."""
 DRAW_SEED = 0
 LONGEST = 150
-"""Characters of a combination in the name of a file."""
+"""Bytes of a combination in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _figures(result: SweepResult, examples: Examples) -> Iterator[tuple[str, str
 
 def _in_file_name(combination: str, result: SweepResult) -> str:
     """The combination, or for many long names the numbers of its modalities, from 1: ``m1+m3``."""
-    if len(combination) <= LONGEST and re.fullmatch(r"[\w.+\- ]+", combination):
+    if len(combination.encode()) <= LONGEST and re.fullmatch(r"[\w.+\- ]+", combination):
         return combination
     names = result.modalities
     return SEPARATOR.join(f"m{names.index(name) + 1}" for name in combination.split(SEPARATOR))
