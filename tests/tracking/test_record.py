@@ -160,6 +160,20 @@ def test_an_open_offline_run_is_replaced(tmp_path: Path) -> None:
     assert synced.exists(), "what has been synced stays"
 
 
+def test_offline_runs_of_others_stay(tmp_path: Path) -> None:
+    record = SweepRecord(small_sweep(), ["adapted"], 0)
+    settings = {"save_dir": str(tmp_path), "id": "mine.1"}
+    others = [tmp_path / "wandb" / f"offline-run-20260102_030405-{name}" for name in ("not-mine.1", "mine.1")]
+    for folder in others:
+        folder.mkdir(parents=True)
+    for tag in ("a", "b"):
+        assert write_runs([PlannedRun("study", "sweep", record, tags=[tag])], tmp_path, "g", settings) == {
+            "study": "mine.1"
+        }
+        assert others[0].exists()
+        assert others[1].exists() == (tag == "a"), "the second time it is a run of the study"
+
+
 def test_a_damaged_ledger(tmp_path: Path) -> None:
     (tmp_path / "wandb_runs.json").write_text('{"study_id": "abcdef12", "runs": {"a": {"id": "../x"}}}')
     with pytest.raises(LightningMMError, match=r"wandb_runs.json is damaged .*; remove it to record the study again"):

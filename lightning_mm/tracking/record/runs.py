@@ -7,6 +7,7 @@ the half written folder is replaced.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import secrets
@@ -150,9 +151,11 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
         return
     chosen = arguments.get("id") if last else None
     identity = str(chosen or f"{ledger.study_id}-{hashlib.sha256((one.key + digest).encode()).hexdigest()[:12]}")
+    before = ledger.runs.get(one.key, {}).get("id")
     ledger.set(one.key, id=identity, digest=digest, state="open", mode=mode, url=None)
     folder = Path(str(arguments.get("save_dir") or arguments.get("dir") or "."))
-    _remove_unfinished(folder, identity)
+    if before == identity:
+        _remove_unfinished(folder, identity)
     name = one.name or f"{group}/{one.key}"
     run = open_run(
         one, mode, group, arguments, identity, str(arguments["name"]) if last and "name" in arguments else name
@@ -201,7 +204,7 @@ def open_run(one: PlannedRun, mode: str, group: str, arguments: Mapping[str, Any
 
 def _remove_unfinished(folder: Path, identity: str) -> None:
     """Remove what a killed process has left of an offline run, unless it was synced: all of it is written again."""
-    for left in (folder / "wandb").glob(f"offline-run-*-{identity}"):
+    for left in (folder / "wandb").glob(f"offline-run-{'[0-9]' * 8}_{'[0-9]' * 6}-{glob.escape(identity)}"):
         if not any(left.glob("*.synced")):
             shutil.rmtree(left, ignore_errors=True)
 
