@@ -95,15 +95,15 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, 
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs, command)
     drawn = draw(study, facts, choices, result)
-    if study.wandb is not None:
-        from lightning_mm.compare.record import record_study
-
-        record_study(study, facts, choices, result, drawn)
     print_table(result, study.metric)
     places = [*written.values(), *([drawn[0].path.parent] if drawn else [])]
     print("written: " + ", ".join(map(str, places)))
     page = write_report([study.results], study.results / "report.html", study.metric)
     print(f"report: {page['html']}")
+    if study.wandb is not None:  # last: what happens to W&B loses nothing
+        from lightning_mm.compare.record import record_study
+
+        record_study(study, facts, choices, result, drawn)
     return result
 
 

@@ -22,6 +22,8 @@ from tests.support.offline_run import OfflineRun
 from tests.support.tiny_run import BASE, SSF
 
 WANDB = "lightning_mm.tracking.OfflineFirstWandbLogger"
+SERVER = "http://127.0.0.1:9"
+"""Nobody listens there."""
 
 
 class Runs:
@@ -104,6 +106,21 @@ def test_a_sweep_draws_predictions_saves_the_adapter_and_records_both(runs: Runs
     assert run.summary["summary/adapted/full_unchanged"] == 1.0
     kinds = {one["type"]: one for one in run.of("artifact")}
     assert json.loads(kinds["adapter"]["metadata"])["base"]["artifact"] == kinds["base"]["name"]
+
+
+def test_a_server_that_is_away_is_one_message(
+    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MODE": "online", "BASE_URL": SERVER, "API_KEY": "a" * 40, "INIT_TIMEOUT": "2"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (runs.folder / "away.yaml").write_text(
+        f"trainer: {{logger: {{class_path: {WANDB}, init_args: {{save_dir: {runs.folder}, project: p}}}}}}\n"
+    )
+    command = ["sweep", *runs.ssf, "-c", str(runs.folder / "away.yaml"), *runs.into("away")]
+    assert main([*command, "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "error: Weights & Biases: " in said
+    assert "set WANDB_MODE=offline" in said
 
 
 def test_sweep_writes_every_combination_before_and_after(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
