@@ -113,8 +113,8 @@ def panels(pairs: Pairs, title: str) -> tuple[Figure, list[Axes]]:
         for spine in axis.spines.values():
             spine.set_color(LINE)
         axes.append(axis)
-    place = 0.1 / width, 1 - 0.1 / height
-    figure.text(*place, title, fontsize=9, fontweight="bold", color=INK, va="top", parse_math=False)
+    x, y = 0.1 / width, 1 - 0.1 / height
+    figure.text(x, y, title, fontsize=9, fontweight="bold", color=INK, va="top", parse_math=False)
     return figure, axes
 
 

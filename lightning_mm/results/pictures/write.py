@@ -127,8 +127,7 @@ def _from_file_name(name: str, modalities: list[str] | None) -> str:
     parts = name.split(SEPARATOR)
     if modalities is None or set(parts) <= set(modalities):
         return name
-    try:
-        numbers = [int(part.removeprefix("m")) - 1 for part in parts]
-        return SEPARATOR.join(modalities[number] for number in numbers)
-    except (ValueError, IndexError):
+    numbers = [int(part[1:]) for part in parts if re.fullmatch(r"m[0-9]{1,4}", part)]
+    if len(numbers) < len(parts) or not all(0 < number <= len(modalities) for number in numbers):
         return name
+    return SEPARATOR.join(modalities[number - 1] for number in numbers)
