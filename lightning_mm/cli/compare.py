@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_mm.cli.errors import Parser
 from lightning_mm.cli.output import print_what_can_be_printed
 from lightning_mm.errors import LightningMMError, UsageError
+from lightning_mm.settings_files import masked_words
 
 if TYPE_CHECKING:
     from lightning_mm.compare.executor import Perform
@@ -61,7 +62,9 @@ def run_compare(args: list[str]) -> None:
     if options.dry_run:
         _list(study)
         return
-    compare(study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *args]))
+    compare(
+        study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *masked_words(args)])
+    )
 
 
 def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, command: str = "") -> SweepResult:
