@@ -92,6 +92,12 @@ def test_seeds_are_drawn_together() -> None:
     }
 
 
+def test_of_very_many_classes_there_is_no_matrix(tmp_path: Path) -> None:
+    result = classified()
+    result.samples = {key: values * 10**6 for key, values in result.samples.items()}
+    assert write_pictures(result, tmp_path) == []
+
+
 def test_numbers_are_drawn_against_the_truth() -> None:
     result = classified()
     result.samples = {

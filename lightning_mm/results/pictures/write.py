@@ -23,6 +23,8 @@ FOLDER = "pictures"
 KINDS = ("segmentation", "confusion", "values")
 MOST = 64
 """How many combinations are drawn: of more, those of one modality, those that lack one, the full one, and others."""
+MOST_CLASSES = 1000
+"""Up to this many classes there is a confusion matrix."""
 DRAW_SEED = 0
 LONGEST = 150
 """Bytes of a combination in the name of a file."""
@@ -109,10 +111,10 @@ def _figures(result: SweepResult, examples: Examples) -> Iterator[tuple[str, str
         if not pairs:
             continue
         whole = all(one.dtype.kind in "iub" for pair in pairs.values() for one in pair)
-        if whole:
-            yield "confusion", combination, confusion_picture(pairs, combination, examples.class_names)
-        else:
+        if not whole:
             yield "values", combination, values_picture(pairs, combination)
+        elif max(int(one.max(initial=0)) for pair in pairs.values() for one in pair) < MOST_CLASSES:
+            yield "confusion", combination, confusion_picture(pairs, combination, examples.class_names)
 
 
 def _in_file_name(combination: str, result: SweepResult) -> str:
