@@ -22,8 +22,6 @@ from tests.support.offline_run import OfflineRun
 from tests.support.tiny_run import BASE, SSF
 
 WANDB = "lightning_mm.tracking.OfflineFirstWandbLogger"
-SERVER = "http://127.0.0.1:9"
-"""Nobody listens there."""
 
 
 class Runs:
@@ -108,19 +106,11 @@ def test_a_sweep_draws_predictions_saves_the_adapter_and_records_both(runs: Runs
     assert json.loads(kinds["adapter"]["metadata"])["base"]["artifact"] == kinds["base"]["name"]
 
 
-def test_a_server_that_is_away_is_one_message(
-    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"MODE": "online", "BASE_URL": SERVER, "API_KEY": "a" * 40, "INIT_TIMEOUT": "2"}.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    (runs.folder / "away.yaml").write_text(
-        f"trainer: {{logger: {{class_path: {WANDB}, init_args: {{save_dir: {runs.folder}, project: p}}}}}}\n"
-    )
-    command = ["sweep", *runs.ssf, "-c", str(runs.folder / "away.yaml"), *runs.into("away")]
-    assert main([*command, "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]) == 1
-    said = capsys.readouterr().err
-    assert "error: Weights & Biases: " in said
-    assert "set WANDB_MODE=offline" in said
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_predictions_are_drawn_in_the_precision_of_the_sweep(runs: Runs, precision: str) -> None:
+    command = ["sweep", *runs.ssf, *runs.into(precision), "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]
+    assert main([*command, "--trainer.precision", precision]) == 0
+    assert len(find_pictures(runs.folder / precision / "sweep")) == 3
 
 
 def test_sweep_writes_every_combination_before_and_after(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def _draw(
     examples = Examples()
     if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         methods = {name: others.get(name, model) for name in result.methods}
-        examples = collect_examples(methods, batches_of(datamodule, split), result)
+        examples = collect_examples(methods, batches_of(datamodule, split), result, precision=trainer.precision_plugin)
     if examples.predictions or examples.class_names:
         write_examples(examples, folder)
     return write_pictures(result, folder, examples)
