@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import lock, sha256, write_atomically
+from lightning_mm.files import FULL, lock, sha256, write_atomically
 from lightning_mm.json_files import read_json
 from lightning_mm.settings_files import tell_secrets, without_secrets
 from lightning_mm.tracking.logger import is_of_wandb, wandb_mode
 from lightning_mm.tracking.record.artifacts import AdapterFiles, BaseFiles
 from lightning_mm.tracking.record.content import SweepRecord
+from lightning_mm.tracking.record.whole import is_whole
 from lightning_mm.tracking.record.write import write_record
 
 LEDGER = "wandb_runs.json"
@@ -169,6 +170,12 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
         failed = 0
     finally:
         run.finish(exit_code=failed)
+    log = Path(run.dir).parent / f"run-{identity}.wandb"
+    if mode == "offline" and not is_whole(log):
+        raise LightningMMError(
+            f"Weights & Biases has not written all of {log}, as on a full disk. The results are in "
+            f"{ledger.path.parent}; make room and run the same command again to complete the record"
+        )
     ledger.set(one.key, state="finished", url=None if mode == "offline" else run.url)
 
 
@@ -215,9 +222,11 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_of_wandb(error):
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not full and not is_of_wandb(error):
             raise
+        reason = error.strerror if isinstance(error, OSError) else str(error).strip()
         raise LightningMMError(
-            f"Weights & Biases: {str(error).strip() or type(error).__name__}. The results are in {folder}; run the "
+            f"Weights & Biases: {reason or type(error).__name__}. The results are in {folder}; run the "
             "same command again to complete the record, with WANDB_MODE=offline if the server cannot be reached"
         ) from error
