@@ -77,11 +77,25 @@ def tell_secrets(words: Sequence[str]) -> bool:
         >>> tell_secrets(["fit", "--model.init_args.api_key=abc"]), tell_secrets(["fit", "--seed_everything", "1"])
         (True, False)
     """
-    for word, following in zip(words, [*words[1:], ""]):
-        name, equals, value = word.lstrip("-").partition("=")
-        if _is_secret((name,), value if equals else following) and (equals or word.startswith("-")):
-            return True
-    return False
+    return masked_words(words) != list(words)
+
+
+def masked_words(words: Sequence[str]) -> list[str]:
+    """The words of a command with the values of names such as ``api_key`` replaced by ``***``.
+
+    Example:
+        >>> masked_words(["compare", "--set", "model.api_key=abc", "--api_key", "abc"])
+        ['compare', '--set', 'model.api_key=***', '--api_key', '***']
+    """
+    found = list(words)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        following = words[place + 1] if place + 1 < len(words) else ""
+        if equals and _is_secret((name.lstrip("-"),), value):
+            found[place] = f"{name}={MASK}"
+        elif not equals and word.startswith("-") and _is_secret((word.lstrip("-"),), following):
+            found[place + 1] = MASK
+    return found
 
 
 def mapped(value: Any, change: Callable[[Place, Any], Any], place: Place = ()) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_mm.cli.errors import Parser
 from lightning_mm.cli.output import print_what_can_be_printed
 from lightning_mm.errors import LightningMMError, UsageError
+from lightning_mm.settings_files import masked_words
 
 if TYPE_CHECKING:
     from lightning_mm.compare.executor import Perform
@@ -61,7 +62,9 @@ def run_compare(args: list[str]) -> None:
     if options.dry_run:
         _list(study)
         return
-    compare(study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *args]))
+    compare(
+        study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *masked_words(args)])
+    )
 
 
 def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, command: str = "") -> SweepResult:
@@ -95,15 +98,15 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, 
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs, command)
     drawn = draw(study, facts, choices, result)
-    if study.wandb is not None:
-        from lightning_mm.compare.record import record_study
-
-        record_study(study, facts, choices, result, drawn)
     print_table(result, study.metric)
     places = [*written.values(), *([drawn[0].path.parent] if drawn else [])]
     print("written: " + ", ".join(map(str, places)))
     page = write_report([study.results], study.results / "report.html", study.metric)
     print(f"report: {page['html']}")
+    if study.wandb is not None:  # last: what happens to W&B loses nothing
+        from lightning_mm.compare.record import record_study
+
+        record_study(study, facts, choices, result, drawn)
     return result
 
 

@@ -46,6 +46,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"a file could not be written, as on a full disk ({text.splitlines()[0]}); {MAKE_ROOM}", 1
     if isinstance(error, OSError) and (isinstance(error, PLACES) or error.errno in CLOSED):
         return text if error.filename is None else f"{error.filename}: {error.strerror}", 1
+    if type(error).__module__.partition(".")[0] == "wandb":
+        said = text.strip() or type(error).__name__
+        return f"Weights & Biases: {said}; log in with `wandb login`, or set WANDB_MODE=offline", 1
     if type(error) is ValueError and text.startswith("loaded state dict "):
         return f"the checkpoint's optimizer does not fit the one of the settings ({text}); give those of its run", 1
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):

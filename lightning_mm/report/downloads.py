@@ -101,8 +101,8 @@ def markdown(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text in which Markdown finds neither HTML nor marks; underscores inside words are none."""
-    escaped = re.sub(r"([\\`*|<>])", r"\\\1", " ".join(text.split()))
+    """Text in which Markdown finds neither HTML, links nor marks; underscores inside words are none."""
+    escaped = re.sub(r"([\\`*|<>~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;")
 
 

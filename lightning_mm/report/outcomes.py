@@ -22,6 +22,8 @@ LARGE = 1000
 """Cells of a large sweep."""
 LEAST_IOU, LEAST_ERROR = 0.01, 0.1
 """The smallest changes that count: of a mean IoU, and of an error in standard deviations of the labels."""
+LARGEST = 1e300
+"""Larger errors, and those of predictions that are not finite, count as this one."""
 Kind = Literal["right", "iou", "error"]
 """Of a score: right (1) or wrong (0); mean IoU of the classes in a sample; absolute error, turned round."""
 Scores = dict[int, dict[tuple[str, str], NDArray[np.float64]]]
@@ -137,7 +139,8 @@ def _score(statistics: dict[str, NDArray[Any]]) -> tuple[Kind | None, NDArray[np
         return None, nothing
     if prediction.dtype.kind in "iub" and target.dtype.kind in "iub":
         return "right", (prediction == target).astype(np.float64)
-    return "error", -np.abs(prediction.astype(np.float64) - target.astype(np.float64))
+    errors = np.abs(prediction.astype(np.float64) - target.astype(np.float64))
+    return "error", -np.nan_to_num(errors, nan=LARGEST, posinf=LARGEST).clip(max=LARGEST)
 
 
 def _spread(result: SweepResult) -> float:

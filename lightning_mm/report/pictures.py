@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_mm.modality_names import SEPARATOR
 from lightning_mm.report.downloads import data_uri
+from lightning_mm.results.pictures import find_pictures
 from lightning_mm.results.result import SweepResult
 
-FOLDER = "pictures"
-KINDS = {
+TITLES = {
     "segmentation": "Inputs, truth and predictions",
     "confusion": "Confusion matrices",
     "values": "Predicted against true values",
 }
-"""Begin of the name of a file, ``<kind>_<combination>.png``, to its title."""
+"""Kind of a picture to what it shows."""
 WIDEST = 1100
 """Pixels; wider ones are made smaller."""
 COLOURS = 128
@@ -49,7 +47,7 @@ class Pictures:
     """All pictures of one kind, the full combination first, then by the number of missing modalities.
 
     Args:
-        kind: One of :data:`KINDS`.
+        kind: One of :data:`TITLES`.
         title: What they show.
         shown: Those in the page.
         left_out: How many are left out since the page would become too large.
@@ -64,14 +62,11 @@ class Pictures:
 def pictures(folder: Path, result: SweepResult) -> list[Pictures]:
     """Read the pictures in the folder of a sweep; those that cannot be read are left out."""
     order = {name: place for place, name in enumerate(result.combinations)}
+    there = find_pictures(folder, result.modalities)
     found = []
     space = LARGEST
-    for kind, title in KINDS.items():
-        paths = {}
-        for path in sorted((folder / FOLDER).glob(f"{kind}_*.png")):
-            name = _combination(path.stem.removeprefix(f"{kind}_"), result.modalities)
-            if name in order:
-                paths[name] = path
+    for kind, title in TITLES.items():
+        paths = {one.combination: one.path for one in there if one.kind == kind and one.combination in order}
         shown: list[Picture] = []
         left_out = 0
         for name in sorted(paths, key=lambda name: -order[name]):
@@ -88,15 +83,6 @@ def pictures(folder: Path, result: SweepResult) -> list[Pictures]:
         if shown:
             found.append(Pictures(kind, title, shown, left_out))
     return found
-
-
-def _combination(name: str, modalities: list[str]) -> str:
-    """The combination in the name of a file; long ones are written with the numbers of modalities, ``m1+m3``."""
-    parts = name.split(SEPARATOR)
-    numbers = [int(part[1:]) for part in parts if re.fullmatch(r"m\d{1,4}", part)]
-    if set(parts) <= set(modalities) or len(numbers) < len(parts) or not all(0 < n <= len(modalities) for n in numbers):
-        return name
-    return SEPARATOR.join(modalities[number - 1] for number in numbers)
 
 
 def _embedded(path: Path) -> tuple[str, tuple[int, int]] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +21,10 @@ from lightning_mm.report.worth import Worth, worth
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import sheet
 from lightning_mm.results.texts import is_percent, number, with_spread
+from lightning_mm.settings_files import without_secrets
 
 ROWS = 1500
 """How many rows of ``sweep.csv`` the page shows."""
-_SECRET = re.compile(r"(^|[_\-.])(password|passwd|secret|token|api_?key|access_?key|private_?key|credentials?)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         outcomes=outcome_table(result, found) if found else None,
         pictures=pictures(source.csv.parent, result),
         figures=figures_table(result, source.csv.read_bytes(), ROWS),
-        config=json.dumps(_without_secrets(result.config), indent=1, default=str, ensure_ascii=False)
+        config=json.dumps(without_secrets(result.config), indent=1, default=str, ensure_ascii=False)
         if result.config
         else "",
         data=_data(result, metrics, found),
@@ -188,13 +186,3 @@ def _data(result: SweepResult, metrics: list[str], found: Outcomes | None) -> di
         "kind": found.kind if found else None,
         "samples": samples,
     }
-
-
-def _without_secrets(value: Any) -> Any:
-    """The value with the contents of keys that look like secrets masked."""
-    if isinstance(value, Mapping):
-        return {
-            str(key): "***" if _SECRET.search(str(key)) and item not in (None, "") else _without_secrets(item)
-            for key, item in value.items()
-        }
-    return [_without_secrets(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError
+from lightning_mm.json_files import parse_json
 from lightning_mm.results.files import DIGEST, read
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.texts import NOTHING, duration
@@ -45,15 +45,17 @@ class Source:
     def facts(self) -> list[tuple[str, str]]:
         """What made the figures, as (label, text); what is not known is left out."""
         both = {**self.stored, **self.study}
+        versions = both.get("versions")
+        versions = versions if isinstance(versions, Mapping) else {}
         found = {
             "command": both.get("command") or self._likely_command(),
-            "versions": _versions(both.get("versions") or {}),
+            "versions": ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if versions.get(name)),
             "git revision": both.get("commit") or "not recorded",
             "data fingerprint": self.result.data_fingerprint and self.result.data_fingerprint.text,
             "samples": self._samples(),
             "table of missing": self._missing(),
             "seeds": ", ".join(map(str, sorted({row.seed for row in self.result.rows}))),
-            "device": both.get("machine") or (both.get("versions") or {}).get("platform"),
+            "device": both.get("machine") or versions.get("platform"),
             "time": self._time(),
             "intervals": self._intervals(),
         }
@@ -134,8 +136,8 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        content = parse_json(path.read_bytes())
+    except (ValueError, RecursionError):
         return {}  # `read` has checked sweep.json; without study.json a few facts are missing
     return content if isinstance(content, dict) else {}
 
@@ -155,10 +157,6 @@ def _numbered(name: str, count: int) -> str:
 
 def _digest(values: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype=np.int64).tobytes()).hexdigest()[:12]
-
-
-def _versions(versions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if versions.get(name))
 
 
 def _sum(seconds: Any) -> str:

@@ -20,6 +20,10 @@ LOWER = ("drop", "trained", "per combination", "training")
 """Columns of the summary of which less is better, whatever the direction of the metric."""
 
 
+NUMBERS = {"n_available": int, "n": int, "seed": int, "value": float, "low": float, "high": float}
+"""Columns of ``sweep.csv`` that hold numbers."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One text of a table.
@@ -160,10 +164,10 @@ def figures_table(result: SweepResult, content: bytes, most: int) -> Table:
 
 
 def _parsed(column: str, text: str) -> Any:
-    """A cell of ``sweep.csv``: texts stay, even if they look like numbers."""
-    if not text or column in ("method", "combination", "metric"):
+    """A cell of ``sweep.csv``: texts and columns of others stay, even if they look like numbers."""
+    if not text or column not in NUMBERS:
         return text
-    return int(text) if column in ("n_available", "n", "seed") else float(text)
+    return NUMBERS[column](text)
 
 
 def _arrow_of(label: str, direction: str) -> str:

@@ -72,7 +72,7 @@ def heat_map(result: SweepResult, metric: str | None = None) -> Figure:
     bar.ax.tick_params(labelsize=8, colors=INK, length=2)
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}" if percent else f"{value:.3g}")
     figure.text(0.15 / width, 1 - 0.17 / height, f"{metric} in %" if percent else metric,
-                fontsize=11, fontweight="bold", color=INK, va="top")  # fmt: skip
+                fontsize=11, fontweight="bold", color=INK, va="top", parse_math=False)  # fmt: skip
     counts = sorted({row.n for row in result.rows if row.metric == metric})
     samples = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     figure.text(1 - 0.15 / width, 1 - 0.2 / height, f"n = {samples}", fontsize=8, color=LINE, va="top", ha="right")
@@ -161,7 +161,8 @@ def _is_constant(values: NDArray[Any]) -> bool:
 def _name_columns(axes: Axes, names: list[str]) -> None:
     axes.xaxis.tick_top()
     turned = axes.get_window_extent().width / axes.figure.dpi / len(names) < 0.085 * max(map(len, names))
-    axes.set_xticks(range(len(names)), names, rotation=40 if turned else 0, ha="left" if turned else "center")
+    turn: dict[str, Any] = {"rotation": 40, "ha": "left"} if turned else {}
+    axes.set_xticks(range(len(names)), names, parse_math=False, **turn)
     axes.tick_params(length=0, labelsize=9, colors=INK, pad=3)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -12,7 +12,7 @@ from lightning_mm.schemas.base import Schema, Sha256
 class RunState(Schema):
     """One run."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    id: Annotated[str, Field(pattern=r"^[^:;,#?/'\\]{1,128}$")]
     digest: Sha256
     state: Literal["open", "finished"]
     mode: str | None = None

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -31,7 +32,11 @@ LARGEST = 256
 
 @torch.no_grad()
 def collect_examples(
-    methods: Mapping[str, nn.Module], batches: Iterable[Any], result: SweepResult, off: Collection[str] = (ZERO_FILL,)
+    methods: Mapping[str, nn.Module],
+    batches: Iterable[Any],
+    result: SweepResult,
+    off: Collection[str] = (ZERO_FILL,),
+    precision: Precision | None = None,
 ) -> Examples:
     """Run every method on a few samples, if its task is a segmentation; for other tasks only classes are named.
 
@@ -42,6 +47,7 @@ def collect_examples(
         batches: Of the split that was swept.
         result: The sweep: which methods ran on which combinations.
         off: Methods that are their task with its adapter off.
+        precision: That of the sweep; full precision by default.
     """
     task: Any = next(iter(methods.values()))
     names = [str(name) for name in getattr(task, "class_names", None) or ()]
@@ -57,7 +63,10 @@ def collect_examples(
     drawn = drawn_combinations(result)
     for method, one in methods.items():
         for combination in [name for name in result.values(method) if name in drawn]:
-            labels = [_predict(one, method in off, sample["inputs"], known, combination) for sample in found]
+            labels = [
+                _predict(one, method in off, sample["inputs"], known, combination, precision or Precision())
+                for sample in found
+            ]
             predictions[method, combination] = _smaller(torch.cat(labels)).numpy().astype(np.int16)
     truth = torch.where(truth == task.ignore_index, IGNORED, truth)
     return Examples(
@@ -101,7 +110,9 @@ def _form(row: dict[str, Any]) -> list[Any]:
     return [tuple(row["target"].shape), *(tuple(one.shape) for one in tensors_of(row["inputs"]))]
 
 
-def _predict(task: nn.Module, off: bool, inputs: Any, known: Modalities, combination: str) -> Tensor:
+def _predict(
+    task: nn.Module, off: bool, inputs: Any, known: Modalities, combination: str, precision: Precision
+) -> Tensor:
     """Labels of one sample, ``Int[1, H, W]``."""
     one: Any = task
     device = next((parameter.device for parameter in task.parameters()), torch.device("cpu"))
@@ -112,10 +123,11 @@ def _predict(task: nn.Module, off: bool, inputs: Any, known: Modalities, combina
     training = task.training
     task.eval()
     with (
+        precision.forward_context(),
         adapter.disabled() if off and adapter is not None else nullcontext(),
         adapter.using(available) if hasattr(adapter, "using") else nullcontext(),
     ):
-        outputs = one(own, available)
+        outputs = one(precision.convert_input(own), available)
     task.train(training)
     return cast(Tensor, one.predictions(outputs)).cpu()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from lightning_mm.tracking.record.charts import HEAT_MAP, HEAT_MAP_COLUMNS, HEAT
 INSTALL = "pip install 'lightning-mm[dashboard]'"
 CHART = "lightning-mm-heat-map"
 """Name of the heat map that is saved as a preset of the account."""
+REFUSED = ("So", "Sk", "Sm", "Sc", "Cs")
+"""Unicode categories of characters that wandb-workspaces refuses in names: symbols and emojis."""
 COLUMNS = ("mean", "worst", "full", "drop", "recovered_gap", "parameters", "seconds", "full_unchanged")
 """Columns of the table of runs that are shown first."""
 
@@ -43,12 +47,15 @@ class Dashboard:
     @property
     def title(self) -> str:
         """Title of the report and name of the workspace."""
-        return f"Missing modalities: {self.study or self.project}"[:128]
+        name = "".join(letter for letter in self.study or self.project if unicodedata.category(letter) not in REFUSED)
+        return f"Missing modalities: {name}"[:128]
 
     @property
     def filter(self) -> str:
         """Which runs are shown, as W&B writes it."""
-        return f"Metric('Group') = {self.study!r}" if self.study else ""
+        # wandb-workspaces parses this as Python, but changes "<", "=" and ">" before, also in texts
+        study = re.sub("[<=>]", lambda sign: f"\\x{ord(sign[0]):02x}", repr(self.study))
+        return f"Metric('Group') = {study}" if self.study else ""
 
     def sections(self) -> dict[str, list[Any]]:
         """Heading to panels, in the order of workspace and report."""

@@ -79,8 +79,8 @@ class OfflineFirstWandbLogger(WandbLogger):
 
 
 def is_of_wandb(error: Exception) -> bool:
-    """Whether W&B raised an error: no server, no login, a request that is refused."""
-    return type(error).__module__.partition(".")[0] == "wandb"
+    """Whether W&B raised an error: no server, no login, a request or (by pydantic) a setting that is refused."""
+    return type(error).__module__.partition(".")[0] in ("wandb", "pydantic_core")
 
 
 def wandb_mode() -> Literal["online", "offline", "shared", "disabled"]:

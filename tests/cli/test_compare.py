@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 import torch
 
 from lightning_mm.cli import main
+from lightning_mm.cli.compare import compare, perform_step
+from lightning_mm.errors import LightningMMError
 from tests.support.kill_study import KILL_STUDY, SURVIVED
+from tests.support.recorded_study import finish_study
 from tests.support.repository import REPOSITORY
 
 STUDY = """
@@ -73,6 +77,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Studies:
     studies = Studies(tmp_path_factory.mktemp("studies"))
     assert main(studies.command("whole")) == 0
     return studies
+
+
+def test_what_weights_and_biases_refuses_comes_after_table_and_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    study, *_ = finish_study(tmp_path)
+    study = replace(study, wandb={**study.wandb, "project": "not/allowed"})
+    with pytest.raises(LightningMMError, match=r"Invalid project name .* The results are in .*report"):
+        compare(study, perform_step)
+    assert "adapted" in capsys.readouterr().out
+    assert (study.results / "report.html").is_file()
 
 
 @pytest.mark.slow

@@ -78,6 +78,13 @@ def test_what_cannot_be_written_is_explained() -> None:
     assert (told or ("", 0))[0].startswith("the checkpoint's optimizer does not fit the one of the settings")
 
 
+def test_what_weights_and_biases_refuses_is_explained() -> None:
+    from wandb.errors import CommError
+
+    told = "Weights & Biases: no such host; log in with `wandb login`, or set WANDB_MODE=offline"
+    assert explain(CommError("no such host")) == (told, 1)
+
+
 def test_a_mistake_that_a_constructor_raised_is_found_inside_the_parsers_error() -> None:
     wrapped = ValueError("Does not validate against any of the Union subtypes\nGiven value: ...")
     wrapped.__cause__ = LightningMMError("num_classes must be at least 1, got 0")

@@ -106,6 +106,13 @@ def test_a_sweep_draws_predictions_saves_the_adapter_and_records_both(runs: Runs
     assert json.loads(kinds["adapter"]["metadata"])["base"]["artifact"] == kinds["base"]["name"]
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_predictions_are_drawn_in_the_precision_of_the_sweep(runs: Runs, precision: str) -> None:
+    command = ["sweep", *runs.ssf, *runs.into(precision), "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "0"]
+    assert main([*command, "--trainer.precision", precision]) == 0
+    assert len(find_pictures(runs.folder / precision / "sweep")) == 3
+
+
 def test_sweep_writes_every_combination_before_and_after(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", *runs.ssf, *runs.into("ssf"), "--ckpt_path", runs.ssf_ckpt, "--bootstrap", "10"]) == 0
     out = runs.folder / "ssf" / "sweep"

@@ -41,6 +41,15 @@ def test_the_workbook_has_the_numbers_of_the_csv() -> None:
     assert notes[0]["A"] == "● available, ○ absent: rgb, depth"
 
 
+def test_columns_of_others_stay_texts() -> None:
+    result = small_sweep()
+    lines = csv_bytes(result).decode().splitlines()
+    content = "\n".join([f"{lines[0]},remark", *(f"{line},7 of them" for line in lines[1:])]) + "\n"
+    table = figures_table(result, content.encode(), 5)
+    assert {line[-1] for line in table.lines()[1:]} == {"7 of them"}
+    assert all(isinstance(line[4], float) for line in table.lines()[1:])
+
+
 def test_texts_stay_texts() -> None:
     names = ["=1+1", "http://example.org", "3", "+5", "<b>"]
     records = [{"method": name, "value": 0.5, "unknown": float("nan"), "more": float("inf")} for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,20 @@ def test_statistics_of_another_kind_have_no_outcomes() -> None:
     assert outcomes(result) is None
     result.samples = {}
     assert outcomes(result) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e308])
+def test_predictions_that_are_not_finite_are_the_worst_ones(value: float) -> None:
+    result, seeds = swept("numbers", gaps=False), {}
+    for seed in (0, 1):
+        for key, values in result.samples.items():
+            own = values.astype(float)
+            if key == "zero_fill/rgb/prediction" or (seed and key == "zero_fill/rgb+depth/prediction"):
+                own[4] = value
+            seeds[f"seed{seed}/{key}" if "/" in key else key] = own if "/" in key else values
+    result.samples = seeds
+    found = outcomes(result)
+    assert found is not None
+    assert found.cells["zero_fill", "rgb+depth"]["lost_samples"][0][0] == 104
+    assert found.cells["zero_fill", "rgb"]["lost_samples"][0][0] == 104
+    json.dumps(list(found.cells.values()), allow_nan=False)

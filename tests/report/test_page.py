@@ -100,7 +100,7 @@ def sweep(folder: Path, names: list[str], methods: list[str], seeds: int = 1, sa
         "accuracy",
         {"accuracy": "max", "mae": "min"},
         {method: {"trained": 10**k, "base": 10**6} for k, method in enumerate(methods)},
-        {"data": {"api_key": "hidden", "root": "x"}},
+        {"data": {"api_key": "hidden", "root": "x", "other": "${oc.env:KEY}"}},
         statistics,
         seconds=dict.fromkeys(methods, 3.0),
     )
@@ -186,6 +186,7 @@ def test_nothing_comes_from_outside_and_secrets_are_masked(tmp_path: Path) -> No
     assert [one for one in OUTSIDE if f'"{one}' in text or f"({one}" in text or f"import {one}" in text] == []
     assert "hidden" not in page.visible
     assert any('"api_key": "***"' in one for one in page.visible)
+    assert any('"other": "${oc.env:KEY}"' in one for one in page.visible), "a reference is no secret"
 
 
 def test_names_are_never_markup(tmp_path: Path) -> None:
@@ -198,6 +199,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     assert json.loads(page.scripts[0])["methods"][1] == HOSTILE.replace("/", ":")
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<script>" not in markdown.replace("\\<", "")
+    assert "](" not in markdown.replace("\\]", ""), "no link, and no picture from outside"
     rows = [
         line.replace("\\|", "") for line in markdown.splitlines() if line.startswith("| zero_fill") or "alert" in line
     ]

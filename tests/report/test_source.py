@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lightning_mm.report.source import read_sources
 from lightning_mm.results import save
@@ -31,6 +32,13 @@ def test_the_header_says_on_which_data(tmp_path: Path) -> None:
     assert with_gaps["table of missing"].endswith("; of 6 samples lack depth 2")
     assert with_gaps["table of missing"].split(";")[0] != found["table of missing"].split(";")[0]
     assert with_gaps["samples"] == found["samples"]
+
+
+@pytest.mark.parametrize("content", ['{"versions": [1]}', '{"versions": "1"}', "[" * 5000, "[1]", "{"])
+def test_a_damaged_study_file_leaves_out_facts(content: str, tmp_path: Path) -> None:
+    save(small_sweep(), tmp_path)
+    (tmp_path / "study.json").write_text(content)
+    assert facts(tmp_path)["samples"].startswith("6")
 
 
 def test_what_an_older_sweep_does_not_say_is_left_out(tmp_path: Path) -> None:

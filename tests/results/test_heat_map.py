@@ -90,6 +90,12 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["sweep.png"]
 
 
+def test_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
+    result = build(["$\\frac{$", "depth"], 1)
+    result.rows = [replace(row, method="$\\sqrt{$", metric="$_$") for row in result.rows]
+    write_heat_map(replace(result, primary_metric="$_$"), tmp_path / "sweep.png")
+
+
 @pytest.mark.parametrize(("count", "methods"), [(6, 2), (6, 6), (8, 3)])
 def test_a_large_sweep_is_shown_by_the_ends_of_its_groups(count: int, methods: int) -> None:
     names = [f"modality_{i}" for i in range(count)]

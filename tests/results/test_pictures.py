@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,12 @@ def test_seeds_are_drawn_together() -> None:
     }
 
 
+def test_of_very_many_classes_there_is_no_matrix(tmp_path: Path) -> None:
+    result = classified()
+    result.samples = {key: values * 10**6 for key, values in result.samples.items()}
+    assert write_pictures(result, tmp_path) == []
+
+
 def test_numbers_are_drawn_against_the_truth() -> None:
     result = classified()
     result.samples = {
@@ -170,3 +177,20 @@ def test_examples_of_the_same_samples_are_joined() -> None:
     assert joined.methods == ["zero_fill", "adapted"]
     assert set(joined.inputs) == set(NAMES)
     assert merge_examples([]).methods == []
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$c", "多模态"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """Dollar signs are no formulas, and a name of many bytes becomes a number."""
+    examples = replace(segmented(), class_names=[name, f"{name}1", f"{name}2"])
+    names = [name * 28, "depth"]
+    examples = replace(
+        examples,
+        inputs={names[0]: examples.inputs["rgb"]},
+        predictions={("adapted", names[0]): examples.truth, (name, names[0]): examples.truth},
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        written = write_pictures(classified((name, "adapted"), names), tmp_path, examples)
+    assert [one.kind for one in written] == ["segmentation"] + ["confusion"] * 3
+    assert find_pictures(tmp_path, names) == written

@@ -52,7 +52,7 @@ NO_LIGHTNING = (
     "errors", "version", "files", "json_files", "settings_files", "schemas", "tree", "provenance", "modality_names",
     "modalities", "missing", "results", "models", "adapters", "export", "report",
 )  # fmt: skip
-READ_BY_REPORT = ("results", "errors", "files", "modality_names", "version")
+READ_BY_REPORT = ("results", "errors", "files", "json_files", "settings_files", "modality_names", "version")
 """What ``lightning_mm.report`` may import: it reads results, so that a page needs no torch."""
 FOR_TESTING = ("testing", "errors", "modalities", "missing", "tree")
 """What ``lightning_mm.testing`` may import: it is for users' tests and ours, and nothing imports it."""

@@ -79,6 +79,14 @@ def test_a_specification_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"x_axis", "y_axis", "values"} == set(found_fields(found["chart"]["spec"]))
 
 
+@pytest.mark.parametrize("study", ["lr=0.1 <$5>", 'it\'s "mine"', "多模态"])
+def test_a_study_of_any_name(study: str, tmp_path: Path) -> None:
+    place = tmp_path / "dashboard.json"
+    assert main(["dashboard", "me/studies", "--study", study, "--dry_run", str(place)]) == 0
+    (runs,) = json.loads(place.read_text())["workspace"]["spec"]["section"]["runSets"]
+    assert [only["value"] for only in runs["filters"]["filters"]] == [study]
+
+
 def found_fields(spec: dict[str, Any]) -> list[str]:
     text = json.dumps(spec)
     return [part.split("}")[0] for part in text.split("${field:")[1:]]

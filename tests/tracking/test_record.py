@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.results import read
 from lightning_mm.tracking.record import PlannedRun, SweepRecord, write_runs
 from lightning_mm.tracking.record.content import full_unchanged
+from lightning_mm.tracking.record.whole import BLOCK, is_whole
 from tests.support.offline_run import OfflineRun
 from tests.support.recorded_study import FINGERPRINT, SECRET, record
 from tests.support.sweep_results import small_sweep
@@ -159,6 +162,57 @@ def test_an_open_offline_run_is_replaced(tmp_path: Path) -> None:
     ledger.write_text(ledger.read_text().replace("finished", "open"))
     write_runs(planned, tmp_path, "group", settings)
     assert synced.exists(), "what has been synced stays"
+
+
+def test_offline_runs_of_others_stay(tmp_path: Path) -> None:
+    record = SweepRecord(small_sweep(), ["adapted"], 0)
+    settings = {"save_dir": str(tmp_path), "id": "mine.1"}
+    others = [tmp_path / "wandb" / f"offline-run-20260102_030405-{name}" for name in ("not-mine.1", "mine.1")]
+    for folder in others:
+        folder.mkdir(parents=True)
+    for tag in ("a", "b"):
+        assert write_runs([PlannedRun("study", "sweep", record, tags=[tag])], tmp_path, "g", settings) == {
+            "study": "mine.1"
+        }
+        assert others[0].exists()
+        assert others[1].exists() == (tag == "a"), "the second time it is a run of the study"
+
+
+def test_a_full_disk_leaves_a_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "sweep.png")
+
+    planned = [PlannedRun("adapted/seed1", "adapt", SweepRecord(small_sweep(), ["adapted"], 0))]
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_mm.tracking.record.runs.write_record", full)
+        with pytest.raises(LightningMMError, match=r"Biases: No space left on device\. The results are in .* again"):
+            write_runs(planned, tmp_path, "group", {"save_dir": str(tmp_path)})
+    assert '"open"' in (tmp_path / "wandb_runs.json").read_text()
+    (identity,) = write_runs(planned, tmp_path, "group", {"save_dir": str(tmp_path)}).values()
+    (whole,) = (tmp_path / "wandb").glob(f"offline-run-*-{identity}")
+    assert OfflineRun(whole).summary["summary/mean"] > 0
+
+
+def test_a_run_that_was_not_written_whole_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = small_sweep()
+    result.rows = [replace(row, method=f"{row.method}{'x' * 999}{k}") for k in range(20) for row in result.rows]
+    planned = [PlannedRun("study", "sweep", SweepRecord(result, charts=False))]
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_mm.tracking.record.runs.is_whole", lambda log: not log.is_file())
+        with pytest.raises(
+            LightningMMError, match=r"has not written all of .*\.wandb, as on a full disk\. The results"
+        ):
+            write_runs(planned, tmp_path, "group", {"save_dir": str(tmp_path)})
+    assert '"open"' in (tmp_path / "wandb_runs.json").read_text()
+    write_runs(planned, tmp_path, "group", {"save_dir": str(tmp_path)})
+    assert '"finished"' in (tmp_path / "wandb_runs.json").read_text()
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    content = log.read_bytes()
+    assert len(content) > 2 * BLOCK
+    assert is_whole(log)
+    for size in (0, 7, 1000, len(content) // 2, len(content) - 1):
+        log.write_bytes(content[:size])
+        assert not is_whole(log, seconds=0)
 
 
 def test_a_damaged_ledger(tmp_path: Path) -> None:

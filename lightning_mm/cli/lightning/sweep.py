@@ -107,14 +107,14 @@ def sweep_task(
         reuse=reuse,
     )
     if trainer.is_global_zero:
-        # The files first: what happens to W&B or to the terminal after this loses nothing.
+        # W&B last: what happens to it loses nothing.
         written = save(result, folder)
         drawn = _draw(trainer, model, others, datamodule, split, result, folder) if pictures else []
         adapter = _save_adapter(model, folder)
-        if trainer.loggers:
-            log_result(trainer.loggers, result, drawn, written["png"], adapter)
         print_table(result)
         print("written: " + ", ".join(map(str, [*written.values(), *([folder / FOLDER] if drawn else [])])))
+        if trainer.loggers:
+            log_result(trainer.loggers, result, drawn, written["png"], adapter)
     return result
 
 
@@ -150,7 +150,7 @@ def _draw(
     examples = Examples()
     if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         methods = {name: others.get(name, model) for name in result.methods}
-        examples = collect_examples(methods, batches_of(datamodule, split), result)
+        examples = collect_examples(methods, batches_of(datamodule, split), result, precision=trainer.precision_plugin)
     if examples.predictions or examples.class_names:
         write_examples(examples, folder)
     return write_pictures(result, folder, examples)

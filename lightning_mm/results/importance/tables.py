@@ -166,16 +166,17 @@ def write_importance_map(found: Sequence[Importance], percent: bool, path: str |
         colour = "white" if dark else INK
         axes.text(column, row, number(value, percent), ha="center", va="center", fontsize=9, color=colour)
     axes.axvline(len(first.shapley) - 0.5, color="white", linewidth=5)
-    axes.set_yticks(range(len(found)), [one.method for one in found])
+    axes.set_yticks(range(len(found)), [one.method for one in found], parse_math=False)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(names)), [name.replace(JOINED, " x\n") for name in names])
+    axes.set_xticks(range(len(names)), [name.replace(JOINED, " x\n") for name in names], parse_math=False)
     axes.tick_params(length=0, labelsize=9, colors=INK, pad=3)
     for spine in axes.spines.values():
         spine.set_visible(False)
     unit = " in %" if percent else ""
     what = title or first.metric
     heading = f"{what}{unit}: Shapley values{' and pairs' if first.interactions else ''}"
-    figure.text(0.15 / width, 1 - 0.12 / height, heading, fontsize=11, fontweight="bold", color=INK, va="top")
+    place = 0.15 / width, 1 - 0.12 / height
+    figure.text(*place, heading, fontsize=11, fontweight="bold", color=INK, va="top", parse_math=False)
     note = _notes(found) if not title else "positive: helps; what a network without any modality reaches is in the CSV"
     figure.text(0.15 / width, 0.08 / height, note, fontsize=7.5, color="#8796a5", va="bottom")
     return write_atomically(path, lambda file: figure.savefig(file, format="png"))

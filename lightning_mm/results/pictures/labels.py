@@ -108,12 +108,13 @@ def panels(pairs: Pairs, title: str) -> tuple[Figure, list[Axes]]:
         row, column = divmod(place, columns)
         left, bottom = column * (PANEL + MARGIN) + MARGIN, height - 0.3 - (row + 1) * (PANEL + MARGIN) + MARGIN * 0.55
         axis = figure.add_axes((left / width, bottom / height, PANEL / width, PANEL / height))
-        axis.set_title(f"{method}, {len(pairs[method][1])} predictions", fontsize=8, color=INK, pad=4)
+        axis.set_title(f"{method}, {len(pairs[method][1])} predictions", fontsize=8, color=INK, pad=4, parse_math=False)
         axis.tick_params(labelsize=6.5, colors=INK, length=2)
         for spine in axis.spines.values():
             spine.set_color(LINE)
         axes.append(axis)
-    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=9, fontweight="bold", color=INK, va="top")
+    x, y = 0.1 / width, 1 - 0.1 / height
+    figure.text(x, y, title, fontsize=9, fontweight="bold", color=INK, va="top", parse_math=False)
     return figure, axes
 
 
@@ -123,8 +124,9 @@ def _name_cells(axis: Axes, shares: NDArray[np.float64], names: list[str]) -> No
         return
     short = [name if len(name) <= 10 else f"{name[:9]}…" for name in names]
     longest = max(map(len, short))
-    axis.set_xticks(range(len(names)), short, rotation=90 if longest > 2 and len(names) > 3 else 0)
-    axis.set_yticks(range(len(names)), short)
+    turn = 90 if longest > 2 and len(names) > 3 else 0
+    axis.set_xticks(range(len(names)), short, rotation=turn, parse_math=False)
+    axis.set_yticks(range(len(names)), short, parse_math=False)
     for (row, column), share in np.ndenumerate(shares):
         if share > 0:
             colour = "white" if share > 0.55 else INK

@@ -6,7 +6,7 @@ Shapes: K samples, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,10 +67,10 @@ def segmentation_picture(examples: Examples, combination: str, modalities: Seque
     height, width = image.shape[0] + 92, max(image.shape[1] + 20, 300)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     figure.figimage(image, 10, 32, origin="upper")
-    figure.text(10 / width, 1 - 8 / height, combination, fontsize=9, fontweight="bold", color=INK, va="top")
+    _write(figure, 10 / width, 1 - 8 / height, combination, fontsize=9, fontweight="bold", color=INK, va="top")
     for place, (name, _) in enumerate(columns):
         x = (10 + place * (TILE + GAP)) / width
-        figure.text(x, 1 - 30 / height, _cut(name), fontsize=7.5, color=INK, va="top")
+        _write(figure, x, 1 - 30 / height, _cut(name), fontsize=7.5, color=INK, va="top")
         note = (
             NAMED.get(name, "")
             if place > len(inputs)
@@ -113,8 +113,12 @@ def _legend(figure: Figure, examples: Examples, width: int, height: int) -> None
             break
         colour = tuple(float(part) / 255 for part in PALETTE[label % len(PALETTE)])
         figure.text(x / width, 10 / height, "■", fontsize=9, color=colour, va="bottom")
-        figure.text((x + 12) / width, 10 / height, name, fontsize=7.5, color=INK, va="bottom")
+        _write(figure, (x + 12) / width, 10 / height, name, fontsize=7.5, color=INK, va="bottom")
         x += needed
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    figure.text(x, y, text, parse_math=False, **style)
 
 
 def _cut(name: str) -> str:

@@ -23,9 +23,11 @@ FOLDER = "pictures"
 KINDS = ("segmentation", "confusion", "values")
 MOST = 64
 """How many combinations are drawn: of more, those of one modality, those that lack one, the full one, and others."""
+MOST_CLASSES = 1000
+"""Up to this many classes there is a confusion matrix."""
 DRAW_SEED = 0
 LONGEST = 150
-"""Characters of a combination in the name of a file."""
+"""Bytes of a combination in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,15 @@ def _figures(result: SweepResult, examples: Examples) -> Iterator[tuple[str, str
         if not pairs:
             continue
         whole = all(one.dtype.kind in "iub" for pair in pairs.values() for one in pair)
-        if whole:
-            yield "confusion", combination, confusion_picture(pairs, combination, examples.class_names)
-        else:
+        if not whole:
             yield "values", combination, values_picture(pairs, combination)
+        elif max(int(one.max(initial=0)) for pair in pairs.values() for one in pair) < MOST_CLASSES:
+            yield "confusion", combination, confusion_picture(pairs, combination, examples.class_names)
 
 
 def _in_file_name(combination: str, result: SweepResult) -> str:
     """The combination, or for many long names the numbers of its modalities, from 1: ``m1+m3``."""
-    if len(combination) <= LONGEST and re.fullmatch(r"[\w.+\- ]+", combination):
+    if len(combination.encode()) <= LONGEST and re.fullmatch(r"[\w.+\- ]+", combination):
         return combination
     names = result.modalities
     return SEPARATOR.join(f"m{names.index(name) + 1}" for name in combination.split(SEPARATOR))
@@ -127,8 +129,7 @@ def _from_file_name(name: str, modalities: list[str] | None) -> str:
     parts = name.split(SEPARATOR)
     if modalities is None or set(parts) <= set(modalities):
         return name
-    try:
-        numbers = [int(part.removeprefix("m")) - 1 for part in parts]
-        return SEPARATOR.join(modalities[number] for number in numbers)
-    except (ValueError, IndexError):
+    numbers = [int(part[1:]) for part in parts if re.fullmatch(r"m[0-9]{1,4}", part)]
+    if len(numbers) < len(parts) or not all(0 < number <= len(modalities) for number in numbers):
         return name
+    return SEPARATOR.join(modalities[number - 1] for number in numbers)

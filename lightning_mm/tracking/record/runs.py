@@ -7,6 +7,7 @@ the half written folder is replaced.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import secrets
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import lock, sha256, write_atomically
+from lightning_mm.files import FULL, lock, sha256, write_atomically
 from lightning_mm.json_files import read_json
 from lightning_mm.settings_files import tell_secrets, without_secrets
 from lightning_mm.tracking.logger import is_of_wandb, wandb_mode
 from lightning_mm.tracking.record.artifacts import AdapterFiles, BaseFiles
 from lightning_mm.tracking.record.content import SweepRecord
+from lightning_mm.tracking.record.whole import is_whole
 from lightning_mm.tracking.record.write import write_record
 
 LEDGER = "wandb_runs.json"
@@ -150,9 +152,11 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
         return
     chosen = arguments.get("id") if last else None
     identity = str(chosen or f"{ledger.study_id}-{hashlib.sha256((one.key + digest).encode()).hexdigest()[:12]}")
+    before = ledger.runs.get(one.key, {}).get("id")
     ledger.set(one.key, id=identity, digest=digest, state="open", mode=mode, url=None)
     folder = Path(str(arguments.get("save_dir") or arguments.get("dir") or "."))
-    _remove_unfinished(folder, identity)
+    if before == identity:
+        _remove_unfinished(folder, identity)
     name = one.name or f"{group}/{one.key}"
     run = open_run(
         one, mode, group, arguments, identity, str(arguments["name"]) if last and "name" in arguments else name
@@ -166,6 +170,12 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
         failed = 0
     finally:
         run.finish(exit_code=failed)
+    log = Path(run.dir).parent / f"run-{identity}.wandb"
+    if mode == "offline" and not is_whole(log):
+        raise LightningMMError(
+            f"Weights & Biases has not written all of {log}, as on a full disk. The results are in "
+            f"{ledger.path.parent}; make room and run the same command again to complete the record"
+        )
     ledger.set(one.key, state="finished", url=None if mode == "offline" else run.url)
 
 
@@ -201,7 +211,7 @@ def open_run(one: PlannedRun, mode: str, group: str, arguments: Mapping[str, Any
 
 def _remove_unfinished(folder: Path, identity: str) -> None:
     """Remove what a killed process has left of an offline run, unless it was synced: all of it is written again."""
-    for left in (folder / "wandb").glob(f"offline-run-*-{identity}"):
+    for left in (folder / "wandb").glob(f"offline-run-{'[0-9]' * 8}_{'[0-9]' * 6}-{glob.escape(identity)}"):
         if not any(left.glob("*.synced")):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -212,9 +222,11 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_of_wandb(error):
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not full and not is_of_wandb(error):
             raise
+        reason = error.strerror if isinstance(error, OSError) else str(error).strip()
         raise LightningMMError(
-            f"Weights & Biases: {str(error).strip() or type(error).__name__}. The results are in {folder}; run the "
+            f"Weights & Biases: {reason or type(error).__name__}. The results are in {folder}; run the "
             "same command again to complete the record, with WANDB_MODE=offline if the server cannot be reached"
         ) from error
