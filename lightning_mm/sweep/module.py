@@ -37,6 +37,8 @@ Batch = Mapping[str, Any]
 Statistics = dict[str, Tensor]
 Figures = tuple[int, str]
 """Position of a run, and the combination."""
+FEWEST_SAMPLES = 128
+"""The fewest samples of a sweep that tries which modules can be reused: a trial takes as long as ten of them."""
 FEWEST_KEPT = 4
 """How many calls of a module are kept; as many as there are modalities if these are more."""
 
@@ -211,6 +213,8 @@ class SweepModule(LightningModule):
             return []
         if not self._owns_network():
             self._repeated[position] = Repeated(reason="processes that share a network must all run it")
+        elif self._samples(len(observed)) < FEWEST_SAMPLES:
+            self._repeated[position] = Repeated(reason="in a short sweep a trial takes longer than it saves")
         elif position not in self._repeated and len(complete):
             rows = complete[:SAMPLES]
 
@@ -221,6 +225,11 @@ class SweepModule(LightningModule):
                 task, run.combinations, evaluate, self._memories[self._owner(run)].most
             )
         return list(self._repeated[position].modules.values()) if position in self._repeated else []
+
+    def _samples(self, batch_size: int) -> float:
+        """The number of samples that this process sweeps, up to the last batch; infinite if it is not known."""
+        trainer = self.trainer
+        return sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches) * batch_size
 
     def on_test_epoch_end(self) -> None:
         parts = self._parts

@@ -79,7 +79,8 @@ def sweep(
         config: The configuration of the run in plain types, written to ``sweep.json``.
         reuse: Whether modules that get the same input in several combinations, such as encoders, run once per batch for
             all of these. They are found by a trial on the first samples, which must not change any output;
-            ``reused`` in the configuration of the result names them, or says why there is none.
+            ``reused`` in the configuration of the result names them, or says why there is none: sweeps of fewer than
+            128 samples do not try.
 
     Returns:
         The figures, the same in every process of a distributed run.

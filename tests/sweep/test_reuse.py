@@ -55,6 +55,18 @@ BATCH = 4
 """Samples of a batch: more than those of a trial."""
 
 
+@pytest.fixture(autouse=True)
+def short_sweeps_try_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_SAMPLES", 0)
+
+
+def test_only_long_sweeps_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, few = OutputTask(Plain()), 3 * BATCH
+    for fewest, reused in ((few, ENCODERS), (few + 1, "none: in a short sweep a trial takes longer than it saves")):
+        monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_SAMPLES", fewest)
+        assert run(task, samples=few).config["reused"] == {"zero_fill": reused}
+
+
 def run(task: OutputTask, reuse: bool = True, combinations: Sequence[str] | None = None, **data: Any) -> SweepResult:
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
