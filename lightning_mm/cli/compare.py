@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from lightning_mm.cli.errors import Parser
 from lightning_mm.cli.output import print_what_can_be_printed
 from lightning_mm.errors import LightningMMError, UsageError
-from lightning_mm.settings_files import masked_words
 
 if TYPE_CHECKING:
     from lightning_mm.compare.executor import Perform
@@ -57,14 +56,14 @@ def run_compare(args: list[str]) -> None:
         raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
 
     from lightning_mm.compare import read_study
+    from lightning_mm.settings_files import masked_words
 
     study = _narrowed(read_study(options.config), options)
     if options.dry_run:
         _list(study)
         return
-    compare(
-        study, perform_step, options.jobs, options.again, shlex.join(["lightning-mm", "compare", *masked_words(args)])
-    )
+    command = shlex.join(["lightning-mm", "compare", *masked_words(args)])
+    compare(study, perform_step, options.jobs, options.again, command)
 
 
 def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, command: str = "") -> SweepResult:
