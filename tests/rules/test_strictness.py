@@ -45,6 +45,7 @@ IMPORT_NAMES = {
     "onnxruntime": ["onnxruntime"],
     "xlsxwriter": ["xlsxwriter"],
     "pandas": ["pandas"],
+    "scikit-learn": ["sklearn"],
     "wandb-workspaces": ["wandb_workspaces"],
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
