@@ -91,8 +91,8 @@ def table_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def assert_same_table(found: Path, expected: Path, tolerance: float = 1e-6) -> None:
-    """All cells of two CSV files; numbers up to the tolerance."""
+def assert_same_table(found: Path, expected: Path, tolerance: float = 1e-6, of_counts: float = 0.0) -> None:
+    """All cells of two CSV files; numbers up to the tolerance, counts of pixels (all but losses) up to a larger one."""
     ours, theirs = table_of(found), table_of(expected)
     assert len(ours) == len(theirs), f"{found} has {len(ours)} rows, {expected} {len(theirs)}"
     for line, (our, their) in enumerate(zip(ours, theirs), start=2):
@@ -104,7 +104,8 @@ def assert_same_table(found: Path, expected: Path, tolerance: float = 1e-6) -> N
             except ValueError:
                 assert our[column] == cell, where
             else:
-                assert math.isclose(float(our[column] or "nan"), value, rel_tol=tolerance, abs_tol=tolerance), where
+                limit = tolerance if column.endswith("loss") else max(tolerance, of_counts)
+                assert math.isclose(float(our[column] or "nan"), value, rel_tol=limit, abs_tol=limit), where
 
 
 # Adapters
@@ -292,11 +293,11 @@ def test_a_checkpoint_is_loaded_without_the_command_line(runs: Path) -> None:
 def test_a_stopped_fit_goes_on_with_its_own_config(name: str, more: str, runs: Path) -> None:
     """Optimizer, schedule, seeds and the state of callbacks; `fit.yaml` is what the old fit wrote.
 
-    Kernels of another processor round differently, which two epochs make 4e-5 of the loss and 1e-3 of an IoU.
+    Kernels of another processor round differently, which two epochs make 4e-5 of the loss, and some pixels of a rare class.
     """
     fit = ["fit", "-c", f"{name}/fit.yaml", "--ckpt_path", f"{name}/last.ckpt", "--trainer.max_epochs", "4"]
     assert main([*fit, *INTO_AGAIN]) == 0
-    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 5e-3)
+    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 1e-4, of_counts=5e-3)
 
 
 @pytest.mark.slow
