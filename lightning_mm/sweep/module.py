@@ -39,6 +39,8 @@ Figures = tuple[int, str]
 """Position of a run, and the combination."""
 FEWEST_SAMPLES = 128
 """The fewest samples of a sweep that tries which modules can be reused: a trial takes as long as ten of them."""
+FEWEST_COSTED = 32
+"""The fewest samples of a sweep that measures what a prediction costs, which takes as long as some ten predictions."""
 FEWEST_KEPT = 4
 """How many calls of a module are kept; as many as there are modalities if these are more."""
 
@@ -102,7 +104,8 @@ class Collected:
         index: ``Int[N]``.
         observed: ``Bool[N, M]``.
         targets: Digests of the targets, ``UInt8[N, 16]``.
-        costs: Method to what one prediction costs: ``flops``, ``memory`` and ``seconds``.
+        costs: Method to what one prediction costs: ``flops``, ``memory`` and ``seconds``; empty for a sweep of fewer
+            than :data:`FEWEST_COSTED` samples.
         statistics: (position of the run, combination) to ``{name: [n, ...]}``.
         rows: (position of the run, combination) to the positions of these n samples in ``index``, ``Int[n]``.
         reused: Method to the modules that ran once for several combinations, or to the reason why none did.
@@ -165,7 +168,7 @@ class SweepModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         index, observed = self._index_and_observed(batch)
-        if not batch_idx and not self._parts:
+        if not batch_idx and not self._parts and self._samples(len(observed)) >= FEWEST_COSTED:
             self._measure(batch, observed)
         statistics: dict[Figures, Statistics] = {}
         for position, run in enumerate(self.runs):

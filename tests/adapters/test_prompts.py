@@ -16,6 +16,7 @@ from lightning_mm.adapters import SSF, Adapted, Additive, Basis, OneHot, PromptT
 from lightning_mm.errors import LightningMMError
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise
+from tests.support.ranks import run_ranks
 
 NAMES = Modalities(["a", "b"])
 MASKS = NAMES.masks(["a", "b", "a+b", "b", "a+b"])
@@ -231,9 +232,7 @@ def test_export_takes_available_as_an_input() -> None:
         torch.testing.assert_close(found, adapted(**inputs(), available=masks), rtol=1e-4, atol=1e-5)
 
 
-def _ddp_rank(rank: int, folder: str) -> None:
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def _gradients_of_half(rank: int, folder: Path) -> None:
     adapted = make(Additive())
     parallel = nn.parallel.DistributedDataParallel(adapted)
     rows = slice(rank * 2, rank * 2 + 2)
@@ -242,13 +241,12 @@ def _ddp_rank(rank: int, folder: str) -> None:
         given = {name: value[rows] for name, value in inputs(4).items()}
         parallel(**given, available=NAMES.masks(["a", "b", "a+b", "a+b"])[rows]).square().mean().backward()
     if rank == 0:
-        torch.save([p.grad for p in adapted.adapter.parameters()], f"{folder}/gradients.pt")
-    torch.distributed.destroy_process_group()
+        torch.save([p.grad for p in adapted.adapter.parameters()], folder / "gradients.pt")
 
 
 @pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_one_though_nothing_is_missing_on_the_second(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_ddp_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(_gradients_of_half, tmp_path)
     adapted = make(Additive())
     adapted(**inputs(4), available=NAMES.masks(["a", "b", "a+b", "a+b"])).square().mean().backward()
     for found, parameter in zip(torch.load(tmp_path / "gradients.pt"), adapted.adapter.parameters()):

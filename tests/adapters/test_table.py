@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.support.adapter_table import (
     inputs,
     network,
 )
+from tests.support.ranks import run_ranks
 
 PAIRS = [(kind, layer) for kind in KINDS for layer in LAYERS if layer in APPLICABLE[kind]]
 MASKS = NAMES.masks()
@@ -304,10 +304,7 @@ def test_export_takes_available_as_an_input(kind: str) -> None:
             torch.testing.assert_close(found, run(adapted, layer, masks), msg=lambda m: f"{layer}: {m}")  # noqa: B023
 
 
-def _ddp_rank(rank: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def _gradients_of_half(rank: int, folder: Path) -> None:
     masks = MASKS[:6].chunk(2)[rank]
     gradients = {}
     for kind, layer in PAIRS:
@@ -319,13 +316,12 @@ def _ddp_rank(rank: int, folder: str) -> None:
             parallel(**given, available=masks).square().mean().backward()
         gradients[kind, layer] = {name: p.grad for name, p in adapted.adapter.banks.named_parameters()}
     if rank == 0:
-        torch.save(gradients, f"{folder}/gradients.pt")
-    torch.distributed.destroy_process_group()
+        torch.save(gradients, folder / "gradients.pt")
 
 
 @pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_ddp_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(_gradients_of_half, tmp_path)
     found = torch.load(tmp_path / "gradients.pt")
     assert set(found) == set(PAIRS)
     for kind, layer in PAIRS:

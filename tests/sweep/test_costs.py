@@ -86,7 +86,14 @@ class Squared(VoteTask):
 
 
 def swept(**methods: Any) -> SweepResult:
-    return sweep(methods, loader(Scores(gaps=True)), trainer=quiet(), bootstrap=0)
+    return sweep(methods, loader(Scores(size=33, gaps=True), 12), trainer=quiet(), bootstrap=0)
+
+
+def test_a_sweep_of_few_samples_measures_nothing() -> None:
+    task = Squared(NAMES)
+    result = sweep({"a": task}, loader(Scores(size=31), 31), trainer=quiet(), bootstrap=0)
+    assert result.inference == result.inference_seconds == {}
+    assert len(task.calls) == 7
 
 
 def test_a_sweep_measures_each_method_once() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.finite.culprit import describe, find, inputs_of
 from lightning_mm.tasks.finite.watched import Watched
-from lightning_mm.tasks.finite.weights import check_network, largest
+from lightning_mm.tasks.finite.weights import check_network, magnitude
 
 
 class FiniteCheck(Callback):
@@ -73,7 +73,7 @@ class FiniteCheck(Callback):
         gradients = [one.grad.coalesce().values() if one.grad.is_sparse else one.grad for one in parameters]
         self._read_gradient(trainer, pl_module)
         if self._poisoned is None and gradients:
-            self._gradient = Watched(largest(gradients)), self._batch
+            self._gradient = Watched(magnitude(gradients)), self._batch
             if self._gradient[0].at_once or self.skip:
                 self._read_gradient(trainer, pl_module)
         if self._poisoned is not None:

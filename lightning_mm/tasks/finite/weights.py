@@ -22,11 +22,17 @@ def check_network(network: nn.Module, where: str, state: Mapping[str, Any] | Non
         where: What holds them, the start of the message.
         state: Its weights, if they are not loaded yet; by default its own.
     """
+    all_values = (network.state_dict() if state is None else state).items()
+    floating = {
+        name: _plain(value)
+        for name, value in all_values
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
+    }
+    filled = [one for one in floating.values() if one.numel()]
+    if not filled or bool(magnitude(filled).isfinite()):
+        return
     weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-    for name, value in (network.state_dict() if state is None else state).items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
-            continue
-        values = _plain(value)
+    for name, values in floating.items():
         all_count = name in weights or name.rpartition(".")[2] in STATISTICS
         wrong = ~torch.isfinite(values) if all_count else torch.isnan(values)
         if wrong.any():
@@ -46,7 +52,7 @@ def check_trained(module: nn.Module, step: int) -> None:
     """
     trained = {name: one.detach() for name, one in module.named_parameters() if one.requires_grad and not one.is_meta}
     plain = [_plain(one) for one in trained.values() if one.is_floating_point()]
-    if not plain or bool(largest(plain).isfinite()):
+    if not plain or bool(magnitude(plain).isfinite()):
         return
     name = next(name for name, one in trained.items() if not _plain(one).isfinite().all())
     raise LightningMMError(
@@ -55,8 +61,13 @@ def check_trained(module: nn.Module, step: int) -> None:
     )
 
 
-def largest(tensors: list[Tensor]) -> Tensor:
-    """The largest magnitude in some tensors, a scalar; NaN if there is one."""
+def magnitude(tensors: list[Tensor]) -> Tensor:
+    """A norm of all values of some tensors, a scalar that is finite if and only if all of them are."""
+    if all(one.device.type == "cpu" for one in tensors):
+        # ten times as fast there as the largest value, but large values may overflow it
+        norm = torch.nn.utils.get_total_norm(tensors)
+        if norm.isfinite():
+            return norm
     return torch.nn.utils.get_total_norm(tensors, norm_type=float("inf"))
 
 
