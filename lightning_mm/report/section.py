@@ -17,7 +17,7 @@ from lightning_mm.report.pictures import Pictures, pictures
 from lightning_mm.report.robustness import robustness_table
 from lightning_mm.report.source import Source
 from lightning_mm.report.tables import Table, combination_table, curve_table, figures_table, summary_table, title_of
-from lightning_mm.report.worth import Worth, worth
+from lightning_mm.report.worth import Worth, worth, worth_per_class
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.tables import sheet
 from lightning_mm.results.texts import is_percent, number, with_spread
@@ -63,6 +63,7 @@ class Section:
     curve: Table
     robustness: Table | None
     worth: Worth
+    per_class: Worth
     outcomes: Table | None
     pictures: list[Pictures]
     figures: Table
@@ -74,7 +75,8 @@ class Section:
     def tables(self) -> list[Table]:
         """All tables of the chosen metric, in the order of the page."""
         first = self.parts[0]
-        more = [self.robustness, self.cost_table, *self.worth.tables, self.outcomes]
+        worth = [*self.worth.tables, *self.per_class.tables]
+        more = [self.robustness, self.cost_table, *worth, self.outcomes]
         return [first.summary, first.combinations, self.curve, *(table for table in more if table is not None)]
 
     def downloads(self, table: Table, metric: str = "") -> list[Download]:
@@ -108,7 +110,7 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
     alone = {one: _of_metric(result, one) for one in metrics}
     parts = [_part(alone[one], one, place) for place, one in enumerate(metrics)]
     own, styles = alone[chosen], looks(alone[chosen], chosen)
-    found = outcomes(result)
+    found, worths = outcomes(result), worth(own, chosen, empty)
     return Section(
         name=source.name,
         anchor=f"s{position}",
@@ -121,7 +123,9 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         cost_table=cost_table(own, chosen),
         curve=curve_table(own, chosen),
         robustness=robustness_table(own, chosen),
-        worth=worth(own, chosen, empty),
+        worth=worths,
+        # a value that is given is one of the chosen metric, which those of classes are not
+        per_class=worth_per_class(result, worths.methods, None),
         outcomes=outcome_table(result, found) if found else None,
         pictures=pictures(source.csv.parent, result),
         figures=figures_table(result, source.csv.read_bytes(), ROWS),

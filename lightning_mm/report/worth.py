@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.report.downloads import file_name
 from lightning_mm.report.drawing.colours import BLUE_TO_RED, is_dark, ramp
 from lightning_mm.report.tables import Cell, Table, spread_columns
 from lightning_mm.results.figures import Figure
-from lightning_mm.results.importance import Importance, importance
+from lightning_mm.results.importance import Importance, importance, importance_per_class
 from lightning_mm.results.importance.shapley import MAJORITY
 from lightning_mm.results.importance.tables import JOINED
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.texts import is_percent, number, with_spread
+
+MOST_CLASSES = 60
+"""The most classes whose importance is shown."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class Worth:
         tables: Shapley values, and interactions of pairs if there are some.
         colours: Per table the colour and darkness of every cell but the first of a row; empty for no colour.
         left_out: Why other methods are missing, or all.
+        methods: Those in the tables.
     """
 
     tables: list[Table]
     colours: list[list[list[tuple[str, bool]]]]
     left_out: list[str]
+    methods: tuple[str, ...] = ()
 
 
 def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
@@ -68,7 +75,35 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
         [list(own.values())[: -1 or None] for own in shapley.values()],
         [list(own.values()) for own in pairs.values()],
     ]
-    return Worth(tables, [_colours(grid, len(table.columns) - 1) for table, grid in zip(tables, grids)], left_out)
+    colours = [_colours(grid, len(table.columns) - 1) for table, grid in zip(tables, grids)]
+    return Worth(tables, colours, left_out, tuple(one.method for one in found))
+
+
+def worth_per_class(result: SweepResult, methods: Sequence[str], empty: float | None) -> Worth:
+    """Shapley values of every class, one table per method; none without classes or statistics of samples.
+
+    Args:
+        result: With statistics of samples.
+        methods: Those of :func:`worth`.
+        empty: Value without any modality, as for :func:`worth`.
+    """
+    try:
+        found = importance_per_class(result, methods, empty, replicates=0)
+    except LightningMMError as error:
+        return Worth([], [], [str(error)])
+    tables, colours = [], []
+    for method, groups in found.items():
+        if not groups or len(groups) > MOST_CLASSES:
+            return Worth([], [], [f"{len(groups)} classes; at most {MOST_CLASSES} are shown"])
+        first = groups[0]
+        metric = first.importance.metric.removesuffix(f"_{first.name}")
+        rows = {one.name: {**one.importance.shapley, "full − empty": _total(one.importance)} for one in groups}
+        tables.append(
+            _table(f"importance_per_class_{file_name(method)}", f"{method}: {metric}", metric, rows, True, [])
+        )
+        grid = [list(own.values())[:-1] for own in rows.values()]
+        colours.append(_colours(grid, len(tables[-1].columns) - 1))
+    return Worth(tables, colours, [])
 
 
 def _total(one: Importance) -> Figure:

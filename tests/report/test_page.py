@@ -17,6 +17,7 @@ from lightning_mm.modality_names import ModalityNames
 from lightning_mm.report import write_bundle, write_report
 from lightning_mm.results import SweepResult, SweepRow, write_csv, write_json
 from lightning_mm.results.files import write_samples
+from lightning_mm.results.importance import importance_per_class
 
 HOSTILE = "<script>alert('x')</script>&|[a](b)"
 OUTSIDE = ("http:", "https:", "//", "file:")
@@ -148,6 +149,20 @@ def test_downloads_hold_the_same_figures(tmp_path: Path) -> None:
     assert latex.count(r" \\") == 3
     rows = list(csv.DictReader(io.StringIO(downloads[f"{name}_accuracy_importance.csv"].decode())))
     assert sum(float(rows[0][one]) for one in ("rgb", "depth")) == pytest.approx(float(rows[0]["full − empty"]))
+
+
+def test_importance_of_every_class_is_shown(tmp_path: Path) -> None:
+    result = sweep(tmp_path, ["rgb", "depth"], ["zero_fill", "adapted"])
+    page = page_of(tmp_path)
+    for method, groups in importance_per_class(result, result.methods, replicates=0).items():
+        text = page.downloads[f"{tmp_path.name}_importance_per_class_{method}.csv"].decode()
+        rows = {row[""]: row for row in csv.DictReader(io.StringIO(text))}
+        assert list(rows) == [one.name for one in groups] == ["0", "1", "2"]
+        shown = page.tables[f"importance_per_class_{method}"]
+        for one, cells in zip(groups, shown[1:]):
+            values = {name: figure.value for name, figure in one.importance.shapley.items()}
+            assert {name: float(rows[one.name][name]) for name in values} == pytest.approx(values)
+            assert cells[1:3] == [f"{100 * value:.1f}" for value in values.values()]
 
 
 def test_samples_are_those_that_are_lost(tmp_path: Path) -> None:
