@@ -34,6 +34,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "adapters.probe": ("adapters.network.probe",),
     "adapters.sensitivity": ("adapters.placement.sensitivity",),
     "compare.cells": ("compare.step_runner",),
+    "data.datasets.food101": ("data.datasets.image_text.food101",),
     "data.augment_clips": ("data.augment.clips",),
     "data.augment_images": ("data.augment.images",),
     "data.augment_sequences": ("data.augment.sequences",),

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from lightning_mm.data.collate import Collate
     from lightning_mm.data.datasets.av_digits import AVDigits
     from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi
-    from lightning_mm.data.datasets.food101 import Food101
+    from lightning_mm.data.datasets.image_text.easy_vqa import EasyVqa
+    from lightning_mm.data.datasets.image_text.food101 import Food101
     from lightning_mm.data.datasets.mcubes import MCubeS
     from lightning_mm.data.datasets.mfnet import MFNet
     from lightning_mm.data.datasets.mosi_features import MosiFeatures
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AVDigits", "Augmentation", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips", "Dihedral",
-    "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
+    "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
     "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria", "RandomCrop",
     "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad", "WarpSequences",
 ]  # fmt: skip
@@ -41,7 +42,8 @@ _MODULES = {
     "collate": "Collate",
     "datasets.av_digits": "AVDigits",
     "datasets.cmu_mosi": "CmuMosei CmuMosi",
-    "datasets.food101": "Food101",
+    "datasets.image_text.easy_vqa": "EasyVqa",
+    "datasets.image_text.food101": "Food101",
     "datasets.mcubes": "MCubeS",
     "datasets.mfnet": "MFNet",
     "datasets.mosi_features": "MosiFeatures",

@@ -6,6 +6,7 @@ from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
+from lightning_mm.models.token_encoder import TokenEncoder
 from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
 from lightning_mm.models.video import MultiStreamVideoNetwork
 from lightning_mm.models.video_encoder import VideoEncoder
@@ -26,6 +27,7 @@ __all__ = [
     "SequenceEncoder",
     "SequenceFusionTransformer",
     "SpectrogramEncoder",
+    "TokenEncoder",
     "VectorEncoder",
     "ViLT",
     "VideoEncoder",

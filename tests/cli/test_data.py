@@ -24,7 +24,7 @@ from tests.support.fake import mcubes, mfnet, mosi_features, nyudv2, utd_mhad
 from tests.support.fake_data import FETCHED, FOLDERS, SMALL, lose_modality, write_data
 from tests.support.image_files import save
 
-SETS = ("AVDigits", "MosiFeatures", "MsLesions", "Ombria", "RavdessFeatures", "UtdMhad")
+SETS = ("AVDigits", "EasyVqa", "MosiFeatures", "MsLesions", "Ombria", "RavdessFeatures", "UtdMhad")
 REAL = {*SETS, *(one.__name__ for one in FETCHED.values())}
 
 

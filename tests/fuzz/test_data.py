@@ -30,6 +30,7 @@ SETS: dict[str, Any] = {
     "ms_lesions": data.MsLesions,
     "mosi": data.MosiFeatures,
     "ravdess": data.RavdessFeatures,
+    "easy_vqa": data.EasyVqa,
     "mfnet": data.MFNet,
     "nyudv2": data.NYUDv2,
     "mcubes": data.MCubeS,

@@ -20,7 +20,7 @@ STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
 REFERENCE_SETS = ("mfnet", "nyudv2", "mcubes", "cmu_mosi", "cmu_mosei", "food101", "ntu_rgbd")
 """The data sets of arXiv 2310.03986."""
-FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "ravdess", *REFERENCE_SETS)
+FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "ravdess", "easy_vqa", *REFERENCE_SETS)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
 CROP = [32, 64]
@@ -62,6 +62,7 @@ SMALL: dict[str, dict[str, object]] = {
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
     "ravdess": {},
+    "easy_vqa": {},
     "cmu_mosi": {"model.init_args.model.init_args.levels": 1},
     "cmu_mosei": {"model.init_args.model.init_args.levels": 1},
     "mfnet": _cmnext("mfnet"),

@@ -12,6 +12,7 @@ from lightning_mm.data import CmuMosei, CmuMosi, Food101, MCubeS, MFNet, NtuRgbd
 from tests.support.fake import (
     av_digits,
     cmu_mosi,
+    easy_vqa,
     food101,
     mcubes,
     mfnet,
@@ -31,6 +32,7 @@ FOLDERS = {
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
     "ravdess": "ravdess_features",
+    "easy_vqa": "easy_vqa",
     "cmu_mosi": "cmu_mosi",
     "cmu_mosei": "cmu_mosei",
     "ntu_rgbd": "ntu_rgbd",
@@ -49,6 +51,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "ntu_rgbd": ntu_rgbd.write,
     "mosi": mosi_features.write,
     "ravdess": ravdess_features.write,
+    "easy_vqa": easy_vqa.write,
     "cmu_mosi": cmu_mosi.write,
     "cmu_mosei": lambda root: cmu_mosi.write(root, kind=CmuMosei),
     "food101": food101.write,

@@ -2,6 +2,7 @@
 
 from lightning_mm.data.pages.av_digits import AV_DIGITS
 from lightning_mm.data.pages.cmu_mosi import CMU_MOSEI, CMU_MOSI
+from lightning_mm.data.pages.easy_vqa import EASY_VQA
 from lightning_mm.data.pages.food101 import FOOD101
 from lightning_mm.data.pages.mcubes import MCUBES
 from lightning_mm.data.pages.mfnet import MFNET
@@ -14,6 +15,6 @@ from lightning_mm.data.pages.ravdess_features import RAVDESS_FEATURES
 from lightning_mm.data.pages.utd_mhad import UTD_MHAD
 
 PAGES = (
-    *(CMU_MOSEI, CMU_MOSI, FOOD101, AV_DIGITS, MCUBES, MFNET, MOSI_FEATURES, MS_LESIONS, NTU_RGBD, NYUDV2, OMBRIA),
-    *(RAVDESS_FEATURES, UTD_MHAD),
+    *(CMU_MOSEI, CMU_MOSI, EASY_VQA, FOOD101, AV_DIGITS, MCUBES, MFNET, MOSI_FEATURES, MS_LESIONS, NTU_RGBD, NYUDV2),
+    *(OMBRIA, RAVDESS_FEATURES, UTD_MHAD),
 )

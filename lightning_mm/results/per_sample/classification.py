@@ -159,6 +159,16 @@ def nll(statistics: Statistics, weights: Weights, labels: Labels) -> NDArray[np.
     return average(-np.log(np.maximum(probabilities_of(statistics).target.astype(np.float64), SMALLEST)), weights)
 
 
+def has_vqa_score(statistics: Statistics) -> bool:
+    """Whether the value of each answer is stored, ``vqa_score``."""
+    return "vqa_score" in statistics and statistics["vqa_score"].ndim == 1
+
+
+def vqa_score(statistics: Statistics, weights: Weights, labels: Labels) -> NDArray[np.float64]:
+    """The mean value that the targets give to the answers, ``Float[R]``."""
+    return average(statistics["vqa_score"], weights)
+
+
 def _named(values: NDArray[np.float64], begin: str, labels: Labels) -> Values:
     return {f"{begin}_{labels.name(label)}": values[:, label] for label in range(values.shape[1])}
 
@@ -196,6 +206,7 @@ METRICS = (
     Metric("ece", has_probabilities, _PROBABILITIES, calibration_error, "min"),
     Metric("brier", has_probabilities, _PROBABILITIES, brier, "min"),
     Metric("nll", has_probabilities, _PROBABILITIES, nll, "min"),
+    Metric("vqa_score", has_vqa_score, "`vqa_score` of answers to questions", vqa_score),
     Metric("recall", has_classes, _CLASSES, recall_per_class, per_class=True),
     Metric("precision", has_classes, _CLASSES, precision_per_class, per_class=True),
     Metric("f1", has_classes, _CLASSES, f1_per_class, per_class=True),
