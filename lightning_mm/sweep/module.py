@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
@@ -31,6 +30,7 @@ from lightning_mm.sweep.observed import observed_of
 from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
 from lightning_mm.sweep.reuse import Memory
 from lightning_mm.tasks.finite.culprit import describe, find
+from lightning_mm.tasks.strategies import has_whole_network
 from lightning_mm.tree import batch_size, take_rows, tensors_of
 
 Batch = Mapping[str, Any]
@@ -218,7 +218,7 @@ class SweepModule(LightningModule):
         complete = observed[:, columns].all(dim=1).nonzero()[:, 0]
         if not self.reuse or len(run.whole) < 2:
             return []
-        if not self._owns_network():
+        if not has_whole_network(self.trainer.strategy):
             self._repeated[position] = Repeated(reason="processes that share a network must all run it")
         elif self._samples(len(observed)) < FEWEST_SAMPLES:
             self._repeated[position] = Repeated(reason="in a short sweep a trial takes longer than it saves")
@@ -256,7 +256,7 @@ class SweepModule(LightningModule):
 
     def _measure(self, batch: Batch, observed: Tensor) -> None:
         """Measure one prediction of every method, on a sample that lacks all but one modality where it may."""
-        if not self._owns_network():
+        if not has_whole_network(self.trainer.strategy):
             return
         found: dict[str, list[Cost]] = {}
         for run in self.runs:
@@ -272,10 +272,6 @@ class SweepModule(LightningModule):
                 if cost is not None:
                     found.setdefault(run.method, []).append(cost)
         self._costs = {method: mean_cost(costs) for method, costs in found.items()}
-
-    def _owns_network(self) -> bool:
-        """Whether this process has all of the network; processes that share one must all run it, equally often."""
-        return isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
 
     def _index_and_observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, Mapping) or "inputs" not in batch or "target" not in batch:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 from lightning_mm.adapters import IA3, Adapted, Kind, adapt
 from lightning_mm.adapters.ranks import joined
@@ -17,6 +18,8 @@ from tests.support.adapter_networks import randomise, trained_statistics
 from tests.support.every_kind import KINDS, NAMES, Network, inputs
 
 MASKS = NAMES.masks(["a", "b", "a+b", "b+c", "a+b+c", "c"])
+
+SHARDED = ("SSF", "LoRA", "PromptTokens")
 
 
 class WithUnused(Network):
@@ -84,6 +87,52 @@ def test_two_ranks_train_every_kind_though_the_loss_leaves_layers_out(tmp_path: 
         assert facts["total_parameter_size_bytes"] == sum(4 * one.numel() for one in parameters.values()), name
         assert not facts["find_unused_parameters"]
     assert any(one.grad is None for one in build("LoRA").adapter.parameters())
+
+
+def shard_on_two(rank: int, folder: str) -> None:
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    found = {}
+    for name in SHARDED:
+        adapted = doubled(name)
+        for part in (adapted.base.mixer, adapted.base.head, adapted):
+            fully_shard(part, mesh=mesh)
+        trained_on(adapted, rank, 2)
+        found[name] = {key: one.full_tensor() for key, one in adapted.adapter.named_parameters()}
+    if rank == 0:
+        torch.save(found, f"{folder}/found.pt")
+    dist.destroy_process_group()
+
+
+def doubled(name: str) -> Any:
+    """An adapted network in float64."""
+    adapted = build(name).double()
+    for parameter in adapted.adapter.parameters():
+        parameter.data = parameter.data.double()
+    return adapted
+
+
+def trained_on(adapted: Any, rank: int, ranks: int) -> None:
+    optimizer = torch.optim.SGD([one for one in adapted.parameters() if one.requires_grad], lr=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        given = {key: one.double().chunk(ranks)[rank] for key, one in inputs(6, seed=step).items()}
+        loss_of(adapted(**given, available=MASKS.chunk(ranks)[rank])).backward()
+        optimizer.step()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*layers are left out")
+def test_torch_may_shard_an_adapted_network(tmp_path: Path) -> None:
+    """By `fully_shard`, layers on their own and the whole."""
+    torch.multiprocessing.start_processes(shard_on_two, (str(tmp_path),), nprocs=2, start_method="fork")
+    found = torch.load(tmp_path / "found.pt")
+    for name in SHARDED:
+        adapted = doubled(name)
+        trained_on(adapted, 0, 1)
+        for key, parameter in adapted.adapter.named_parameters():
+            assert torch.allclose(found[name][key], parameter, rtol=0, atol=1e-12), (name, key)
 
 
 def test_one_process_is_left_alone() -> None:

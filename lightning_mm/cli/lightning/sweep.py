@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.folder import save_adapter
@@ -30,6 +29,7 @@ from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
+from lightning_mm.tasks.strategies import has_whole_network
 from lightning_mm.tracking import log_result
 
 ADAPTER = "adapter"
@@ -160,7 +160,7 @@ def _draw(
 ) -> list[Picture]:
     """Draw the predictions of a sweep; samples of a network that is split over processes are left out."""
     examples = Examples()
-    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if has_whole_network(trainer.strategy):
         methods = {name: others.get(name, model) for name in result.methods}
         examples = collect_examples(methods, batches_of(datamodule, split), result, precision=trainer.precision_plugin)
     if examples.predictions or examples.class_names:
