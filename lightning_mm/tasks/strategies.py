@@ -1,11 +1,13 @@
-"""Which of Lightning's strategies give each process the whole network."""
+"""Several processes that train one network: which of Lightning's strategies will do, and the mean over all samples."""
 
 from __future__ import annotations
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.model_parallel import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError
 
@@ -38,3 +40,23 @@ def check_whole_network(trainer: Trainer, base: nn.Module, who: str) -> None:
         f"gradients or optimizer states, so each process holds {size / 2**20:,.1f} MiB of it, and communicates only "
         "the adapter. In a training loop of your own, `fully_shard` of torch works on the network that `adapt` returns"
     )
+
+
+def weighted_by_share(loss: Tensor, weight: Tensor) -> Tensor:
+    """Weight the mean loss of this process, so that the mean over processes is the mean over all that counts.
+
+    ``DistributedDataParallel`` averages gradients over processes, which may have unequal numbers of labelled pixels.
+
+    Args:
+        loss: A mean, a scalar.
+        weight: What it was divided by, a scalar, zero if nothing counts here.
+
+    Returns:
+        ``loss * weight / mean of weight over processes``; in one process ``loss``. All processes must call this.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return loss
+    total = weight.detach().clone()
+    dist.all_reduce(total)
+    share = (weight.detach() * dist.get_world_size()).to(loss.dtype) / total.to(loss.dtype)
+    return loss * torch.where(total > 0, share, torch.ones_like(share))
