@@ -43,11 +43,12 @@ format: $(INSTALLED) ## Format the code and mend what can be mended.
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: $(INSTALLED) ## Time adapters and folding against the base, in alternating pairs (a quarter of an hour, nothing else running).
+bench: $(INSTALLED) ## Time adapters, sweeps and training in alternating pairs (a quarter of an hour, nothing else running).
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python experiments/benchmarks/adapters.py
 	$(BIN)/python experiments/benchmarks/reference_networks.py
 	$(BIN)/python experiments/benchmarks/sweeps.py
+	$(BIN)/python experiments/benchmarks/training.py
 
 clean: ## Remove what builds and runs leave behind; .venv stays.
 	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache

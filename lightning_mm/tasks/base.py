@@ -32,6 +32,7 @@ from lightning_mm.tasks.parameter_groups import parameter_groups
 from lightning_mm.tasks.resume import RUN_KEY, ResumedRun
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
+from lightning_mm.tasks.strategies import weighted_by_share
 from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
 from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
 from lightning_mm.tree import batch_size
@@ -127,6 +128,10 @@ class BaseTask(LightningModule):
     def loss(self, outputs: Any, target: Any) -> Tensor:
         """Mean loss of a batch, a scalar."""
         raise NotImplementedError
+
+    def loss_weight(self, target: Any) -> Tensor | None:
+        """What :meth:`loss` divides a sum by, if that is not the number of samples: a sum of class weights."""
+        return None
 
     def predictions(self, outputs: Any) -> Any:
         """What the metrics compare with the target, batch first (classes rather than logits)."""
@@ -232,11 +237,16 @@ class BaseTask(LightningModule):
         check_batch(batch, STEP_KEYS)
         outputs = self(batch["inputs"], batch["available"])
         self.check_target(batch["target"])
-        loss = self.loss(outputs, batch["target"])
+        loss = self.training_loss(outputs, batch["target"]) if stage == "train" else self.loss(outputs, batch["target"])
         self._log_loss(f"{stage}/loss", loss, batch, prog_bar=True)
         if stage != "train":
             self._stage_metrics(stage).update(self.metric_inputs(outputs), batch["target"])
         return outputs, loss
+
+    def training_loss(self, outputs: Any, target: Any) -> Tensor:
+        """:meth:`loss`, in a distributed run weighted so that its mean over processes is that of all samples."""
+        loss, weight = self.loss(outputs, target), self.loss_weight(target)
+        return loss if weight is None else weighted_by_share(loss, weight)
 
     def _log_loss(self, name: str, loss: Tensor, batch: dict[str, Any], prog_bar: bool = False) -> None:
         size = len(batch["available"])

@@ -17,6 +17,7 @@ from lightning_mm.errors import LightningMMError, check_fraction
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.checks import check_labels, checked_class_names
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.metrics.classification import (
     ClassOneAUROC,
     class_one_probability,
@@ -80,13 +81,17 @@ class ClassificationTask(BaseTask):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         self._check_outputs(outputs, target)
-        weights = self.class_weights
-        total = F.cross_entropy(outputs.float(), target, weights, reduction="sum", label_smoothing=self.label_smoothing)
-        if weights is None:
+        logits, weights = at_least_float(outputs), self.class_weights
+        weights = None if weights is None else weights.to(logits.dtype)
+        total = F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        norm = self.loss_weight(target)
+        if norm is None:
             return total / len(target)
         # Like torch's own mean, but zero and not NaN if all samples have the weight zero.
-        norm = weights[target].sum()
         return total / torch.where(norm > 0, norm, 1)
+
+    def loss_weight(self, target: Tensor) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights[target].sum()
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)

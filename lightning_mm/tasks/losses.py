@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def at_least_float(logits: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+    """Float32, in which losses are computed, for half precision; float64 stays."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 class _Weighted(nn.Module):
     """Holds class weights outside the state dict, so that a base checkpoint fits whatever the loss."""
 
@@ -39,11 +44,16 @@ class CrossEntropyLoss(_Weighted):
     def forward(
         self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
     ) -> Float[Tensor, ""]:
-        logits = logits.float()
-        total = F.cross_entropy(logits, target, self.weight, ignore_index=self.ignore_index, reduction="sum")
-        valid = target != self.ignore_index
-        norm = valid.sum() if self.weight is None else self.weight[target[valid]].sum()
+        logits = at_least_float(logits)
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        total = F.cross_entropy(logits, target, weight, ignore_index=self.ignore_index, reduction="sum")
+        norm = self.norm(target)
         return total / torch.where(norm > 0, norm, 1)
+
+    def norm(self, target: Int64[Tensor, "batch height width"]) -> Tensor:
+        """What the sum over pixels is divided by, a scalar: the number of those that count, or their weights."""
+        valid = target != self.ignore_index
+        return valid.sum() if self.weight is None else self.weight[target[valid]].sum()
 
 
 class DiceLoss(nn.Module):
@@ -71,7 +81,7 @@ class DiceLoss(nn.Module):
     def forward(
         self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
     ) -> Float[Tensor, ""]:
-        probability = logits.float().softmax(dim=1)
+        probability = at_least_float(logits).softmax(dim=1)
         valid = target != self.ignore_index
         truth = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
         probability = probability * valid[:, None]
@@ -113,9 +123,9 @@ class OhemCrossEntropyLoss(_Weighted):
     def forward(
         self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
     ) -> Float[Tensor, ""]:
-        losses = F.cross_entropy(
-            logits.float(), target, self.weight, ignore_index=self.ignore_index, reduction="none"
-        ).flatten()
+        logits = at_least_float(logits)
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        losses = F.cross_entropy(logits, target, weight, ignore_index=self.ignore_index, reduction="none").flatten()
         hard = losses[losses > self.limit]
         least = int((target != self.ignore_index).sum().item() * self.min_kept)
         if hard.numel() < least:

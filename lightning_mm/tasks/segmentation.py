@@ -24,6 +24,7 @@ from lightning_mm.tasks.metrics.segmentation import (
     confusion_per_sample,
     segmentation_metrics,
 )
+from lightning_mm.tasks.strategies import weighted_by_share
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 
@@ -39,7 +40,8 @@ class SemanticSegmentationTask(BaseTask):
         model: The network, ``{modality: [B, C_m, H, W]} -> [B, C, H, W]``; see :class:`BaseTask`.
         modalities: Names of the columns of ``available``, in order.
         num_classes: Number of classes C.
-        loss: Cross entropy, Dice, their sum, or cross entropy of the hard pixels.
+        loss: Cross entropy, Dice, their sum, or cross entropy of the hard pixels. In a distributed run cross entropy is
+            the mean over the labelled pixels of all processes; Dice and hard pixels are those of each process.
         class_weights: One weight per class for the cross entropies.
         ignore_index: Label of pixels that count in neither loss nor metrics.
         class_names: Names for the metrics of single classes, by default their numbers.
@@ -99,6 +101,14 @@ class SemanticSegmentationTask(BaseTask):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         self._check_outputs(outputs, target)
         return torch.stack([term(outputs, target) for term in self.criterion]).sum()
+
+    def training_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        self._check_outputs(outputs, target)
+        terms = []
+        for term in self.criterion:
+            value = term(outputs, target)
+            terms.append(weighted_by_share(value, term.norm(target)) if isinstance(term, CrossEntropyLoss) else value)
+        return torch.stack(terms).sum()
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)

@@ -1,0 +1,208 @@
+"""The cost of training around the network: Lightning with tasks, callbacks and data module, and a second process.
+
+    python experiments/benchmarks/training.py [--pairs 9] [--steps 12] [--only loop ranks] [--out FOLDER]
+
+`loop` compares a fit of an adapter by ``Trainer`` with a loop in plain torch on the same network, samples and masks,
+from the first batch to the last. `ranks` compares two processes that exchange gradients with the same two processes
+that do not, which is the ideal, and with one that is alone on the machine. Absolute times only apply to one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from networks import two_encoders
+from timing import Ratio, summarise, write
+
+from lightning_mm.adapters import SSF, Adapted, LoRA, adapt
+from lightning_mm.callbacks import FrozenBackboneAdapter
+from lightning_mm.data import ModalityDropoutDataModule
+from lightning_mm.missing import UniformCombinations
+from lightning_mm.modalities import Modalities
+from lightning_mm.tasks import ClassificationTask
+
+HERE = Path(__file__).resolve().parent
+NAMES = Modalities(["rgb", "depth"])
+SIZE, BATCH = 64, 32
+"""Pixels along an image; samples of a batch."""
+POLICY = UniformCombinations(include_full=False)
+
+
+class Images(Dataset[dict[str, Any]]):
+    """Random images in memory."""
+
+    def __init__(self, length: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = {name: torch.randn(length, 3, SIZE, SIZE, generator=generator) for name in NAMES}
+        self.masks = POLICY.draw(NAMES, range(length), epoch=0, seed=0)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"inputs": {name: images[index] for name, images in self.images.items()}, "target": index % 10}
+
+
+class WithMasks(Images):
+    """The same samples with their masks, for a loader of plain torch."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "available": self.masks[index]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=12, help="of one measurement")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "benchmarks")
+    options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    rows: list[Ratio] = []
+    for part in options.only:
+        for row in PARTS[part](options.pairs, options.steps):
+            print(row.row(), flush=True)
+            rows.append(row)
+    write(rows, options.out, "training", options.pairs)
+
+
+def loop(pairs: int, steps: int) -> Iterator[Ratio]:
+    """Time Lightning's loop against one of plain torch."""
+    dataset, same = Images(steps * BATCH), WithMasks(steps * BATCH)
+    module = ModalityDropoutDataModule(lambda split: dataset, list(NAMES), train_policy=POLICY, batch_size=BATCH)
+    task = made_task()
+    adapted = made("SSF")
+
+    def lightning() -> float:
+        clock = Clock()
+        trainer = Trainer(
+            accelerator="cpu", devices=1, max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False,
+            enable_model_summary=False, enable_progress_bar=False, callbacks=[FrozenBackboneAdapter(), clock],
+        )  # fmt: skip
+        trainer.fit(task, datamodule=module)
+        return clock.seconds
+
+    def plain() -> float:
+        optimizer = torch.optim.AdamW(adapted.adapter.parameters(), lr=1e-3)
+        loader = DataLoader(same, BATCH, shuffle=True)
+        started = time.perf_counter()
+        for batch in loader:
+            step(adapted, optimizer, batch["inputs"], batch["available"], batch["target"])
+        return time.perf_counter() - started
+
+    yield summarise(
+        "SSF: Trainer with task, FrozenBackboneAdapter and data module / plain torch",
+        alternating(lightning, plain, pairs),
+        limit="1.05",
+    )
+
+
+def ranks(pairs: int, steps: int) -> Iterator[Ratio]:
+    """Time two processes."""
+    for kind in ("SSF", "LoRA", "whole network"):
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.start_processes(on_rank, (folder, kind, pairs, steps), nprocs=2, start_method="fork")
+            times: list[tuple[float, float, float]] = torch.load(Path(folder) / "times.pt")
+        together = [(exchanged, apart) for exchanged, apart, _ in times]
+        yield summarise(f"{kind}, 2 processes: gradients exchanged / not exchanged", together)
+        alone = [(exchanged, one) for exchanged, _, one in times]
+        yield summarise(f"{kind}: 2 processes on twice the samples / 1 process", alone)
+
+
+def on_rank(rank: int, folder: str, kind: str, pairs: int, steps: int) -> None:
+    """Measure in one of two processes: with an exchange of gradients, without, and without in the first one alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    network = made(kind)
+    optimizer = torch.optim.AdamW([one for one in network.parameters() if one.requires_grad], lr=1e-4)
+    parallel = nn.parallel.DistributedDataParallel(network)
+    generator = torch.Generator().manual_seed(rank)
+    inputs = {name: torch.randn(BATCH, 3, SIZE, SIZE, generator=generator) for name in NAMES}
+    available, target = POLICY.draw(NAMES, range(BATCH), epoch=0, seed=rank), torch.arange(BATCH) % 10
+
+    def seconds(module: nn.Module, runs: bool = True) -> float:
+        dist.barrier()
+        started = time.perf_counter()
+        for _ in range(steps if runs else 0):
+            step(module, optimizer, inputs, available, target)
+        dist.barrier()
+        return time.perf_counter() - started
+
+    seconds(parallel)
+    times = []
+    for pair in range(pairs):
+        order = [(parallel, True), (network, True), (network, rank == 0)]
+        found = [seconds(*one) for one in (order if pair % 2 == 0 else reversed(order))]
+        times.append(tuple(found if pair % 2 == 0 else reversed(found)))
+    if rank == 0:
+        torch.save(times, f"{folder}/times.pt")
+    dist.destroy_process_group()
+
+
+def step(module: nn.Module, optimizer: Any, inputs: dict[str, Tensor], available: Tensor, target: Tensor) -> None:
+    optimizer.zero_grad()
+    adapted = isinstance(getattr(module, "module", module), Adapted)
+    outputs = module(inputs, available=available) if adapted else module(inputs)
+    F.cross_entropy(outputs, target).backward()
+    optimizer.step()
+
+
+def made(kind: str) -> nn.Module:
+    """A network with an adapter of a kind, or one that trains as a whole."""
+    torch.manual_seed(0)
+    network = two_encoders()
+    if kind == "whole network":
+        return network
+    example = ({name: torch.randn(2, 3, SIZE, SIZE) for name in NAMES},)
+    return adapt(network, NAMES, SSF() if kind == "SSF" else LoRA(4), example=(example, {}))
+
+
+def made_task() -> ClassificationTask:
+    torch.manual_seed(0)
+    optimizer: Any = lambda groups: torch.optim.AdamW(groups, lr=1e-3)  # noqa: E731
+    return ClassificationTask(two_encoders(), list(NAMES), num_classes=10, optimizer=optimizer)
+
+
+def alternating(ours: Callable[[], float], base: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+    ours(), base()
+    times = []
+    for pair in range(pairs):
+        first, second = (ours(), base()) if pair % 2 == 0 else (base(), ours())
+        times.append((first, second) if pair % 2 == 0 else (second, first))
+    return times
+
+
+class Clock(Callback):
+    """Measures the seconds of an epoch of training."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+PARTS: dict[str, Callable[[int, int], Iterator[Ratio]]] = {"loop": loop, "ranks": ranks}
+
+
+if __name__ == "__main__":
+    main()
