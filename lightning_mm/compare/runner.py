@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_mm.compare.choice import choose
 from lightning_mm.compare.executor import Executor
+from lightning_mm.compare.frozen import with_copies
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.step_runner import LOCK, Facts, all_finished, finished
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import lock, write_atomically
+from lightning_mm.files import lock
 
 
 def run_study(
@@ -37,9 +36,9 @@ def run_study(
     """
     choices: dict[str, Any] = {}
     with lock(study.out / LOCK, "wait for it, or give another folder with --out"):
-        plan = Plan(_with_copies(study))
+        plan = Plan(with_copies(study))
         if not again:
-            _check_nothing_is_lost(plan)
+            check_nothing_is_lost(plan)
         while True:
             steps = plan.steps({name: choice["value"] for name, choice in choices.items()})
             facts = all_finished(steps)
@@ -58,7 +57,7 @@ def run_study(
                 say(f"{name}: {choice['key']} = {choice['value']}, chosen on validation data: {choice['means']}")
 
 
-def _check_nothing_is_lost(plan: Plan) -> None:
+def check_nothing_is_lost(plan: Plan) -> None:
     """Refuse to replace finished trainings with other settings, which may have taken days."""
     changed = [step for step in plan.steps({}) if step.stage == "fit" and step.command and step.marker.is_file()]
     changed = [step for step in changed if finished(step) is None]
@@ -68,21 +67,3 @@ def _check_nothing_is_lost(plan: Plan) -> None:
             f"{changed[0].folder.relative_to(plan.study.out)} for one; give --again to delete and repeat them, or "
             "another folder with --out"
         )
-
-
-def _with_copies(study: Study) -> Study:
-    """The study with copies of its config files, so that editing one while it runs changes nothing half way."""
-    folder = study.out / "configs"
-
-    def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-        made = []
-        for path in paths:
-            content = path.read_bytes()
-            place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
-            if not place.is_file():
-                write_atomically(place, content)
-            made.append(place)
-        return tuple(made)
-
-    methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
-    return replace(study, configs=copies(study.configs), methods=methods)
