@@ -1,0 +1,1 @@
+"""Submission of commands and studies to a cluster, and what became of them."""

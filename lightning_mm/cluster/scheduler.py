@@ -1,0 +1,88 @@
+"""What the package asks of a scheduler, and what a scheduler says of a job.
+
+Slurm (:mod:`lightning_mm.cluster.slurm`) and this machine (:mod:`lightning_mm.cluster.local`) are two of them; PBS or
+LSF would be a third file with the same four methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+State = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
+
+REQUEUE = 75
+"""Exit code of a command that has saved where it was and asks to be started again."""
+NOT_READY = 3
+"""Exit code of a cell of a study that could not run because what it needs is not finished."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a scheduler says of one job or array task.
+
+    Args:
+        id: Its id, ``"123"``, or ``"123_4"`` for a task of an array.
+        state: Its state in our words.
+        word: The scheduler's own word, such as ``NODE_FAIL``; empty if it does not know the job.
+        exit_code: Exit code of the script, once it has ended; 128 plus the number of the signal that ended it.
+        restarts: How often it was requeued, where the scheduler says so.
+        reason: Why it waits, in the scheduler's word; empty if it does not wait.
+    """
+
+    id: str
+    state: State
+    word: str = ""
+    exit_code: int | None = None
+    restarts: int | None = None
+    reason: str = ""
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """Runs scripts somewhere, later."""
+
+    def check(self, script: Path) -> None:
+        """Ask whether the script would be accepted; nothing is queued.
+
+        Raises:
+            LightningMMError: If not, with the scheduler's words.
+        """
+        ...
+
+    def submit(self, script: Path, after: Sequence[str] = (), array: str | None = None) -> str:
+        """Queue a script.
+
+        Args:
+            script: A bash script, whose ``#SBATCH`` lines name the resources.
+            after: Jobs that must have ended before, however they ended.
+            array: Run it once per number, such as ``0-5%2``: at most two of six at once.
+
+        Returns:
+            The id of the job.
+
+        Raises:
+            LightningMMError: If it is not accepted.
+        """
+        ...
+
+    def states(self, ids: Sequence[str]) -> dict[str, Job]:
+        """The state of jobs.
+
+        Args:
+            ids: Jobs, array tasks, or arrays, which stand for all of their tasks.
+
+        Returns:
+            Id to job; the tasks of an array one by one. A job that the scheduler no longer knows is ``unknown``.
+        """
+        ...
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs, running or not; those that have ended already stay as they are.
+
+        Raises:
+            LightningMMError: If the scheduler refuses.
+        """
+        ...

@@ -1,0 +1,122 @@
+"""Slurm's answers, from a real one and from texts of real ones."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lightning_mm.cluster import slurm as module
+from lightning_mm.cluster.scheduler import Job, Scheduler
+from lightning_mm.cluster.slurm import Slurm
+from lightning_mm.errors import LightningMMError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def script(folder: Path, body: str, *options: str) -> Path:
+    path = folder / "job.sh"
+    lines = ["#!/bin/bash", *(f"#SBATCH {one}" for one in ("--time=2", "--output=/dev/null", *options)), body]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def wait_for(ids: list[str], until: Callable[[dict[str, Job]], bool], seconds: float = 60) -> dict[str, Job]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = Slurm().states(ids)
+        if until(found):
+            return found
+        time.sleep(0.3)
+    raise AssertionError(found)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, **texts: tuple[int, str, str]) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        code, out, err = texts[command[0]]
+        return subprocess.CompletedProcess(command, code, out, err)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+
+
+def test_is_a_scheduler() -> None:
+    assert isinstance(Slurm(), Scheduler)
+
+
+def test_no_slurm_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LightningMMError, match=r"sbatch was not found on the PATH.*submit local"):
+        Slurm().check(tmp_path / "job.sh")
+
+
+@pytest.mark.parametrize(
+    ("line", "job"),
+    [
+        ("7|COMPLETED|0:0|None", Job("7", "finished", "COMPLETED", 0, 0)),
+        ("7|CANCELLED by 1000|0:15|None", Job("7", "cancelled", "CANCELLED", 143, 0)),
+        ("7|FAILED|3:0|JobArrayTaskLimit", Job("7", "failed", "FAILED", 3, 0)),
+        ("7|REQUEUED|75:0|None\n7|PENDING|0:0|BeginTime", Job("7", "queued", "PENDING", None, 1, "BeginTime")),
+        ("7|NODE_FAIL|1:0|None\n7|PREEMPTED|0:0|None\n7|RUNNING|0:0|x", Job("7", "running", "RUNNING", None, 2)),
+        ("7|SOMETHING_NEW|0:0|None", Job("7", "unknown", "SOMETHING_NEW", None, 0)),
+        ("", Job("7", "unknown")),
+    ],
+)
+def test_reads_accounting(line: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, squeue=(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct=(0, line, ""))
+    assert Slurm().states(["7"]) == {"7": job}
+
+
+def test_without_accounting_old_jobs_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, squeue=(1, "", "Invalid job id specified"), sacct=(1, "", "accounting storage is disabled"))
+    assert Slurm().states(["7", "8_1"]) == {"7": Job("7", "unknown"), "8_1": Job("8_1", "unknown")}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified",
+            "`sinfo`",
+        ),
+        ("allocation failure: Invalid account or account/partition combination specified", "--"),
+        ("allocation failure: Requested node configuration is not available", "no node of the partition"),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "does not answer"),
+        ("", "exit code 1, without a word"),
+    ],
+)
+def test_a_refusal_says_what_to_do(said: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, sbatch=(1, "", said))
+    with pytest.raises(LightningMMError) as caught:
+        Slurm().check(Path("job.sh"))
+    assert expected in str(caught.value)
+    assert "sbatch: error" not in str(caught.value)
+    assert "nothing was queued" in str(caught.value)
+
+
+def test_the_id_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, sbatch=(0, "Welcome, 12 jobs wait\n345;alpha\n", ""))
+    assert Slurm().submit(Path("job.sh")) == "345"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_checks_submits_and_cancels(tmp_path: Path) -> None:
+    slurm = Slurm()
+    with pytest.raises(LightningMMError, match=r"[Ii]nvalid partition.*`sinfo` lists"):
+        slurm.check(script(tmp_path, "true", "--partition=nope"))
+    slurm.check(script(tmp_path, "true"))
+    tasks = slurm.submit(script(tmp_path, "exit $((3 * SLURM_ARRAY_TASK_ID))"), array="0-2%2")
+    waiting = slurm.submit(script(tmp_path, "sleep 100"), after=[tasks])
+    gone = "999999"
+    found = wait_for([tasks, waiting, gone], lambda jobs: jobs.get(waiting, Job("", "unknown")).state == "running")
+    codes = {key.removeprefix(f"{tasks}_"): (job.state, job.exit_code) for key, job in found.items() if "_" in key}
+    assert codes == {"0": ("finished", 0), "1": ("failed", 3), "2": ("failed", 6)}
+    assert found[gone] == Job(gone, "unknown")
+    assert set(slurm.states([f"{tasks}_1"])) == {f"{tasks}_1"}
+    slurm.cancel([waiting, gone])
+    wait_for([waiting], lambda jobs: jobs[waiting].state == "cancelled")
+    slurm.cancel([waiting])
