@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_mm.compare.choice import choose
 from lightning_mm.compare.executor import Executor
-from lightning_mm.compare.frozen import with_copies
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.step_runner import LOCK, Facts, all_finished, finished
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
-from lightning_mm.files import lock
+from lightning_mm.files import lock, write_atomically
 
 
 def run_study(
@@ -67,3 +68,21 @@ def check_nothing_is_lost(plan: Plan) -> None:
             f"{changed[0].folder.relative_to(plan.study.out)} for one; give --again to delete and repeat them, or "
             "another folder with --out"
         )
+
+
+def with_copies(study: Study) -> Study:
+    """The study with copies of its config files, so that editing one while it runs changes nothing half way."""
+    folder = study.out / "configs"
+
+    def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        made = []
+        for path in paths:
+            content = path.read_bytes()
+            place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
+            if not place.is_file():
+                write_atomically(place, content)
+            made.append(place)
+        return tuple(made)
+
+    methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
+    return replace(study, configs=copies(study.configs), methods=methods)

@@ -5,7 +5,6 @@ What is written is a study's YAML, so that ``lightning-mm compare -c`` takes it 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from lightning_mm.compare.runner import with_copies
 from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.compare.study import Method, Study, read_study
 from lightning_mm.errors import LightningMMError
@@ -66,28 +66,10 @@ def thaw(folder: Path, out: Path) -> Study:
     return replace(study, out=out.absolute(), content=read_settings(folder / CONTENT))
 
 
-def with_copies(study: Study) -> Study:
-    """The study with copies of its config files, so that editing one while it runs changes nothing half way."""
-    folder = study.out / "configs"
-
-    def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-        made = []
-        for path in paths:
-            content = path.read_bytes()
-            place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
-            if not place.is_file():
-                write_atomically(place, content)
-            made.append(place)
-        return tuple(made)
-
-    methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
-    return replace(study, configs=copies(study.configs), methods=methods)
-
-
 def _method(study: Study, method: Method) -> dict[str, Any]:
     like = next((name for name, one in RECIPES.items() if replace(one, start=method.recipe.start) == method.recipe), "")
     if not like:
-        raise LightningMMError(f"{method.name}: its recipe is none of {', '.join(RECIPES)}, so no job can be told of it")
+        raise LightningMMError(f"{method.name}: its recipe is none of {', '.join(RECIPES)}, which a file can name")
     content: dict[str, Any] = {"like": like}
     if method.recipe.start != RECIPES[like].start:
         content["start"] = method.recipe.start
