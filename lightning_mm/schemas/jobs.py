@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lightning_mm.schemas.base import Count, Schema
+from lightning_mm.schemas.job_settings import JobSettings
 
 JobId = Annotated[str, Field(pattern=r"^[\w.+:-]{1,100}$")]
 TaskFile = Annotated[str, Field(pattern=r"^[0-9]+/[a-z0-9_]+$")]
@@ -35,7 +36,7 @@ class Ledger(Schema):
     """The working directory of the jobs."""
     command: str = ""
     """How the study was submitted."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: JobSettings = Field(default_factory=lambda: JobSettings.model_validate({}))
     """What the scripts of its jobs are made of."""
     submissions: list[Submission] = Field(default_factory=list)
 

@@ -9,16 +9,19 @@ import pytest
 
 from lightning_mm.cluster.graph.cells import REPORT, cells_of, levels_of
 from lightning_mm.cluster.graph.folder import JobsFolder
+from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.prepare import prepare
 from lightning_mm.cluster.graph.status import StudyStatus, open_study, status_of
 from lightning_mm.cluster.graph.submit import Queue, submit_jobs
+from lightning_mm.cluster.scheduler import Job
 from lightning_mm.compare import InProcess, collect, run_study
-from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results import read as read_sweep
-from tests.support.at_once import AtOnce, fail, write_script
+from lightning_mm.schemas.job_settings import JobSettings
+from lightning_mm.schemas.jobs import CellState
+from tests.support.at_once import AtOnce, fail
 from tests.support.studies import COMMANDS, fake, read
 
 TUNED: dict[str, Any] = {"configs": ["ssf.yaml"], "tune": {"model.lr": [0.1, 0.2]}, "tune_seeds": [0]}
@@ -30,9 +33,9 @@ def study_in(folder: Path, **content: Any) -> Study:
     return read(folder, **{"methods": METHODS, **where, **content})
 
 
-def submit(study: Study, scheduler: AtOnce, **options: Any) -> Queue:
-    folder = prepare(study, "lightning-mm compare", {}, lambda name: scheduler)
-    return submit_jobs(folder, write_script, scheduler, "slurm", lambda name: scheduler, **options)
+def submit(study: Study, scheduler: AtOnce, largest: int = 1000, **settings: Any) -> Queue:
+    folder = prepare(study, "lightning-mm compare", JobSettings(**settings), lambda name: scheduler)
+    return submit_jobs(folder, "slurm", lambda name: scheduler, largest)
 
 
 def status(study: Study, scheduler: AtOnce) -> StudyStatus:
@@ -62,7 +65,7 @@ def test_levels(tmp_path: Path) -> None:
 
 def test_a_frozen_study_has_the_same_steps(tmp_path: Path) -> None:
     study = study_in(tmp_path, settings={"a.b": float("inf"), "c": [1, {"d": None}]}, bootstrap=7, majority=True)
-    folder = prepare(study, "lightning-mm compare", {}, lambda name: AtOnce())
+    folder = prepare(study, "lightning-mm compare", JobSettings(), lambda name: AtOnce())
     frozen = thaw(folder.path, folder.study)
     assert [step.key for step in Plan(frozen).steps({})] == [step.key for step in Plan(study).steps({})]
     assert (frozen.content, frozen.bootstrap, frozen.majority) == (study.content, 7, True)
@@ -73,7 +76,7 @@ def test_a_frozen_study_has_the_same_steps(tmp_path: Path) -> None:
 
 def test_equals_a_study_that_was_run_here(tmp_path: Path) -> None:
     scheduler = AtOnce()
-    queue = submit(study_in(tmp_path), scheduler, limit=2, largest=3)
+    queue = submit(study_in(tmp_path), scheduler, array_limit=2, largest=3)
     study = open_study(tmp_path / "out")
     assert scheduler.submitted == [
         ("1/level0_0", (), "0-2%2"),
@@ -176,9 +179,7 @@ def test_what_is_queued_is_not_queued_again(tmp_path: Path) -> None:
     assert [[cell.name for cell in batch.cells] for batch in queue.batches] == [["dedicated/a/seed1"], []]
     assert scheduler.submitted[-2:] == [("2/level0", (), "0-0"), ("2/report", ("5", "1", "2", "3"), None)]
     changed = study_in(tmp_path, settings={"trainer.max_epochs": 9})
-    with pytest.raises(
-        LightningMMError, match=r"base/seed0 is queued \(job 1_0\) with other settings .* cancel its"
-    ):
+    with pytest.raises(LightningMMError, match=r"base/seed0 is queued \(job 1_0\) with other settings .* cancel its"):
         submit(changed, scheduler)
 
 
@@ -226,16 +227,13 @@ def test_no_scheduler_to_ask(tmp_path: Path) -> None:
     assert {cell.name: (cell.state, cell.reason) for cell in found.cells} == before
     assert found.silent == {"slurm": "squeue was not found"}
     with pytest.raises(LightningMMError, match=r"squeue was not found; jobs of this study were submitted to slurm"):
-        prepare(study, "", {}, silent)
+        prepare(study, "", JobSettings(), silent)
 
 
 def test_a_job_that_was_killed(tmp_path: Path) -> None:
     study, scheduler = study_in(tmp_path), AtOnce(held=True)
-    folder = prepare(study, "", {}, lambda name: scheduler)
-    submit_jobs(folder, write_script, scheduler, "slurm", lambda name: scheduler)
-    from lightning_mm.cluster.scheduler import Job
-    from lightning_mm.schemas.jobs import CellState
-
+    submit(study, scheduler)
+    folder = JobsFolder(study.out)
     (study.out / "base/seed0").mkdir(parents=True)
     (study.out / "base/seed0/fit.log").write_text("epoch 1\repoch 2\n\nkilled here\n")
     note = CellState(state="running", step="fit", job="1_0", host="node1", time="now", starts=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 from lightning_mm.cluster.graph.folder import JobsFolder
+from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.ranks import ranks_of
 from lightning_mm.cluster.graph.run_cell import run_cell
 from lightning_mm.cluster.scheduler import Job
-from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.compare.plan import Plan
 from tests.support.studies import fake_command
 
@@ -35,6 +36,7 @@ class AtOnce:
     """
 
     submitted: list[tuple[str, tuple[str, ...], str | None]] = field(default_factory=list)
+    name = "slurm"
     jobs: dict[str, Job] = field(default_factory=dict)
     held: bool = False
 
@@ -60,14 +62,16 @@ class AtOnce:
         variables = {"SLURM_JOB_ID": number}
         if task is not None:
             variables |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task)}
-        words = shlex.split(script.read_text().replace("$LIGHTNING_MM_TASK", str(task)), comments=True)
+        command = re.search(r"(?m)^command=\((.*)\)$", script.read_text())
+        assert command is not None
+        words = shlex.split(command[1].replace("$LIGHTNING_MM_TASK", str(task)))
         log = script.with_name(f"{script.stem}{'' if task is None else f'-{task}'}.log")
         with pytest.MonkeyPatch.context() as patch, log.open("w") as file:
             for name, value in variables.items():
                 patch.setenv(name, value)
             # the log of a step gets what is written to file number 2, which pytest's own streams do not use
             with redirect_stdout(file), redirect_stderr(sys.__stderr__):
-                return main(words[1:])
+                return main(words[words.index("cell") :])
 
     def states(self, ids: Sequence[str]) -> dict[str, Job]:
         return {name: job for name, job in self.jobs.items() if {name, name.partition("_")[0]} & {*ids}}
@@ -75,11 +79,6 @@ class AtOnce:
     def cancel(self, ids: Sequence[str]) -> None:
         for name in self.states(ids):
             self.jobs[name] = Job(name, "cancelled", "CANCELLED")
-
-
-def write_script(name: str, command: Sequence[str], output: Path, array: bool) -> str:
-    """A script of one line."""
-    return f"#!/bin/bash\n# {name}, to {output}\n{' '.join(command)}\n"
 
 
 def fail(study: Path, *steps: str) -> None:

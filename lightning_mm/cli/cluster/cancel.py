@@ -20,8 +20,8 @@ def run_cancel(args: list[str]) -> None:
 
     from lightning_mm.cluster.graph.folder import JobsFolder
     from lightning_mm.cluster.graph.jobs import ask_jobs
-    from lightning_mm.cluster.schedulers import scheduler_of
     from lightning_mm.cluster.graph.status import open_study
+    from lightning_mm.cluster.schedulers import scheduler_of
     from lightning_mm.errors import LightningMMError
 
     folder = JobsFolder(open_study(options.study).out)

@@ -55,10 +55,10 @@ def write_report_of(folder: Any) -> int:
     """Write tables, report and record of a study; returns the exit code, 3 if a cell is not finished."""
     from lightning_mm.cli.compare import finish
     from lightning_mm.cluster.graph.cells import REPORT, cells_of, progress_of
+    from lightning_mm.cluster.graph.frozen import thaw
     from lightning_mm.cluster.graph.report import report_key
     from lightning_mm.cluster.graph.run_cell import begun
     from lightning_mm.cluster.scheduler import NOT_READY
-    from lightning_mm.cluster.graph.frozen import thaw
     from lightning_mm.compare.plan import Plan
     from lightning_mm.compare.step_runner import LOCK
     from lightning_mm.files import lock

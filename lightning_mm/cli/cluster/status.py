@@ -29,8 +29,8 @@ def run_status(args: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
 
-    from lightning_mm.cluster.schedulers import scheduler_of
     from lightning_mm.cluster.graph.status import BAD, open_study, status_of
+    from lightning_mm.cluster.schedulers import scheduler_of
 
     status = status_of(open_study(options.study), scheduler_of)
     cells = [cell for cell in status.cells if not options.failed or cell.state in BAD]

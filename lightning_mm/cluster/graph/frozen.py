@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.compare.runner import with_copies
 from lightning_mm.compare.recipes import RECIPES
+from lightning_mm.compare.runner import with_copies
 from lightning_mm.compare.study import Method, Study, read_study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import write_atomically

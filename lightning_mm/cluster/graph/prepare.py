@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_mm.cluster.graph.cells import REPORT, cells_of
 from lightning_mm.cluster.graph.folder import SUBMITS, JobsFolder
+from lightning_mm.cluster.graph.frozen import freeze, thaw
 from lightning_mm.cluster.graph.jobs import LIVE, SchedulerOf, known_jobs
 from lightning_mm.cluster.scheduler import Job
-from lightning_mm.cluster.graph.frozen import freeze, thaw
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.runner import check_nothing_is_lost
 from lightning_mm.compare.step_runner import LOCK
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock
+from lightning_mm.schemas.job_settings import JobSettings
 from lightning_mm.schemas.jobs import Ledger
 
 
 def prepare(
-    study: Study, command: str, settings: Mapping[str, Any], scheduler_of: SchedulerOf, again: bool = False
+    study: Study, command: str, settings: JobSettings, scheduler_of: SchedulerOf, again: bool = False
 ) -> JobsFolder:
     """Freeze a study in its folder, so that its jobs, `status` and `resubmit` find it.
 
     Args:
         study: With the options of the command line applied.
         command: How it is submitted, for the report.
-        settings: What the scripts of its jobs are made of.
+        settings: What its jobs ask for.
         scheduler_of: Makes the schedulers of earlier submissions, by name.
         again: Whether finished trainings whose settings have changed may be deleted and run again.
 
@@ -43,7 +43,7 @@ def prepare(
         if folder.is_there:
             ledger.submissions = folder.read_ledger().submissions
             _check_nothing_changes(folder, study, known_jobs(folder, ledger, scheduler_of))
-        ledger.command, ledger.settings = command, dict(settings)
+        ledger.command, ledger.settings = command, settings
         freeze(study, folder.path)
         frozen = _keys(thaw(folder.path, folder.study))
         if frozen != _keys(study):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from lightning_mm.cluster.graph.cells import Cell, Progress, cells_of, progress_of
 from lightning_mm.cluster.graph.folder import JobsFolder
+from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.ranks import Ranks
 from lightning_mm.cluster.scheduler import NOT_READY, REQUEUE
 from lightning_mm.compare.cell_config import Run
 from lightning_mm.compare.executor import StepError
-from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.step_runner import Facts, perform
 from lightning_mm.errors import LightningMMError, NotApplicableError, Stopped

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from lightning_mm.cluster.graph.cells import REPORT, Cell, Progress, cells_of, progress_of
 from lightning_mm.cluster.graph.folder import JobsFolder
+from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.jobs import LIVE, Jobs, SchedulerOf, ask_jobs
 from lightning_mm.cluster.graph.report import report_is_written
 from lightning_mm.cluster.scheduler import Job
 from lightning_mm.compare.executor import SHOWN
-from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.step_runner import LOCK
 from lightning_mm.compare.study import Study, read_study

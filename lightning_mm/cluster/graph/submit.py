@@ -10,39 +10,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from lightning_mm.cluster.graph.cells import REPORT, Cell, Progress, cells_of, levels_of, progress_of
+from lightning_mm.cluster.graph.cells import REPORT, Cell, cells_of, levels_of, progress_of
 from lightning_mm.cluster.graph.folder import SUBMITS, JobsFolder
+from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.jobs import LIVE, SchedulerOf, known_jobs
 from lightning_mm.cluster.graph.report import report_is_written
-from lightning_mm.cluster.scheduler import Job, Scheduler
-from lightning_mm.cluster.graph.frozen import thaw
+from lightning_mm.cluster.scheduler import Job
+from lightning_mm.cluster.script import TASK, Script
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.step_runner import LOCK
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock, write_atomically
-from lightning_mm.schemas.jobs import Submission, SubmittedJob
+from lightning_mm.schemas.jobs import Ledger, Submission, SubmittedJob
 
 LARGEST = 1000
 """Tasks of an array; Slurm's MaxArraySize is 1001 unless a site has changed it."""
-
-
-@runtime_checkable
-class Scripts(Protocol):
-    """Writes the text of a job's script."""
-
-    def __call__(self, name: str, command: Sequence[str], output: Path, array: bool) -> str:
-        """Write the text of a script.
-
-        Args:
-            name: The name of the job.
-            command: The words of the command; ``$LIGHTNING_MM_TASK`` is the number of a task.
-            output: The file for what it prints, without its end.
-            array: Whether it runs once per task.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -79,87 +63,62 @@ class Queue:
     cells: tuple[Cell, ...]
 
 
-def plan_jobs(
-    study: Study,
-    scripts: Scripts,
-    jobs: Mapping[str, Job],
-    number: int = 1,
-    largest: int = LARGEST,
-) -> Queue:
+def plan_jobs(study: Study, ledger: Ledger, jobs: Mapping[str, Job], largest: int = LARGEST) -> Queue:
     """Plan the jobs of a study; nothing is written.
 
     Args:
         study: The study.
-        scripts: Writes their scripts.
+        ledger: Its earlier submissions, and what its jobs ask for.
         jobs: Cell to its latest job.
-        number: The number of the submission.
         largest: How many tasks an array may have.
     """
     plan = Plan(study)
     cells = cells_of(plan)
     progress = progress_of(plan, cells)
-    folder = JobsFolder(study.out)
+    folder = JobsFolder(study.out.absolute())
     live = {name: job for name, job in jobs.items() if job.state in LIVE}
-    batches = list(_batches(folder, progress, cells, live, scripts, number, largest, study.name))
-    finished = sum(progress.is_finished(cell) for cell in cells)
-    if batches or not (REPORT in live or report_is_written(folder, progress)):
-        name = f"{number}/{REPORT}"
-        words = ("lightning-mm", "cell", str(study.out.absolute()), REPORT)
-        level = len(levels_of(cells))
-        script = scripts(f"{study.name}-{REPORT}", words, folder.path / name, False)
-        batches.append(Batch(name, level, (), script))
-    return Queue(tuple(batches), finished, live, tuple(cells))
+    number = len(ledger.submissions) + 1
 
+    def batch(part: str, level: int, tasks: Sequence[Cell]) -> Batch:
+        name = f"{number}/{part}"
+        words = ["cell", str(folder.study), *([name, f"${TASK}"] if tasks else [REPORT])]
+        log = folder.path / (f"{name}-%a.log" if tasks else f"{name}.log")
+        title = f"{ledger.settings.name or study.name}-{part}"
+        where = Path(ledger.folder)
+        script = Script(title, words, log, ledger.settings, where, ledger.command, resumes=True, alone=not tasks)
+        return Batch(name, level, tuple(tasks), script.text())
 
-def _batches(
-    folder: JobsFolder,
-    progress: Progress,
-    cells: Sequence[Cell],
-    live: Mapping[str, Job],
-    scripts: Scripts,
-    number: int,
-    largest: int,
-    study: str,
-) -> Iterator[Batch]:
-    for level, group in enumerate(levels_of(cells)):
+    batches = []
+    levels = levels_of(cells)
+    for level, group in enumerate(levels):
         wanted = [cell for cell in group if not progress.is_finished(cell) and cell.name not in live]
         for start in range(0, len(wanted), largest):
             part = f"level{level}" + (f"_{start // largest}" if len(wanted) > largest else "")
-            name = f"{number}/{part}"
-            words = ("lightning-mm", "cell", str(folder.study.absolute()), name, "$LIGHTNING_MM_TASK")
-            script = scripts(f"{study}-{part}", words, folder.path / name, True)
-            yield Batch(name, level, tuple(wanted[start : start + largest]), script)
+            batches.append(batch(part, level, wanted[start : start + largest]))
+    if batches or not (REPORT in live or report_is_written(folder, progress)):
+        batches.append(batch(REPORT, len(levels), ()))
+    finished = sum(progress.is_finished(cell) for cell in cells)
+    return Queue(tuple(batches), finished, live, tuple(cells))
 
 
-def submit_jobs(
-    folder: JobsFolder,
-    scripts: Scripts,
-    scheduler: Scheduler,
-    name: str,
-    scheduler_of: SchedulerOf,
-    limit: int | None = None,
-    largest: int = LARGEST,
-) -> Queue:
+def submit_jobs(folder: JobsFolder, name: str, scheduler_of: SchedulerOf, largest: int = LARGEST) -> Queue:
     """Queue what is neither finished nor queued.
 
     Args:
-        folder: That of a study that was prepared, see :func:`prepare`.
-        scripts: Writes the scripts of jobs.
-        scheduler: Queues them.
-        name: The name of the scheduler, for the ledger.
-        scheduler_of: Makes the schedulers of earlier submissions, by name.
-        limit: How many tasks of an array may run at once.
+        folder: That of a study that was prepared, see :func:`lightning_mm.cluster.graph.prepare.prepare`.
+        name: The name of the scheduler that runs the jobs.
+        scheduler_of: Makes schedulers by name, those of earlier submissions too.
         largest: How many tasks an array may have.
 
     Raises:
         LightningMMError: If a script is not accepted; jobs that were queued before stay queued, and submitting again
             queues the others.
     """
+    scheduler = scheduler_of(name)
     with lock(folder.path / LOCK, SUBMITS):
         ledger = folder.read_ledger()
         study = thaw(folder.path, folder.study)
-        number = len(ledger.submissions) + 1
-        queue = plan_jobs(study, scripts, known_jobs(folder, ledger, scheduler_of), number, largest)
+        queue = plan_jobs(study, ledger, known_jobs(folder, ledger, scheduler_of), largest)
         if not queue.batches:
             return queue
         for batch in queue.batches:
@@ -168,24 +127,33 @@ def submit_jobs(
         scheduler.check(folder.path / f"{queue.batches[0].name}.sh")  # all ask for the same
         submission = Submission(scheduler=name, time=time.strftime("%Y-%m-%d %H:%M:%S"))
         ledger.submissions.append(submission)
-        after: list[str] = []
-        before: list[str] = []
-        level = queue.batches[0].level
-        for batch in queue.batches:
-            if batch.level != level:
-                after, before, level = before, [], batch.level
-            needed = _live_needs(batch, queue)
-            array = None if not batch.cells else f"0-{len(batch.cells) - 1}" + (f"%{limit}" if limit else "")
+        for batch, after in _with_what_comes_before(queue, submission):
+            script = folder.path / f"{batch.name}.sh"
             try:
-                job = scheduler.submit(folder.path / f"{batch.name}.sh", list(dict.fromkeys([*after, *needed])), array)
+                job = scheduler.submit(script, after, _array(batch, ledger.settings.array_limit))
             except LightningMMError as error:
                 queued = len(submission.jobs)
-                more = f"; {queued} of {len(queue.batches)} jobs are queued, `resubmit` queues the others"
+                more = f"; {queued} of {len(queue.batches)} jobs are queued, `lightning-mm resubmit` queues the others"
                 raise LightningMMError(f"{error}{more if queued else ''}") from error
-            before.append(job)
             submission.jobs.append(SubmittedJob(id=job, tasks=batch.name if batch.cells else None))
             folder.write_ledger(ledger)  # at once: a job that is queued must be known
         return queue
+
+
+def _with_what_comes_before(queue: Queue, submission: Submission) -> Iterator[tuple[Batch, list[str]]]:
+    """Each job that is to be queued, and the jobs that it waits for: those of the level before, queued by then."""
+    ids: dict[int, list[str]] = {}
+    for batch in queue.batches:
+        earlier = [level for level in ids if level < batch.level]
+        after = ids[max(earlier)] if earlier else []
+        yield batch, list(dict.fromkeys([*after, *_live_needs(batch, queue)]))
+        ids.setdefault(batch.level, []).append(submission.jobs[-1].id)
+
+
+def _array(batch: Batch, limit: int | None) -> str | None:
+    if not batch.cells:
+        return None
+    return f"0-{len(batch.cells) - 1}" + (f"%{limit}" if limit else "")
 
 
 def _live_needs(batch: Batch, queue: Queue) -> list[str]:
