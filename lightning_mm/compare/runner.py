@@ -77,6 +77,9 @@ def with_copies(study: Study) -> Study:
     def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
         made = []
         for path in paths:
+            if path.absolute().parent == folder.absolute():  # a copy already
+                made.append(path)
+                continue
             content = path.read_bytes()
             place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
             if not place.is_file():

@@ -84,10 +84,12 @@ def _begun(step: Step) -> Facts:
     """What is known of a training that has begun; nothing if there is none, or its file is damaged."""
     try:
         content: Any = json.loads((step.folder / BEGUN).read_bytes())
-        _check_facts(step.folder / BEGUN, content)
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return {}
-    return dict(content)
+        if isinstance(content, dict):
+            _check_facts(step.folder / BEGUN, content)
+            return content
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {}
 
 
 def finished(step: Step) -> Facts | None:

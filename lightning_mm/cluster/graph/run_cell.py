@@ -76,7 +76,9 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
             continue
         folder.write_cell(name, _changed(state, "running", step))
         try:
-            facts[step.marker] = perform(step, together, resume=True)
+            facts[step.marker] = found = perform(step, together, resume=True)
+            took = found.get("skipped", f"{found.get('command_seconds', 0):.0f} s")
+            print(f"lightning-mm: {_name(folder, step)}: {took}", flush=True)
         except Exception as error:
             message = str(StepError(step, error))
             failed = failed or _changed(state, "failed", step, _why(error))
