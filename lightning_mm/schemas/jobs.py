@@ -53,5 +53,5 @@ class CellState(Schema):
     time: str = ""
     key: str = ""
     """Of the report: hash of what it was made of."""
-    starts: Count = 0
-    """How often this job has started it."""
+    restarts: Count = 0
+    """How often its job was queued again before."""

@@ -236,7 +236,7 @@ def test_a_job_that_was_killed(tmp_path: Path) -> None:
     folder = JobsFolder(study.out)
     (study.out / "base/seed0").mkdir(parents=True)
     (study.out / "base/seed0/fit.log").write_text("epoch 1\repoch 2\n\nkilled here\n")
-    note = CellState(state="running", step="fit", job="1_0", host="node1", time="now", starts=3)
+    note = CellState(state="running", step="fit", job="1_0", host="node1", time="now", restarts=2)
     folder.write_cell("base/seed0", note.model_copy(update={"log": str(study.out / "base/seed0/fit.log")}))
     scheduler.jobs["1_0"] = Job("1_0", "failed", "OUT_OF_MEMORY", 137, 2)
     scheduler.jobs["1_1"] = Job("1_1", "unknown")

@@ -35,7 +35,9 @@ settings:
   trainer.limit_val_batches: 1
 methods:
   zero_fill:
-  adapted: {{configs: [{scenes}/ssf.yaml, adapted.yaml], tune: {{model.init_args.optimizer.init_args.lr: [0.01, 0.03]}}}}
+  adapted:
+    configs: [{scenes}/ssf.yaml, adapted.yaml]
+    tune: {{model.init_args.optimizer.init_args.lr: [0.01, 0.03]}}
 """
 CALLBACKS = """
 trainer:

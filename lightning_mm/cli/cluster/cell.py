@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning_mm.cli.errors import Parser
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import UsageError
+
+RANKS = "ranks"
+"""Folder in that of the jobs in which ranks of a task talk to each other."""
 
 
 def run_cell_task(args: list[str], stop: Stop) -> None:
@@ -29,7 +33,7 @@ def run_cell_task(args: list[str], stop: Stop) -> None:
     from lightning_mm.cluster.graph.run_cell import follow, run_cell
 
     folder = JobsFolder(options.study.absolute())
-    ranks = ranks_of(folder.path / "ranks")
+    ranks = ranks_of(folder.path / RANKS)
     if options.tasks == REPORT:
         code = write_report_of(folder) if ranks.number == 0 else 0
     else:
@@ -63,7 +67,7 @@ def write_report_of(folder: Any) -> int:
     from lightning_mm.compare.step_runner import LOCK
     from lightning_mm.files import lock
 
-    state = begun(folder, REPORT)
+    state = begun()
     with lock(folder.path / "cells" / LOCK, wait=True):
         study = thaw(folder.path, folder.study)
         plan = Plan(study)
@@ -84,4 +88,5 @@ def write_report_of(folder: Any) -> int:
             raise
         done = {"state": "finished", "key": report_key(progress)}
         folder.write_cell(REPORT, state.model_copy(update=done))
+        shutil.rmtree(folder.path / RANKS, ignore_errors=True)  # what ranks told each other
     return 0

@@ -15,6 +15,7 @@ from lightning_mm.cluster.graph.folder import JobsFolder
 from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.ranks import Ranks
 from lightning_mm.cluster.scheduler import NOT_READY, REQUEUE
+from lightning_mm.cluster.script import RESTARTS
 from lightning_mm.compare.cell_config import Run
 from lightning_mm.compare.executor import StepError
 from lightning_mm.compare.plan import Plan, Step
@@ -51,7 +52,7 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
     if cell is None:
         raise LightningMMError(f"{folder.study}: the study has no cell {name!r}; submit it again")
     progress = progress_of(plan, _with_needs(cell, cells))
-    state = begun(folder, name)
+    state = begun()
 
     def together(command: list[str]) -> Facts:
         ranks.announce(command)
@@ -140,12 +141,17 @@ def _no_choice(folder: JobsFolder, cell: Cell, progress: Progress, state: CellSt
     return state.model_copy(update={"state": "not_run", "step": "choice", "reason": reason}), NOT_READY
 
 
-def begun(folder: JobsFolder, name: str, environment: Mapping[str, str] = os.environ) -> CellState:
-    """The state of a cell that this task starts."""
-    before, job = folder.read_cell(name), job_of(environment)
-    starts = 1 + (before.starts if before is not None and before.job == job else 0)
+def begun(environment: Mapping[str, str] = os.environ) -> CellState:
+    """The state of a cell, or of the report, that this task starts."""
+    restarts = environment.get(RESTARTS, "")
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    return CellState(state="running", job=job, host=platform.node(), time=now, starts=starts)
+    return CellState(
+        state="running",
+        job=job_of(environment),
+        host=platform.node(),
+        time=now,
+        restarts=int(restarts) if restarts.isdigit() else 0,
+    )
 
 
 def job_of(environment: Mapping[str, str]) -> str:

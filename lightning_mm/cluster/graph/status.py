@@ -137,7 +137,7 @@ def _status(
         step="" if note is None else note.step,
         job="" if job is None else job.id,
         word="" if job is None else job.word,
-        restarts=max((job.restarts if job is not None else 0) or 0, note.starts - 1 if note is not None else 0),
+        restarts=max((job.restarts if job is not None else 0) or 0, note.restarts if note is not None else 0),
     )
     if progress.is_finished(cell):
         return replace(status, state="finished", step="", reason=progress.skipped(cell))
