@@ -14,7 +14,7 @@ AT_ONCE = (
     ["data"],
     ["data", "mfnet"],
     ["data", "--json"],
-    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo")),
+    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo", "status", "resubmit", "cancel")),
 )
 
 
@@ -43,5 +43,5 @@ def test_lists_pages_and_helps_import_nothing_but_python() -> None:
 
 def test_the_steps_of_a_study_are_listed_without_torch() -> None:
     study = str(REPOSITORY / "experiments" / "scenes" / "study.yaml")
-    found = imported(["compare", "-c", study, "--dry_run"])
+    found = imported(["compare", "-c", study, "--dry_run"], ["status", study], ["status", study, "--json"])
     assert found.isdisjoint({"torch", "lightning", "jaxtyping", "wandb", "matplotlib"})
