@@ -39,9 +39,14 @@ VERBS = {
     "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "report": "one HTML page of finished sweeps: tables, charts, importance, samples that a method loses",
     "dashboard": "a workspace and a report of Weights & Biases over the runs of studies",
+    "status": "what became of the cells of a study: finished, queued, failed and why",
+    "resubmit": "queue again what is open in a submitted study, and what needs it",
+    "cancel": "end the queued and running jobs of a submitted study",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
+HIDDEN = ("cell",)
+"""Verbs that jobs call."""
 
 USAGE = """usage: lightning-mm VERB [options]
 
@@ -131,7 +136,7 @@ def _dispatch(args: list[str], stop: Stop) -> None:
         print(USAGE.format(verbs="\n".join(f"  {verb:{width}}   {what}" for verb, what in VERBS.items())))
     elif args[0] in ("--version", "version"):
         print(f"lightning-mm {__version__}")
-    elif args[0] not in VERBS:
+    elif args[0] not in (*VERBS, *HIDDEN):
         close = get_close_matches(args[0], VERBS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see `lightning-mm --help`"
         raise UsageError(f"expected a verb first, one of {', '.join(VERBS)}; got {args[0]!r}; {hint}")
@@ -181,6 +186,22 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.compare import run_compare
 
         return lambda args: run_compare(args[1:])
+    if verb == "status":
+        from lightning_mm.cli.cluster.status import run_status
+
+        return lambda args: run_status(args[1:])
+    if verb == "resubmit":
+        from lightning_mm.cli.cluster.resubmit import run_resubmit
+
+        return lambda args: run_resubmit(args[1:])
+    if verb == "cancel":
+        from lightning_mm.cli.cluster.cancel import run_cancel
+
+        return lambda args: run_cancel(args[1:])
+    if verb == "cell":
+        from lightning_mm.cli.cluster.cell import run_cell_task
+
+        return lambda args: run_cell_task(args[1:], stop)
     from lightning_mm.cli.lightning.run import run_lightning
 
     return lambda args: run_lightning(args, stop)
