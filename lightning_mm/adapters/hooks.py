@@ -16,6 +16,7 @@ from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.in_place import may_overwrite
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.ranks import joined
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 
@@ -55,7 +56,8 @@ def register_hooks(
         handles.append(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
     for name, rows in absent.items():
         handles.append(modules[name].register_forward_hook(rows.leave, with_kwargs=True, always_call=True))
-    return [*handles, network.register_forward_hook(EndHook(current), always_call=True)]
+    parts = [bank for _, bank in banks]
+    return [*handles, network.register_forward_hook(EndHook(current, parts), always_call=True)]
 
 
 class OpenHook:
@@ -79,13 +81,19 @@ class NetworkHook:
 
 
 class EndHook:
-    """The last hook in a call of the base, also after an exception, so that layers called alone are not modulated."""
+    """The last hook in a call of the base, also after an exception, so that layers called alone are not modulated.
 
-    def __init__(self, current: Current) -> None:
-        self.current = current
+    In a distributed run all banks take part in the backward pass, whatever layers the loss depends on.
+    """
 
-    def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def __init__(self, current: Current, banks: Sequence[Bank]) -> None:
+        self.current, self.banks = current, list(banks)
+
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = self.current.situation.call
+        modulated = call is not None and call.route is not None
         self.current.end()
+        return joined(output, (one for bank in self.banks for one in bank.parameters())) if modulated else None
 
 
 class EntryHook:

@@ -29,6 +29,7 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY, load_network, load_weigh
 from lightning_mm.tasks.finite.check import FiniteCheck
 from lightning_mm.tasks.finite.weights import check_network
 from lightning_mm.tasks.settings import group_of
+from lightning_mm.tasks.strategies import check_whole_network
 
 
 class FrozenBackboneAdapter(Callback):
@@ -97,6 +98,7 @@ class FrozenBackboneAdapter(Callback):
     # attaching ------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_whole_network(trainer, pl_module, type(self).__name__)
         self._prepare(trainer, pl_module, stage)
         if self.placement is not None and stage == "fit":
             mask = None if self._in_call else self._mask

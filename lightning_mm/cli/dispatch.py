@@ -32,6 +32,7 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
+    "submit": "run fit, sweep or compare as a job of a cluster (Slurm), or in the background of this machine",
     "table": "put the results of several sweeps side by side in one table",
     "merge": "put the sweeps below some folders (cells of studies, single sweeps) into one folder of results",
     "rescore": "compute other metrics of a finished sweep from the statistics of its samples, without the network",
@@ -177,6 +178,10 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.dashboard import run_dashboard
 
         return lambda args: run_dashboard(args[1:])
+    if verb == "submit":
+        from lightning_mm.cli.cluster.submit import run_submit
+
+        return lambda args: run_submit(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 

@@ -27,6 +27,7 @@ from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.heat_map import write_heat_map
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import COLUMNS, SweepRow
+from lightning_mm.results.shards.shard import Shard
 from lightning_mm.results.tables import markdown
 
 REPLICATES = "replicates"
@@ -120,6 +121,8 @@ def read(path: str | Path) -> SweepResult:
         inference=stored.get("inference") or {},
         inference_seconds=stored.get("inference_seconds") or {},
         data_fingerprint=DataFingerprint.of(stored.get("data_fingerprint")),
+        networks=stored.get("networks") or {},
+        shard=Shard.from_content(stored.get("shard")),
     )
     _check_rows(path, result)
     if stored:
@@ -174,6 +177,8 @@ def write_json(result: SweepResult, path: str | Path, *, timestamp: bool = True)
         "inference": result.inference,
         "inference_seconds": result.inference_seconds,
         "data_fingerprint": result.data_fingerprint and result.data_fingerprint.content(),
+        "networks": result.networks,
+        **({} if result.shard is None else {"shard": result.shard.content()}),
         "notes": result.notes,
         "summary": {m: {k: result.figures(m, k).summary() for k in result.metrics} for m in result.methods},
         "bootstrap": result.bootstrap and {"key": result.bootstrap.key, "level": result.bootstrap.level},

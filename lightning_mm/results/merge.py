@@ -16,6 +16,7 @@ from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.per_sample.cells import split_key
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import SweepRow
+from lightning_mm.results.shards.join import join_shards
 
 Cost = TypeVar("Cost")
 
@@ -23,9 +24,11 @@ Cost = TypeVar("Cost")
 def merge(results: Sequence[SweepResult]) -> SweepResult:
     """Merge sweeps of other methods or seeds, on the same samples, into one result.
 
-    Parameters and seconds of one method and seed add up over sweeps of disjoint combinations (each is a network of its
-    own). Over seeds they do not: parameters are those of one seed, seconds the mean. Merge all parts at once rather
-    than in steps: a merged result has costs per method, no longer per seed.
+    Shards of a sweep are put together first, see :func:`~lightning_mm.results.shards.join.join_shards`. Parameters and
+    seconds of one method and seed add up over sweeps of disjoint combinations if these are of different networks, and
+    count once for sweeps of one network; sweeps of older releases do not say of which, and add up. Over seeds they do
+    not: parameters are those of one seed, seconds the mean. Merge all parts at once rather than in steps: a merged
+    result has costs per method, no longer per seed.
 
     If a method has several seeds, per-sample statistics are kept under ``seed<k>/<method>/<combination>/<name>``, and
     there are no bootstrap replicates: tables show the spread over seeds instead of intervals.
@@ -34,10 +37,11 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         results: Sweeps of the same split; those of dedicated networks may have fewer modalities.
 
     Raises:
-        LightningMMError: If there is nothing to merge, one figure has two values, or the sweeps are of other data, by
-            what they say of it: fingerprint, data set, split, metrics, the number of samples of a combination and their
-            labels.
+        LightningMMError: If there is nothing to merge, a shard is missing or there twice, one figure has two values, or
+            the sweeps are of other data, by what they say of it: fingerprint, data set, split, metrics, the number of
+            samples of a combination and their labels.
     """
+    results = join_shards(results)
     if not results:
         raise LightningMMError("nothing to merge: expected one or more sweeps, got none")
     splits = sorted({str(result.config["split"]) for result in results if "split" in result.config})
@@ -93,13 +97,14 @@ def merge(results: Sequence[SweepResult]) -> SweepResult:
         notes=list(dict.fromkeys(note for result in results for note in result.notes)),
         inference={
             method: {key: round(value) for key, value in own.items()}
-            for method, own in _means([result.inference for result in results]).items()
+            for method, own in _means(results, lambda result: result.inference).items()
         },
         inference_seconds={
             method: own["seconds"]
-            for method, own in _means([_as_costs(result.inference_seconds) for result in results]).items()
+            for method, own in _means(results, lambda result: _as_costs(result.inference_seconds)).items()
         },
         data_fingerprint=joined_fingerprint([result.data_fingerprint for result in results]),
+        networks=_networks(results),
     )
     merged.samples = _merge_samples(results, merged.several_seeds, modalities)
     merged.bootstrap = None if merged.several_seeds else _merge_replicates(results, modalities)
@@ -204,6 +209,8 @@ def renamed(result: SweepResult, names: Mapping[str, str]) -> SweepResult:
         seconds={names.get(method, method): seconds for method, seconds in result.seconds.items()},
         inference={names.get(method, method): costs for method, costs in result.inference.items()},
         inference_seconds={names.get(method, method): value for method, value in result.inference_seconds.items()},
+        networks={names.get(method, method): own for method, own in result.networks.items()},
+        shard=result.shard and result.shard.renamed(names),
         samples={_renamed_key(key, names): values for key, values in result.samples.items()},
         bootstrap=result.bootstrap
         and replace(result.bootstrap, replicates={(names.get(m, m), c, k): v for (m, c, k), v in replicates.items()}),
@@ -270,6 +277,7 @@ def _costs(
     """
     modalities = ModalityNames(names)
     found: dict[tuple[str, int], tuple[set[str], Cost]] = {}
+    counted: dict[tuple[str, int], set[str]] = {}
     for result in results:
         own = costs(result)
         parts: dict[tuple[str, int], set[str]] = {}
@@ -278,12 +286,16 @@ def _costs(
                 parts.setdefault((row.method, row.seed), set()).add(row.combination)
         for (method, seed), written in parts.items():
             combinations = {modalities.canonical(combination) for combination in written}
+            networks = set(result.networks.get(method, ()))
+            known = counted.setdefault((method, seed), set())
+            again = bool(networks) and networks <= known  # of the same networks
+            known |= networks
             if (method, seed) not in found:
                 found[method, seed] = combinations, own[method]
             else:
                 covered, cost = found[method, seed]
                 if covered.isdisjoint(combinations):
-                    found[method, seed] = covered | combinations, add(cost, own[method])
+                    found[method, seed] = covered | combinations, cost if again else add(cost, own[method])
     most: dict[str, int] = {}
     for (method, _), (covered, _) in found.items():
         most[method] = max(most.get(method, 0), len(covered))
@@ -293,15 +305,33 @@ def _costs(
     }
 
 
+def _networks(results: Sequence[SweepResult]) -> dict[str, list[str]]:
+    """Method to all of its networks."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for method, networks in result.networks.items():
+            found[method] = list(dict.fromkeys([*found.get(method, ()), *networks]))
+    return found
+
+
 def _as_costs(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {method: {"seconds": value} for method, value in seconds.items()}
 
 
-def _means(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Method to the means of its costs of one prediction, over its seeds and dedicated networks."""
+def _means(
+    results: Sequence[SweepResult], costs: Callable[[SweepResult], Mapping[str, Mapping[str, float]]]
+) -> dict[str, dict[str, float]]:
+    """Method to the means of its costs of one prediction, over its seeds and dedicated networks, each counted once."""
     found: dict[str, dict[str, list[float]]] = {}
-    for own in costs:
-        for method, values in own.items():
+    counted: set[tuple[str, frozenset[str | int]]] = set()
+    for result in results:
+        for method, values in costs(result).items():
+            networks = result.networks.get(method, ())
+            seeds = (row.seed for row in result.rows if row.method == method)
+            who = method, frozenset([*networks, *seeds])
+            if networks and who in counted:
+                continue
+            counted.add(who)
             for key, value in values.items():
                 found.setdefault(method, {}).setdefault(key, []).append(value)
     return {method: {key: float(np.mean(values)) for key, values in own.items()} for method, own in found.items()}

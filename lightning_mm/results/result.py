@@ -20,6 +20,7 @@ from lightning_mm.results.figures import Figures, shared_seeds
 from lightning_mm.results.moved import FormerMethods
 from lightning_mm.results.robustness import Direction
 from lightning_mm.results.rows import DEDICATED, ZERO_FILL, SweepRow
+from lightning_mm.results.shards.shard import Shard
 
 
 @dataclass
@@ -43,6 +44,9 @@ class SweepResult(FormerMethods):
             attention; ``memory``, bytes of tensors that are alive at once, without weights and inputs.
         inference_seconds: Method to seconds of the prediction of a single sample.
         data_fingerprint: Digests of the samples of the split; ``None`` for results of older releases.
+        networks: Method to the fingerprints of its networks, base and adapter: sweeps of one network on other
+            combinations have the same costs, which count once. Empty for results of older releases.
+        shard: Which part of a sweep this is; ``None`` for a whole one.
     """
 
     rows: list[SweepRow]
@@ -58,6 +62,8 @@ class SweepResult(FormerMethods):
     inference: dict[str, dict[str, int]] = field(default_factory=dict)
     inference_seconds: dict[str, float] = field(default_factory=dict)
     data_fingerprint: DataFingerprint | None = None
+    networks: dict[str, list[str]] = field(default_factory=dict)
+    shard: Shard | None = None
 
     @property
     def methods(self) -> list[str]:

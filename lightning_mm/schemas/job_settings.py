@@ -61,6 +61,7 @@ class JobSettings(Schema):
     signal: Literal["USR1", "USR2"] = Field(
         "USR2", description="signal with which Slurm warns the script, which sends USR2 to the command"
     )
+    jobs: Positive = Field(1, description="jobs that may run at the same time on this machine, with `submit local`")
     command: Line | None = Field(
         None, description="how the program is started in a job, such as `lightning-mm` inside a container"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.schemas.base import Count, Schema, Sha256
+from lightning_mm.schemas.base import Count, Positive, Schema, Sha256
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -27,6 +27,21 @@ class DataFingerprintState(Schema):
     observed: dict[str, Sha256]
 
 
+class ShardState(Schema):
+    """Which part of a sweep this is."""
+
+    number: Positive
+    of: Positive
+    sweep: str
+    cells: list[str]
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> ShardState:
+        if self.number > self.of:
+            raise ValueError(f"a number of at most {self.of}, the number of shards")
+        return self
+
+
 class SweepState(Schema):
     """All of it; older releases wrote less."""
 
@@ -39,6 +54,8 @@ class SweepState(Schema):
     inference: dict[str, dict[str, Count]] = Field(default_factory=dict)
     inference_seconds: dict[str, Seconds] = Field(default_factory=dict)
     data_fingerprint: DataFingerprintState | None = None
+    networks: dict[str, list[str]] = Field(default_factory=dict)
+    shard: ShardState | None = None
     notes: list[str] = Field(default_factory=list)
     summary: dict[str, Any] = Field(default_factory=dict)
     bootstrap: BootstrapState | None = None

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_mm.adapters.adapter import Adapter
@@ -31,6 +30,7 @@ from lightning_mm.sweep.observed import observed_of
 from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
 from lightning_mm.sweep.reuse import Memory
 from lightning_mm.tasks.finite.culprit import describe, find
+from lightning_mm.tasks.strategies import has_whole_network
 from lightning_mm.tree import batch_size, take_rows, tensors_of
 
 Batch = Mapping[str, Any]
@@ -67,14 +67,21 @@ class Run:
     Args:
         method: Its name in the table.
         task: Position in :attr:`SweepModule.tasks`.
-        combinations: Canonical names, with modalities in the order of the data.
+        combinations: Canonical names, with modalities in the order of the data; in a shard maybe none.
         disabled: Whether the task's adapter is switched off.
+        planned: Its combinations in the whole sweep: costs and the trial of what is reused are the same in all shards.
     """
 
     method: str
     task: int
     combinations: tuple[str, ...]
     disabled: bool = False
+    planned: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The combinations of the whole sweep, of which a shard runs some."""
+        return self.planned or self.combinations
 
 
 @dataclass(frozen=True)
@@ -209,9 +216,9 @@ class SweepModule(LightningModule):
         task: Any = self.tasks[run.task]
         columns = [self.modalities.index(name) for name in task.modalities]
         complete = observed[:, columns].all(dim=1).nonzero()[:, 0]
-        if not self.reuse or len(run.combinations) < 2:
+        if not self.reuse or len(run.whole) < 2:
             return []
-        if not self._owns_network():
+        if not has_whole_network(self.trainer.strategy):
             self._repeated[position] = Repeated(reason="processes that share a network must all run it")
         elif self._samples(len(observed)) < FEWEST_SAMPLES:
             self._repeated[position] = Repeated(reason="in a short sweep a trial takes longer than it saves")
@@ -221,15 +228,14 @@ class SweepModule(LightningModule):
             def evaluate(combination: str) -> tuple[Any, Statistics]:
                 return self._evaluate(task, combination, batch, rows, len(observed))
 
-            self._repeated[position] = find_repeated(
-                task, run.combinations, evaluate, self._memories[self._owner(run)].most
-            )
+            self._repeated[position] = find_repeated(task, run.whole, evaluate, self._memories[self._owner(run)].most)
         return list(self._repeated[position].modules.values()) if position in self._repeated else []
 
     def _samples(self, batch_size: int) -> float:
-        """The number of samples that this process sweeps, up to the last batch; infinite if it is not known."""
+        """The number of samples that are swept, up to the last batches; infinite if it is not known."""
         trainer = self.trainer
-        return sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches) * batch_size
+        batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        return batches * batch_size * trainer.world_size
 
     def on_test_epoch_end(self) -> None:
         parts = self._parts
@@ -250,12 +256,12 @@ class SweepModule(LightningModule):
 
     def _measure(self, batch: Batch, observed: Tensor) -> None:
         """Measure one prediction of every method, on a sample that lacks all but one modality where it may."""
-        if not self._owns_network():
+        if not has_whole_network(self.trainer.strategy):
             return
         found: dict[str, list[Cost]] = {}
         for run in self.runs:
             task: Any = self.tasks[run.task]
-            mask = self.modalities.mask(run.combinations[0])
+            mask = self.modalities.mask(run.whole[0])
             rows = observed[:, mask.to(observed.device)].all(dim=1).nonzero()[:COSTED, 0]
             if len(rows):
                 inputs = take_rows({name: batch["inputs"][name] for name in task.modalities}, rows, len(observed))
@@ -266,10 +272,6 @@ class SweepModule(LightningModule):
                 if cost is not None:
                     found.setdefault(run.method, []).append(cost)
         self._costs = {method: mean_cost(costs) for method, costs in found.items()}
-
-    def _owns_network(self) -> bool:
-        """Whether this process has all of the network; processes that share one must all run it, equally often."""
-        return isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
 
     def _index_and_observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, Mapping) or "inputs" not in batch or "target" not in batch:

@@ -21,7 +21,9 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.results.bootstrap import Bootstrap, resample_counts
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
+from lightning_mm.results.shards.shard import Shard
 from lightning_mm.sweep.fingerprint import fingerprint_of
+from lightning_mm.sweep.identity import identity_of, networks_of
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
 from lightning_mm.sweep.replicates import replicate_metrics
 from lightning_mm.tasks.finite.weights import check_network
@@ -51,6 +53,7 @@ def sweep(
     dedicated_to: Sequence[str] | None = None,
     config: Mapping[str, Any] | None = None,
     reuse: bool = True,
+    shard: str | None = None,
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
 
@@ -81,14 +84,18 @@ def sweep(
             all of these. They are found by a trial on the first samples, which must not change any output;
             ``reused`` in the configuration of the result names them, or says why there is none: sweeps of fewer than
             128 samples do not try.
+        shard: Which part of the sweep to run, e.g. ``"2/4"`` for every fourth combination from the second one on;
+            default: all of it. :func:`~lightning_mm.results.merge` puts all parts together, and the result is that of
+            one process, costs included.
 
     Returns:
         The figures, the same in every process of a distributed run.
 
     Raises:
         LightningMMError: If a combination has an unknown modality, no method can run any combination, a name is used
-            twice, or the batches have another form.
+            twice, there are more shards than combinations, or the batches have another form.
     """
+    part = None if shard is None else Shard.parse(shard)
     if split not in ("test", "val"):
         raise LightningMMError(f"split must be 'test' or 'val', got {split!r}")
     if bootstrap < 0 or not 0 < level < 1:
@@ -106,9 +113,14 @@ def sweep(
     wanted, config = _wanted(known, combinations, config or {})
     own = None if dedicated_to is None else known.select(dedicated_to)
     runs = _plan(groups, named, known, wanted, baseline, own)
+    planned = [f"{run.method}/{combination}" for run in runs for combination in run.combinations]
+    if part is not None:
+        mine = part.take([one for one in wanted if any(one in run.combinations for run in runs)])
+        runs = [_part_of(run, mine) for run in runs]
     for run in runs:
         check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
+    networks = networks_of(tasks, runs)
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
@@ -121,6 +133,12 @@ def sweep(
     directions: dict[str, Any] = {}
     for task in tasks:
         directions.update(getattr(task, "metric_directions", {}))
+    data_fingerprint = fingerprint_of(known, collected.index, collected.observed, collected.targets)
+    if part is not None:
+        resampled = replicates and [replicates.key, replicates.level]
+        shared = {"networks": networks, "split": split, "seed": seed, "bootstrap": resampled, "of": part.of}
+        sweep_id = identity_of(cells=planned, data=data_fingerprint.content(), **shared)
+        part = replace(part, sweep=sweep_id, cells=tuple(planned))
     return SweepResult(
         rows=rows,
         modalities=list(known),
@@ -133,8 +151,15 @@ def sweep(
         notes=_remarks(data, split),
         inference={name: {key: int(own[key]) for key in ("flops", "memory")} for name, own in collected.costs.items()},
         inference_seconds={name: own["seconds"] for name, own in collected.costs.items()},
-        data_fingerprint=fingerprint_of(known, collected.index, collected.observed, collected.targets),
+        data_fingerprint=data_fingerprint,
+        networks=networks,
+        shard=part,
     )
+
+
+def _part_of(run: Run, mine: Sequence[str]) -> Run:
+    """A run on some of its combinations, which may be none; its costs are those of the whole sweep."""
+    return replace(run, combinations=tuple(one for one in run.combinations if one in mine), planned=run.combinations)
 
 
 def _remarks(data: object, split: str) -> list[str]:

@@ -80,7 +80,9 @@ def queue(folder: JobsFolder, scheduler: str) -> None:
     from lightning_mm.cluster.graph.submit import submit_jobs
     from lightning_mm.cluster.schedulers import scheduler_of
 
-    queued = submit_jobs(folder, scheduler, scheduler_of)
+    # on this machine the limit holds for all jobs together
+    limit = folder.read_ledger().settings.array_limit or 1
+    queued = submit_jobs(folder, scheduler, lambda name: scheduler_of(name, limit))
     ids = [job.id for job in folder.read_ledger().submissions[-1].jobs] if queued.batches else []
     print("\n".join(_lines(queued, dict(zip((batch.name for batch in queued.batches), ids)))))
     if queued.batches:

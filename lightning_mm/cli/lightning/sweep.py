@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.folder import save_adapter
@@ -23,12 +22,14 @@ from lightning_mm.results.files import save
 from lightning_mm.results.pictures import FOLDER, Examples, Picture, write_examples, write_pictures
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
+from lightning_mm.results.shards.shard import Shard
 from lightning_mm.results.terminal import print_table
 from lightning_mm.sweep.examples import collect_examples
 from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
+from lightning_mm.tasks.strategies import has_whole_network
 from lightning_mm.tracking import log_result
 
 ADAPTER = "adapter"
@@ -52,6 +53,7 @@ def sweep_task(
     pictures: bool = True,
     config: dict[str, Any] | None = None,
     reuse: bool = True,
+    shard: str | None = None,
 ) -> SweepResult:
     """Evaluate every combination of available modalities in one pass over a split.
 
@@ -77,8 +79,14 @@ def sweep_task(
         config: The configuration of the run, kept in sweep.json.
         reuse: Whether modules with the same input in several combinations, such as encoders, run once per batch for
             these; sweep.json names them, or says why there is none.
+        shard: Which part of the sweep to run, e.g. 2/4 for every fourth combination from the second one on, as a task
+            of a job array does; out is then sweep_shards/2of4/ by default. `lightning-mm merge` puts all parts
+            together, and the result is that of one process.
     """
-    folder = Path(out or Path(trainer.default_root_dir) / ("sweep" if split == "test" else f"sweep_{split}"))
+    part = None if shard is None else Shard.parse(shard)
+    name = "sweep" if split == "test" else f"sweep_{split}"
+    own = Path(name) if part is None else Path(f"{name}_shards") / f"{part.number}of{part.of}"
+    folder = Path(out or Path(trainer.default_root_dir) / own)
     check_folder(folder)
     check_weights(trainer, model, ckpt_path, "sweep", "show")
     # Copies are taken before the adapter comes in: further methods are the plain network.
@@ -105,6 +113,7 @@ def sweep_task(
         dedicated_to=_trained_for(datamodule, combinations) if method == DEDICATED else None,
         config=config,
         reuse=reuse,
+        shard=shard,
     )
     if trainer.is_global_zero:
         # W&B last: what happens to it loses nothing.
@@ -113,7 +122,10 @@ def sweep_task(
         adapter = _save_adapter(model, folder)
         print_table(result)
         print("written: " + ", ".join(map(str, [*written.values(), *([folder / FOLDER] if drawn else [])])))
-        if trainer.loggers:
+        if part is not None:
+            whole = Path(trainer.default_root_dir) / name
+            print(f"shard {part.text}; all together: lightning-mm merge {folder.parent} --out {whole}")
+        elif trainer.loggers:
             log_result(trainer.loggers, result, drawn, written["png"], adapter)
     return result
 
@@ -148,7 +160,7 @@ def _draw(
 ) -> list[Picture]:
     """Draw the predictions of a sweep; samples of a network that is split over processes are left out."""
     examples = Examples()
-    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if has_whole_network(trainer.strategy):
         methods = {name: others.get(name, model) for name in result.methods}
         examples = collect_examples(methods, batches_of(datamodule, split), result, precision=trainer.precision_plugin)
     if examples.predictions or examples.class_names:

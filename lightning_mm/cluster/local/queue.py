@@ -29,7 +29,8 @@ class Local:
     """Runs scripts on this machine.
 
     Args:
-        jobs: How many tasks may run at the same time, those of jobs submitted before included.
+        jobs: How many tasks may run at the same time, those of jobs submitted before included, unless a script says
+            so itself: ``#LOCAL --jobs=2``.
         folder: Where the jobs are kept.
     """
 
@@ -56,12 +57,17 @@ class Local:
         forget_old(self.folder)
         text = script.read_text(encoding="utf-8")
         log = re.search(r'(?m)^#SBATCH --output="?(.*?)"?$', text)
+        own = re.search(r"(?m)^#LOCAL --jobs=(\d+)$", text)
         tasks, at_once = tasks_of(array)
         job = JobFolder.new(self.folder)
         job.script.write_text(text, encoding="utf-8")
         job.write(
             LocalJobState(
-                log=log[1] if log else NO_LOG, after=list(after), tasks=tasks, at_once=at_once, jobs=self.jobs
+                log=log[1] if log else NO_LOG,
+                after=list(after),
+                tasks=tasks,
+                at_once=at_once,
+                jobs=int(own[1]) if own else self.jobs,
             )
         )
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}

@@ -1,0 +1,1 @@
+"""A sweep in parts: every shard runs some of the combinations."""

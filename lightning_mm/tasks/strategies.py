@@ -1,0 +1,40 @@
+"""Which of Lightning's strategies give each process the whole network."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.model_parallel import ModelParallelStrategy
+from torch import nn
+
+from lightning_mm.errors import LightningMMError
+
+SHARING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+"""They may keep a part of every weight in each process."""
+
+
+def has_whole_network(strategy: object) -> bool:
+    """Whether each process has all of the network; processes that share one must all run it, equally often."""
+    return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, SHARING)
+
+
+def check_whole_network(trainer: Trainer, base: nn.Module, who: str) -> None:
+    """Refuse a strategy that distributes the weights of one network over processes.
+
+    Args:
+        trainer: Of the run that begins.
+        base: The network, for the message.
+        who: What does not work with it.
+
+    Raises:
+        LightningMMError: If it is one; the message says what to use.
+    """
+    if not isinstance(trainer.strategy, SHARING):
+        return
+    size = sum(one.numel() * one.element_size() for one in [*base.parameters(), *base.buffers()])
+    raise LightningMMError(
+        f"{who} does not work with {type(trainer.strategy).__name__}: it distributes the weights before the adapter is "
+        "there, whose gradients would not be those of all processes. Use trainer.strategy: ddp; a frozen base needs no "
+        f"gradients or optimizer states, so each process holds {size / 2**20:,.1f} MiB of it, and communicates only "
+        "the adapter. In a training loop of your own, `fully_shard` of torch works on the network that `adapt` returns"
+    )
