@@ -47,7 +47,7 @@ def test_a_study_in_the_queue_of_this_machine(
     settings = JobSettings.model_validate({"command": COMMAND})
     fail(study.out, "base/seed0 fit")
     folder = prepare(study, "", settings, scheduler_of)
-    submit_jobs(folder, Local.name, lambda name: scheduler_of(name, jobs=2))
+    submit_jobs(folder, Local.name, lambda name: scheduler_of(name, jobs=2), 1000)
     assert wait(study.out) == {"base/seed0": "failed", "zero_fill/seed0": "not_run", REPORT: "not_run"}
     assert main(["status", str(study.out)]) == 0
     said = capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_cancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     study = read(tmp_path, seeds=[0], methods={"zero_fill": None}, out=str(tmp_path / "out"))
     settings = JobSettings.model_validate({"command": "bash -c 'sleep 60'"})
-    submit_jobs(prepare(study, "", settings, scheduler_of), Local.name, scheduler_of)
+    submit_jobs(prepare(study, "", settings, scheduler_of), Local.name, scheduler_of, 1000)
     assert main(["cancel", str(study.out)]) == 0
     assert capsys.readouterr().out == "cancelled: 3, 2, 1\n"
     assert wait(study.out) == {"base/seed0": "cancelled", "zero_fill/seed0": "cancelled", REPORT: "not_run"}
