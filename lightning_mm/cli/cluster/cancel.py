@@ -1,4 +1,4 @@
-"""``lightning-mm cancel STUDY``: end the queued and running jobs of a study."""
+"""``lightning-mm cancel STUDY|RUN``: end the queued and running jobs of a study or a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ def run_cancel(args: list[str]) -> None:
     """Cancel jobs; what is finished stays."""
     parser = Parser(
         "lightning-mm cancel",
-        description="End the queued and running jobs of a study. What is finished stays; `lightning-mm resubmit` "
-        "goes on from there.",
+        description="End the queued and running jobs of a study, or of a submitted fit or sweep. What is finished "
+        "stays; `lightning-mm resubmit` goes on from there.",
         allow_abbrev=False,
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's YAML file, or the folder of its runs")
+    parser.add_argument(
+        "study",
+        type=Path,
+        metavar="STUDY",
+        help="the study's YAML file, the folder of its runs, or that of a submitted fit or sweep",
+    )
     options = parser.parse_args(args)
+
+    from lightning_mm.cli.cluster.run import cancel_run, is_run
+
+    if is_run(options.study):
+        cancel_run(options.study)
+        return
 
     from lightning_mm.cluster.graph.folder import JobsFolder
     from lightning_mm.cluster.graph.jobs import ask_jobs

@@ -24,10 +24,21 @@ def run_status(args: list[str]) -> None:
         "scheduler, where there is one, says the rest.",
         allow_abbrev=False,
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's YAML file, or the folder of its runs")
+    parser.add_argument(
+        "study",
+        type=Path,
+        metavar="STUDY",
+        help="the study's YAML file, the folder of its runs, or that of a submitted fit or sweep",
+    )
     parser.add_argument("--failed", action="store_true", help="only cells that failed or were not run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
+
+    from lightning_mm.cli.cluster.run import is_run, show_run
+
+    if is_run(options.study):
+        show_run(options.study, options.failed, options.json)
+        return
 
     from lightning_mm.cluster.graph.status import BAD, open_study, status_of
     from lightning_mm.cluster.schedulers import scheduler_of

@@ -15,6 +15,7 @@ from lightning_mm import data
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
+from lightning_mm.cli.lightning.tasks_of_slurm import settle
 from lightning_mm.cli.lightning.trainer import SweepingTrainer
 from lightning_mm.cli.references import References
 from lightning_mm.cli.stopping import Stop
@@ -52,6 +53,7 @@ def run_lightning(
         the number of ``trained`` parameters.
     """
     check_configs(args)
+    settle()
     # jsonargparse lists in --help, and finds by its name alone, every class that has been imported.
     for name in data.__all__:
         getattr(data, name)

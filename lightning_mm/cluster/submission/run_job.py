@@ -217,7 +217,8 @@ def jobs_of(run_folder: Path, scheduler_of: Callable[[str], Scheduler]) -> dict[
         if state is None:
             continue
         scheduler = scheduler_of(state.scheduler)
-        for key, job in scheduler.states([state.id]).items():
+        said = scheduler.states([state.id])
+        for key, job in sorted(said.items(), key=lambda one: int("0" + one[0].partition("_")[2])):
             found[" ".join([folder.name, *key.partition("_")[2:]]).strip()] = job
         if state.merge is not None:
             found[f"{folder.name} merge"] = scheduler.states([state.merge])[state.merge]
