@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_mm.cluster.graph import run_cell
-from lightning_mm.cluster.graph.ranks import Ranks, ranks_of
+from lightning_mm.cluster.graph.ranks import COMMAND, Ranks, command_of_launched, ranks_of
 from lightning_mm.cluster.graph.run_cell import follow
 from lightning_mm.errors import NotApplicableError
 
@@ -58,3 +58,11 @@ def test_every_start_of_a_task_has_its_own_place(tmp_path: Path) -> None:
     before, after = ranks_of(tmp_path, step), ranks_of(tmp_path, {**step, "SLURM_RESTART_COUNT": "1"})
     assert (before.number, before.count) == (3, 4)
     assert before.folder != after.folder
+
+
+def test_a_rank_that_lightning_starts_runs_the_command_of_the_first() -> None:
+    inside = {COMMAND: '["fit", "-c", "a"]', "LOCAL_RANK": "1"}
+    assert command_of_launched(inside) == ["fit", "-c", "a"]
+    assert command_of_launched({**inside, "LOCAL_RANK": "0"}) is None
+    assert command_of_launched({"LOCAL_RANK": "1"}) is None
+    assert command_of_launched({}) is None

@@ -29,9 +29,18 @@ def run_cell_task(args: list[str], stop: Stop) -> None:
 
     from lightning_mm.cluster.graph.cells import REPORT
     from lightning_mm.cluster.graph.folder import JobsFolder
-    from lightning_mm.cluster.graph.ranks import ranks_of
+    from lightning_mm.cluster.graph.ranks import command_of_launched, ranks_of
     from lightning_mm.cluster.graph.run_cell import follow, run_cell
 
+    def run(command: list[str]) -> dict[str, Any]:
+        from lightning_mm.cli.lightning.run import run_lightning
+
+        return run_lightning(command, stop)
+
+    launched = command_of_launched()
+    if launched is not None:
+        run(launched)
+        return
     folder = JobsFolder(options.study.absolute())
     ranks = ranks_of(folder.path / RANKS)
     if options.tasks == REPORT:
@@ -40,12 +49,6 @@ def run_cell_task(args: list[str], stop: Stop) -> None:
         cells = folder.read_tasks(options.tasks)
         if options.number is None or not 0 <= options.number < len(cells):
             raise UsageError(f"number: {options.tasks} has the tasks 0 to {len(cells) - 1}, got {options.number}")
-
-        def run(command: list[str]) -> dict[str, Any]:
-            from lightning_mm.cli.lightning.run import run_lightning
-
-            return run_lightning(command, stop)
-
         if ranks.number:
             code = follow(run, ranks)
         else:

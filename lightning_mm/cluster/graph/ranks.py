@@ -63,6 +63,18 @@ class Ranks:
             yield command
 
 
+COMMAND = "LIGHTNING_MM_CELL_COMMAND"
+"""Variable with the command that a cell runs, for ranks that Lightning starts: as the command of the whole process."""
+
+
+def command_of_launched(environment: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The command of a rank that Lightning has started within a command of rank 0, outside of ``srun``."""
+    if COMMAND not in environment or environment.get("LOCAL_RANK", "0") == "0":
+        return None
+    command: list[str] = json.loads(environment[COMMAND])
+    return command
+
+
 def ranks_of(folder: Path, environment: Mapping[str, str] = os.environ) -> Ranks:
     """The ranks that ``srun`` has started.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from lightning_mm.cluster.graph.cells import Cell, Progress, cells_of, progress_of
 from lightning_mm.cluster.graph.folder import JobsFolder
 from lightning_mm.cluster.graph.frozen import thaw
-from lightning_mm.cluster.graph.ranks import Ranks
+from lightning_mm.cluster.graph.ranks import COMMAND, Ranks
 from lightning_mm.cluster.scheduler import NOT_READY, REQUEUE
 from lightning_mm.cluster.script import RESTARTS
 from lightning_mm.compare.cell_config import Run
@@ -56,7 +57,11 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
 
     def together(command: list[str]) -> Facts:
         ranks.announce(command)
-        return run(command)
+        os.environ[COMMAND] = json.dumps(command)
+        try:
+            return run(command)
+        finally:
+            del os.environ[COMMAND]
 
     steps = progress.steps[name]
     if steps is None:
