@@ -44,11 +44,12 @@ def accept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program in the place of sbatch that takes everything, but as a file ``refuse`` says; returns its notes."""
     (folder / "bin").mkdir()
     program = folder / "bin" / "sbatch"
-    program.write_text(
-        f'#!/bin/bash\necho "$@" >>{folder}/called\n'
-        f'case "$1" in --test-only) exit 0;; esac\nif [ -f {folder}/refuse ]; then echo "sbatch: error: full" >&2; exit 1; fi\n'
-        f"wc -l <{folder}/called\n"
-    )
+    program.write_text(f"""#!/bin/bash
+echo "$@" >>{folder}/called
+[ "$1" != --test-only ] || exit 0
+if [ -f {folder}/refuse ]; then echo "sbatch: error: full" >&2; exit 1; fi
+wc -l <{folder}/called
+""")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{TOOLS}")
     return folder / "called"
