@@ -262,3 +262,15 @@ def test_the_folder_of_jobs_damaged(tmp_path: Path) -> None:
         LightningMMError, match=r"ledger.json is damaged \(it lacks the keys \['folder'\]\); cancel the"
     ):
         status(study, scheduler)
+
+
+def test_a_script_that_may_not_requeue_itself_submits_another_job(tmp_path: Path) -> None:
+    study, scheduler = study_in(tmp_path), AtOnce(held=True)
+    submit(study, scheduler)
+    scheduler.jobs["1_0"] = Job("1_0", "failed", "FAILED", 75, 0)
+    JobsFolder(study.out).write_cell("base/seed0", CellState(state="stopped", step="fit", job="1_0", reason="saved"))
+    assert states(study, scheduler)["base/seed0"] == "failed"
+    scheduler.jobs["9_0"] = Job("9_0", "running", "RUNNING")
+    JobsFolder(study.out).write_cell("base/seed0", CellState(state="running", step="fit", job="9_0", restarts=1))
+    found = status(study, scheduler).cells[0]
+    assert (found.state, found.job, found.restarts) == ("running", "9_0", 1)

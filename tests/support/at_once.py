@@ -110,3 +110,7 @@ def main(words: list[str]) -> int:
         return fake_command(step, command)
 
     return run_cell(folder, name, run, ranks_of(folder.path / "ranks"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

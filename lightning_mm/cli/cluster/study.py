@@ -58,7 +58,7 @@ def show(study: Study, settings: JobSettings, command: str) -> None:
     from lightning_mm.cluster.graph.folder import JobsFolder
     from lightning_mm.cluster.graph.jobs import ask_jobs
     from lightning_mm.cluster.graph.submit import plan_jobs
-    from lightning_mm.cluster.schedulers import scheduler_of
+    from lightning_mm.cluster.schedulers import LARGEST, scheduler_of
     from lightning_mm.schemas.jobs import Ledger
 
     folder = JobsFolder(study.out.absolute())
@@ -68,7 +68,7 @@ def show(study: Study, settings: JobSettings, command: str) -> None:
     jobs = ask_jobs(folder, ledger, scheduler_of)
     for name, why in jobs.silent.items():
         print(f"lightning-mm: {name} was not asked what is queued: {why}", file=sys.stderr)
-    planned = plan_jobs(study, ledger, jobs.latest)
+    planned = plan_jobs(study, ledger, jobs.latest, LARGEST)
     for batch in planned.batches[:1]:
         print(f"# {folder.path / batch.name}.sh; the scripts of the other jobs differ in name, log and command")
         print(batch.script)
@@ -78,9 +78,11 @@ def show(study: Study, settings: JobSettings, command: str) -> None:
 def queue(folder: JobsFolder, scheduler: str) -> None:
     """Queue what is open, and say how to follow it."""
     from lightning_mm.cluster.graph.submit import submit_jobs
-    from lightning_mm.cluster.schedulers import scheduler_of
+    from lightning_mm.cluster.schedulers import largest_array, scheduler_of
 
-    queued = submit_jobs(folder, scheduler, scheduler_of)
+    # on this machine the limit holds for all jobs together
+    limit = folder.read_ledger().settings.array_limit or 1
+    queued = submit_jobs(folder, scheduler, lambda name: scheduler_of(name, limit), largest_array(scheduler))
     ids = [job.id for job in folder.read_ledger().submissions[-1].jobs] if queued.batches else []
     print("\n".join(_lines(queued, dict(zip((batch.name for batch in queued.batches), ids)))))
     if queued.batches:

@@ -43,6 +43,7 @@ def run_submit(args: list[str]) -> None:
             raise UsageError("--array and --after are for fit and sweep; the jobs of a study follow from the study")
         from lightning_mm.cli.cluster.study import submit_compare
 
+        _check_resources(scheduler, settings, options.dry_run)
         submit_compare(words[1:], options.scheduler, settings, command, options.dry_run)
         return
     _check_words(words, options)

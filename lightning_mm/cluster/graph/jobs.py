@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_mm.cluster.graph.cells import REPORT
 from lightning_mm.cluster.graph.folder import JobsFolder
-from lightning_mm.cluster.scheduler import Job, Scheduler
+from lightning_mm.cluster.scheduler import REQUEUE, Job, Scheduler
 from lightning_mm.errors import LightningMMError
 from lightning_mm.schemas.jobs import Ledger
 
@@ -70,15 +70,35 @@ def ask_jobs(folder: JobsFolder, ledger: Ledger, scheduler_of: SchedulerOf) -> J
             jobs.schedulers.update(dict.fromkeys(cells, submission.scheduler))
     for name in dict.fromkeys(jobs.schedulers.values()):
         own = [one for cell, one in ids.items() if jobs.schedulers[cell] == name]
-        said: Mapping[str, Job] = {}
         try:
-            said = scheduler_of(name).states(list(dict.fromkeys(one.partition("_")[0] for one in own)))
+            scheduler = scheduler_of(name)
+            said = dict(scheduler.states(list(dict.fromkeys(one.partition("_")[0] for one in own))))
+            followed = _followed(folder, {cell: ids[cell] for cell in ids if jobs.schedulers[cell] == name}, said)
+            if followed:
+                ids |= followed
+                said |= scheduler.states(list(followed.values()))
         except LightningMMError as error:
-            jobs.silent[name] = str(error)
+            jobs.silent[name], said = str(error), {}
         for cell, one in ids.items():
             if jobs.schedulers[cell] == name:
                 jobs.latest[cell] = said.get(one) or Job(one, "unknown")
     return jobs
+
+
+def _followed(folder: JobsFolder, ids: Mapping[str, str], said: Mapping[str, Job]) -> dict[str, str]:
+    """Cell to the job that went on where its own had to stop: a script that may not requeue itself submits another."""
+    found = {}
+    for cell, one in ids.items():
+        job = said.get(one)
+        note = folder.read_cell(cell) if job is not None and job.exit_code == REQUEUE else None
+        if note is not None and _number(note.job) > _number(one):
+            found[cell] = note.job
+    return found
+
+
+def _number(job: str) -> int:
+    number = job.partition("_")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def known_jobs(folder: JobsFolder, ledger: Ledger, scheduler_of: SchedulerOf) -> Mapping[str, Job]:

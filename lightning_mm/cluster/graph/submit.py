@@ -25,9 +25,6 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock, write_atomically
 from lightning_mm.schemas.jobs import Ledger, Submission, SubmittedJob
 
-LARGEST = 1000
-"""Tasks of an array; Slurm's MaxArraySize is 1001 unless a site has changed it."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -63,7 +60,7 @@ class Queue:
     cells: tuple[Cell, ...]
 
 
-def plan_jobs(study: Study, ledger: Ledger, jobs: Mapping[str, Job], largest: int = LARGEST) -> Queue:
+def plan_jobs(study: Study, ledger: Ledger, jobs: Mapping[str, Job], largest: int) -> Queue:
     """Plan the jobs of a study; nothing is written.
 
     Args:
@@ -101,7 +98,7 @@ def plan_jobs(study: Study, ledger: Ledger, jobs: Mapping[str, Job], largest: in
     return Queue(tuple(batches), finished, live, tuple(cells))
 
 
-def submit_jobs(folder: JobsFolder, name: str, scheduler_of: SchedulerOf, largest: int = LARGEST) -> Queue:
+def submit_jobs(folder: JobsFolder, name: str, scheduler_of: SchedulerOf, largest: int) -> Queue:
     """Queue what is neither finished nor queued.
 
     Args:
