@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None:
         find_modules_here()
     print_what_can_be_printed()
-    stop = Stop()
+    stop = Stop(of_process=args is None)
     try:
         with stop:
             code = _run(list(sys.argv[1:] if args is None else args), stop)

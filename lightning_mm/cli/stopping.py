@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from lightning_mm.errors import Stopped
@@ -34,12 +34,14 @@ class Stop(Signals):
         follows: Whether this is a rank that another command has started, which speaks for it.
         continues: Whether the command, run again, goes on where it was; others do not listen to SIGUSR2, as they may
             still end in time.
+        of_process: Whether the process ends with the command.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_process: bool = False) -> None:
         super().__init__()
         self._before: dict[int, Any] = {}
-        self.follows, self.continues = False, True
+        self.follows, self.continues, self.of_process = False, True, of_process
+        self._ending = False
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is not threading.main_thread():
@@ -61,9 +63,12 @@ class Stop(Signals):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.release()
+        self.deferring = False
         for one, before in self._before.items():
-            signal.signal(one, before)
+            # Python takes a while to end. A warning that comes then is too late, and as soon as the first rank has
+            # ended, srun and others send SIGTERM to those that are about to.
+            late = one == WARNING or (self._ending and one != signal.SIGINT)
+            signal.signal(one, signal.SIG_IGN if late and self.of_process else before)
         if os.environ.get(LAUNCHER) == str(os.getpid()):
             del os.environ[LAUNCHER]
 
@@ -72,6 +77,8 @@ class Stop(Signals):
             if self.received is None and not self.follows:
                 os.write(2, b"lightning-mm: SIGUSR2: this command cannot be continued later, so it goes on\n")
             return
+        if self._ending and number != signal.SIGINT:
+            return
         again = self.received is not None and self.received != WARNING
         super().take(number)
         if again and number != WARNING:
@@ -79,10 +86,11 @@ class Stop(Signals):
             if not self.follows and (number == signal.SIGINT or SCHEDULED not in os.environ):
                 end_at_once(number)
         elif not again and not self.deferring:
-            self.ending()
+            self.ending()  # another rank may never come
             raise Stopped(number)
 
     def ending(self) -> None:
+        self._ending = self.deferring
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             watch = threading.Timer(PATIENCE, end_at_once, [self.code])
             watch.daemon = True

@@ -11,7 +11,7 @@ class FitState(Schema):
     key: Sha256
     """Of the settings."""
     step: Count = 0
-    """Step of the checkpoint that the last start with ``--ckpt_path auto`` resumed and that went beyond the one before."""
+    """Of the checkpoint from which the last start went on that was farther than the one before; of the end at last."""
     restart: Count = 0
     """How often the job had been requeued then."""
     finished: bool = False

@@ -1,7 +1,7 @@
 """Commands that are stopped or killed at named points: the right exit code, nobody and nothing left, the same files.
 
-After a stop the command is run again, a training with ``--ckpt_path auto``; the files then equal those of a command that
-nobody has stopped. Every test prints the table of its kills.
+After a stop the command is run again, a training with ``--ckpt_path auto``; the files then equal those of a command
+that nobody has stopped. Every test prints the table of its kills.
 """
 
 from __future__ import annotations

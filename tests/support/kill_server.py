@@ -2,7 +2,8 @@
 
 ``python -m tests.support.kill_server`` reads one JSON object a line and answers with one: ``{"run": "main" or
 "save" or "study", "args": [...], "folder": ..., "log": ..., "point": ..., "signals": [...], "limit": ..., "ranks": ...,
-"to": ...}`` gives ``{"code": ..., "left": [...]}``, with several ranks the list of their codes. A fork takes no time where starting Python and importing torch takes seconds.
+"to": ...}`` gives ``{"code": ..., "left": [...]}``, with several ranks the list of their codes. A fork takes no time
+where starting Python and importing torch takes seconds.
 
 A point is ``module:name:count``: the signals are sent before the count-th call of that function; or
 ``replace:file:count``, before the count-th renaming to a file of that name. With a limit no file may grow beyond that

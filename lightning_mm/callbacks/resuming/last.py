@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 class LastCheckpoint(Checkpoint):
     """Writes the ``last.ckpt`` of every ``ModelCheckpoint(save_last=True)`` that has not just written it itself.
 
-    At the end of an epoch, and of a validation inside an epoch. A Checkpoint, and the last callback of a trainer, so that
-    the best ones are chosen before. ``save_last="link"`` is left as it is: a link to a checkpoint of the best ones.
+    At the end of an epoch, and of a validation inside an epoch. It is a Checkpoint and the last callback of a trainer,
+    so that the best ones are chosen before. ``save_last="link"`` stays a link to one of the best ones.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

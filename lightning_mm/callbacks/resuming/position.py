@@ -12,8 +12,8 @@ def rewrite(checkpoint: dict[str, Any], position: Position) -> None:
 
     Args:
         checkpoint: As the trainer makes it at that position.
-        position: Before a batch: after everything that belongs to the one before. In validation: at its start, and it is
-            then run whole. Before an epoch: as in the checkpoint that is written at the end of one.
+        position: Before a batch: after everything that belongs to the one before. In validation: at its start, so that
+            the whole of it runs. Before an epoch: as in the checkpoint that is written at the end of one.
     """
     progress = checkpoint["loops"]["fit_loop"]
     batches = progress["epoch_loop.batch_progress"]

@@ -32,18 +32,19 @@ _STRONGER = 1000
 class ResumeCheckpoint(Callback):
     """Saves and ends a training at SIGUSR2 or SIGTERM, so that the resumed run equals the uninterrupted one.
 
-    The handler only remembers the signal. After the next whole step of the optimizer, or the next batch of a validation,
-    all ranks agree, the first one writes ``resume.ckpt`` into ``default_root_dir`` (next to its place, then renamed), and
-    the process ends: with exit code 75 after SIGUSR2, which asks a batch script to start it again, and with 143 after
-    SIGTERM. A run that ends well removes the file. ``last.ckpt`` of a ``ModelCheckpoint(save_last=True)`` is written after
-    every epoch, not only when the monitored metric has improved. Lightning's own requeueing under Slurm is switched off.
+    The handler only remembers the signal. After the next whole step of the optimizer, or the next batch of a
+    validation, all ranks agree, the first one writes ``resume.ckpt`` into ``default_root_dir`` (next to its place, then
+    renamed), and the process ends: with exit code 75 after SIGUSR2, which asks a batch script to start it again, and
+    with 143 after SIGTERM. A run that ends well removes it. ``last.ckpt`` of a ``ModelCheckpoint(save_last=True)``
+    is written after every epoch, not only when the monitored metric has improved. Lightning neither saves nor requeues
+    a job of Slurm by itself.
 
     ``lightning-mm fit`` has this callback by itself; list it to set ``every_minutes``. With your own Trainer, the data
     must continue where they were, as :class:`~lightning_mm.data.ModalityDropoutDataModule` does, and random numbers of
     the network must be keyed, see :class:`~lightning_mm.callbacks.KeyedSeed`.
 
-    With manual optimization every batch counts as a whole step. The mean of ``train/loss`` over an epoch that was resumed
-    in its middle counts the batches after that only.
+    With manual optimization every batch counts as a whole step. In an epoch that was resumed in its middle, the logged
+    mean of ``train/loss`` counts the batches after that only.
 
     Args:
         every_minutes: Write ``resume.ckpt`` this often too, for failures that give no signal; by default never.
@@ -75,7 +76,7 @@ class ResumeCheckpoint(Callback):
         self._saved, self._first_step = 0.0, 0
         self._validated = -1  # batches of the run at the last validation
         self._to_validate = 0
-        self._written = False
+        self._written = self._stopping = False
 
     @staticmethod
     def checkpoint(folder: str | Path) -> str | None:
@@ -93,14 +94,19 @@ class ResumeCheckpoint(Callback):
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stopping = False
         self._saved, self._first_step, self.progressed = time.monotonic(), trainer.global_step, False
-        self._listen().defer()
+        self._listen().deferring = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_progress
         completed = batches.current.completed
         # Directly after a validation Lightning would do again what follows one.
-        if completed and completed % trainer.accumulate_grad_batches == 0 and batches.total.completed != self._validated:
+        if (
+            completed
+            and completed % trainer.accumulate_grad_batches == 0
+            and batches.total.completed != self._validated
+        ):
             self._look(trainer, pl_module, "before a batch")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,6 +176,7 @@ class ResumeCheckpoint(Callback):
             listening.note = f"{RESUME} was not written: {failure}"
         elif place.is_file():
             listening.note = f"resume with --ckpt_path {place}" if self.signals else f"resume with ckpt_path={place}"
+        self._stopping = True
         listening.ending()
         if self.signals is not None:
             raise Stopped(number)
@@ -209,7 +216,7 @@ class ResumeCheckpoint(Callback):
         return ""
 
     def _listen(self) -> Signals:
-        """Set the handlers, in place of Lightning's: that one talks to the other ranks, whatever they are waiting for."""
+        """Set the handlers in place of Lightning's, which talks to other ranks whatever they are waiting for."""
         listening = self._listening = self._listening or self.signals or Signals()
         if self.listens and not self._before and threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGTERM] if self.signals else [signal.SIGTERM, *([WARNING] if WARNING > 0 else [])]
@@ -218,10 +225,11 @@ class ResumeCheckpoint(Callback):
 
     def _end(self) -> None:
         if self._listening is not None:
-            self._listening.release()
+            self._listening.deferring = False
             self._listening = None
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        if not self._stopping:  # Lightning puts the handlers of the caller back
+            for number, before in self._before.items():
+                signal.signal(number, before)
         self._before = {}
 
 

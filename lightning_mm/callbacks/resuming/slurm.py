@@ -1,4 +1,4 @@
-"""Switches Lightning's own requeueing under Slurm off: it saves in the signal handler, and takes files of other runs."""
+"""Switches Lightning's own requeueing under Slurm off: it saves in a signal handler and takes files of other runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 def leave_requeueing_to_us(trainer: Trainer) -> None:
     """Let a trainer neither requeue its job nor resume a ``hpc_ckpt_*.ckpt`` that nobody has asked for.
 
-    Under Slurm, Lightning 2.6 saves such a file into ``default_root_dir`` at SIGUSR1, and from then on every trainer with
-    that folder loads it: another fit, and a sweep, too.
+    Under Slurm, Lightning 2.6 saves such a file into ``default_root_dir`` at SIGUSR1, and from then on every trainer
+    with that folder loads it: that of another fit, and of a sweep.
     """
     environment: Any = getattr(getattr(trainer, "_accelerator_connector", None), "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):

@@ -26,8 +26,8 @@ AUTO = "auto"
 """The value of ``--ckpt_path``."""
 STATE = "fit.state.json"
 """In the run's folder: whether it has finished, and how far it had come when it was requeued."""
-RESTARTS = ("SLURM_RESTART_COUNT", "LIGHTNING_MM_RESTART_COUNT")
-"""Environment variables: how often this job has been requeued, by Slurm or by another batch script."""
+RESTARTS = ("LIGHTNING_MM_RESTARTS", "SLURM_RESTART_COUNT")
+"""Environment variables: how often this job has been requeued, as its script says, or Slurm."""
 USELESS = 2
 """Requeues without a step after which a run gives up."""
 HOPELESS = f"{USELESS} requeues have brought no step, so this run gives up; give the job more time, or less to start"
@@ -54,7 +54,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, (Mapping, list)) and value:
             for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
                 yield from leaves(item, f"{name}.{key}" if name else str(key))
-        elif isinstance(value, str) and value.startswith(f"{folder}/"):
+        elif isinstance(value, str) and f"{value}/".startswith(f"{folder}/"):
             yield name, "{folder}" + value.removeprefix(folder)
         else:
             yield name, value
