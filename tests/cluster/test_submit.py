@@ -247,7 +247,7 @@ import os, signal, sys, time
 def end(number, frame):
     sys.exit(75 if number == signal.SIGUSR2 else 143)
 signal.signal(signal.SIGUSR2, end), signal.signal(signal.SIGTERM, end)
-name = os.environ["LIGHTNING_MM_TASK"] + "-" + os.environ["LIGHTNING_MM_RESTART_COUNT"]
+name = os.environ["LIGHTNING_MM_TASK"] + "-" + os.environ["LIGHTNING_MM_RESTARTS"]
 open(name, "w").close()
 time.sleep(0 if name.endswith("-1") else 100)
 """
