@@ -17,7 +17,7 @@ from lightning_mm.schemas.job_settings import JobSettings
 
 TASK = "LIGHTNING_MM_TASK"
 """Variable with the number of the task of an array; a command may name it as ``$LIGHTNING_MM_TASK``."""
-RESTARTS = "LIGHTNING_MM_RESTART_COUNT"
+RESTARTS = "LIGHTNING_MM_RESTARTS"
 """Variable with how often this job was queued again."""
 
 # One line each: name of the setting, option of sbatch.
@@ -42,7 +42,7 @@ _TERM = """\
 trap '[ -n "$step" ] || exit 143; [ -n "$slurm" ] || kill -TERM "$step"' TERM
 slurm=${SLURM_JOB_ID:-}
 export LIGHTNING_MM_TASK=${SLURM_ARRAY_TASK_ID:-${LIGHTNING_MM_TASK:-}}
-export LIGHTNING_MM_RESTART_COUNT=$((${SLURM_RESTART_COUNT:-0} + ${LIGHTNING_MM_RESTART_COUNT:-0}))
+export LIGHTNING_MM_RESTARTS=$((${SLURM_RESTART_COUNT:-0} + ${LIGHTNING_MM_RESTARTS:-0}))
 """
 _RUN = """\
 # Under Slurm, srun starts every process; elsewhere the command does that itself.
@@ -74,17 +74,17 @@ elif [ -n "$slurm" ] && [ "$code" = 143 ] && [ -z "$asked" ]; then
   sleep 120 & wait $!  # cancelled or preempted: Slurm ends this script, and queues it again if that is right
 fi
 [ -n "$again" ] || exit "$code"
-if [ "$LIGHTNING_MM_RESTART_COUNT" -ge %(max_requeues)s ]; then
-  echo "lightning-mm: not queued again after $LIGHTNING_MM_RESTART_COUNT times: max_requeues" >&2
+if [ "$LIGHTNING_MM_RESTARTS" -ge %(max_requeues)s ]; then
+  echo "lightning-mm: not queued again after $LIGHTNING_MM_RESTARTS times: max_requeues" >&2
   exit 1
 fi
 [ -n "$slurm" ] || exit 75  # `lightning-mm submit local` starts it again
 this=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 this=${this:-$slurm}
-echo "lightning-mm: job $this is queued again, time $((LIGHTNING_MM_RESTART_COUNT + 1)) of %(max_requeues)s" >&2
+echo "lightning-mm: job $this is queued again, time $((LIGHTNING_MM_RESTARTS + 1)) of %(max_requeues)s" >&2
 scontrol requeue "$this" 2>/dev/null && exit "$code"
 # No scontrol on this node, or it may not: the same script once more, as another job.
-LIGHTNING_MM_RESTART_COUNT=$((LIGHTNING_MM_RESTART_COUNT + 1)) env -u SLURM_RESTART_COUNT \\
+LIGHTNING_MM_RESTARTS=$((LIGHTNING_MM_RESTARTS + 1)) env -u SLURM_RESTART_COUNT \\
   sbatch --dependency="afterany:$this" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$0" >&2
 exit "$code"
 """

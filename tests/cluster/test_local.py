@@ -73,7 +73,7 @@ def test_no_more_than_allowed_at_once(queue: Local, tmp_path: Path) -> None:
 
 
 def test_starts_again_what_asks_for_it(queue: Local, tmp_path: Path) -> None:
-    job = queue.submit(script(tmp_path, "n=$LIGHTNING_MM_RESTART_COUNT; echo $n; [ $n = 2 ] || exit 75"))
+    job = queue.submit(script(tmp_path, "n=$LIGHTNING_MM_RESTARTS; echo $n; [ $n = 2 ] || exit 75"))
     assert wait_for(queue, [job], ended)[job] == Job(job, "finished", "COMPLETED", 0, 2)
     assert (tmp_path / f"{job}_.log").read_text() == "0\n1\n2\n"
 

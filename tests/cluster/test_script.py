@@ -34,7 +34,7 @@ def script(folder: Path, body: str, resumes: bool = True, **settings: Any) -> Pa
 def slurm(folder: Path, state: str | None, requeues: bool = True) -> dict[str, str]:
     """Programs in the place of Slurm's, which note how they are called; without a state there is no ``scontrol``."""
     (folder / "bin").mkdir()
-    programs = {"srun": SRUN, "sbatch": f'#!/bin/bash\necho "$LIGHTNING_MM_RESTART_COUNT $@" >>{folder}/sbatch\n'}
+    programs = {"srun": SRUN, "sbatch": f'#!/bin/bash\necho "$LIGHTNING_MM_RESTARTS $@" >>{folder}/sbatch\n'}
     if state is not None:
         show = f'#!/bin/bash\nif [ "$1" = show ]; then echo " {state} "; exit; fi\n'
         programs["scontrol"] = show + f'echo "$@" >>{folder}/scontrol\nexit {0 if requeues else 1}\n'
@@ -103,7 +103,7 @@ def test_without_scontrol_the_same_script_is_submitted(state: str | None, tmp_pa
 
 def test_gives_up(tmp_path: Path) -> None:
     path = script(tmp_path, "sys.exit(75)", max_requeues=3)
-    environment = slurm(tmp_path, RUNNING) | {"SLURM_RESTART_COUNT": "2", "LIGHTNING_MM_RESTART_COUNT": "1"}
+    environment = slurm(tmp_path, RUNNING) | {"SLURM_RESTART_COUNT": "2", "LIGHTNING_MM_RESTARTS": "1"}
     found, said = run(path, environment)
     assert (found, called(tmp_path, "scontrol")) == (1, [])
     assert "not queued again after 3 times" in said

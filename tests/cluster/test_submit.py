@@ -44,11 +44,12 @@ def accept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program in the place of sbatch that takes everything, but as a file ``refuse`` says; returns its notes."""
     (folder / "bin").mkdir()
     program = folder / "bin" / "sbatch"
-    program.write_text(
-        f'#!/bin/bash\necho "$@" >>{folder}/called\n'
-        f'case "$1" in --test-only) exit 0;; esac\nif [ -f {folder}/refuse ]; then echo "sbatch: error: full" >&2; exit 1; fi\n'
-        f"wc -l <{folder}/called\n"
-    )
+    program.write_text(f"""#!/bin/bash
+echo "$@" >>{folder}/called
+[ "$1" != --test-only ] || exit 0
+if [ -f {folder}/refuse ]; then echo "sbatch: error: full" >&2; exit 1; fi
+wc -l <{folder}/called
+""")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{TOOLS}")
     return folder / "called"
@@ -246,7 +247,7 @@ import os, signal, sys, time
 def end(number, frame):
     sys.exit(75 if number == signal.SIGUSR2 else 143)
 signal.signal(signal.SIGUSR2, end), signal.signal(signal.SIGTERM, end)
-name = os.environ["LIGHTNING_MM_TASK"] + "-" + os.environ["LIGHTNING_MM_RESTART_COUNT"]
+name = os.environ["LIGHTNING_MM_TASK"] + "-" + os.environ["LIGHTNING_MM_RESTARTS"]
 open(name, "w").close()
 time.sleep(0 if name.endswith("-1") else 100)
 """
