@@ -210,6 +210,20 @@ def lock(path: Path, way_out: str = "wait until it ends", wait: bool = False) ->
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file; False where the system has no such lock or the file is not there."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def _part(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     """A new file or folder, held while it is written; those that nobody holds are leftovers and are removed."""

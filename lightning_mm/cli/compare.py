@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import os
 import shlex
@@ -19,6 +20,7 @@ from lightning_mm.errors import LightningMMError, UsageError
 if TYPE_CHECKING:
     from lightning_mm.compare.executor import Perform
     from lightning_mm.compare.plan import Step
+    from lightning_mm.compare.step_runner import Facts
     from lightning_mm.compare.study import Study
     from lightning_mm.results.result import SweepResult
 
@@ -28,6 +30,23 @@ FAST = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.limi
 
 def run_compare(args: list[str]) -> None:
     """Run a study; finished steps are not run again."""
+    options = parse(args)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
+
+    from lightning_mm.compare import read_study
+    from lightning_mm.settings_files import masked_words
+
+    study = narrowed(read_study(options.config), options)
+    if options.dry_run:
+        _list(study)
+        return
+    command = shlex.join(["lightning-mm", "compare", *masked_words(args)])
+    compare(study, perform_step, options.jobs, options.again, command)
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """Parse the options of the verb."""
     parser = Parser(
         "lightning-mm compare",
         description="Train, adapt and sweep every method of a study, with every seed, and print one table. A stopped "
@@ -51,19 +70,7 @@ def run_compare(args: list[str]) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of every run, such as data.num_workers=2"
     )
-    options = parser.parse_args(args)
-    if options.jobs < 1:
-        raise UsageError(f"--jobs: expected 1 or more, got {options.jobs}")
-
-    from lightning_mm.compare import read_study
-    from lightning_mm.settings_files import masked_words
-
-    study = _narrowed(read_study(options.config), options)
-    if options.dry_run:
-        _list(study)
-        return
-    command = shlex.join(["lightning-mm", "compare", *masked_words(args)])
-    compare(study, perform_step, options.jobs, options.again, command)
+    return parser.parse_args(args)
 
 
 def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, command: str = "") -> SweepResult:
@@ -76,24 +83,47 @@ def compare(study: Study, perform: Perform, jobs: int = 1, again: bool = False, 
         again: Whether finished runs whose settings have changed may be deleted and run again.
         command: How the study was started, for the report.
     """
-    from lightning_mm.compare import collect, draw, processes, run_study, write
+    from lightning_mm.compare import processes, run_study
     from lightning_mm.compare.look import configs_to_look_at
     from lightning_mm.compare.plan import Plan
     from lightning_mm.compare.step_runner import finished
-    from lightning_mm.files import check_folder
-    from lightning_mm.report import write_report
-    from lightning_mm.results.terminal import print_table
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    check_folder(study.out)
-    check_folder(study.results)
-    if study.wandb is not None:
-        _check_wandb(study.wandb)
+    check_places(study)
     steps = configs_to_look_at(study)
     with processes(perform, jobs) as executor:
         if any(finished(step) is None for step in Plan(study).steps({})):
             executor.call(look_in_worker, study, steps)
         facts, choices = run_study(study, executor, lambda line: print(line, flush=True), again)
+    return finish(study, facts, choices, jobs, command)
+
+
+def check_places(study: Study) -> None:
+    """Refuse folders that cannot be written to, and a record that W&B would not take, before anything runs."""
+    from lightning_mm.files import check_folder
+
+    check_folder(study.out)
+    check_folder(study.results)
+    if study.wandb is not None:
+        _check_wandb(study.wandb)
+
+
+def finish(
+    study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], jobs: int = 1, command: str = ""
+) -> SweepResult:
+    """Write tables and report of a study whose steps are finished, log them if it says so, and print one table.
+
+    Args:
+        study: The study.
+        facts: Marker to facts of all steps.
+        choices: Tuned method to the chosen value with the figures it was chosen by.
+        jobs: How many of its runs shared a machine.
+        command: How the study was started, for the report.
+    """
+    from lightning_mm.compare import collect, draw, write
+    from lightning_mm.report import write_report
+    from lightning_mm.results.terminal import print_table
+
+    os.environ.setdefault("WANDB_SILENT", "true")
     result = collect(study, facts, choices)
     written = write(study, facts, choices, result, jobs, command)
     drawn = draw(study, facts, choices, result)
@@ -141,7 +171,7 @@ def perform_step(step: Step) -> dict[str, Any]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
-def _narrowed(study: Study, options: Any) -> Study:
+def narrowed(study: Study, options: Any) -> Study:
     """Apply the options of the command line to a study."""
     from lightning_mm.compare.checks import OWN
     from lightning_mm.compare.recipes import BASE

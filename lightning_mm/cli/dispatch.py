@@ -17,10 +17,14 @@ from lightning_mm.cli.errors import explain
 from lightning_mm.cli.output import close_output, print_what_can_be_printed
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import UsageError
+from lightning_mm.signals import WARNING
 from lightning_mm.version import __version__
 
 TRACEBACK = "LIGHTNING_MM_TRACEBACK"
 """Environment variable that shows the traceback of a user's mistake too."""
+
+WHOLE = ("validate", "test", "predict", "sweep", "export", "mean_input", "features")
+"""Verbs of some length that keep nothing of what they have done when they are stopped."""
 
 VERBS = {
     "fit": "train a network, or the adapters of a frozen one",
@@ -32,15 +36,21 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
+    "submit": "run fit, sweep or compare as a job of a cluster (Slurm), or in the background of this machine",
     "table": "put the results of several sweeps side by side in one table",
     "merge": "put the sweeps below some folders (cells of studies, single sweeps) into one folder of results",
     "rescore": "compute other metrics of a finished sweep from the statistics of its samples, without the network",
     "importance": "how much each modality of a sweep is worth, and which pairs work together",
     "report": "one HTML page of finished sweeps: tables, charts, importance, samples that a method loses",
     "dashboard": "a workspace and a report of Weights & Biases over the runs of studies",
+    "status": "what became of the cells of a study: finished, queued, failed and why",
+    "resubmit": "queue again what is open in a submitted study, and what needs it",
+    "cancel": "end the queued and running jobs of a submitted study",
     "data": "list data sets; the page of one; with --check whether a folder holds it whole",
     "demo": "train, adapt and sweep on generated data, in a few minutes",
 }
+HIDDEN = ("cell",)
+"""Verbs that jobs call."""
 
 USAGE = """usage: lightning-mm VERB [options]
 
@@ -62,12 +72,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
-        128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. Defects of ours are raised.
+        128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. After SIGUSR2, a queue's
+        warning that the time is nearly over, 75: run the same command again, it goes on; or 76 if that has been of no
+        use twice. Defects of ours are raised.
     """
     if args is None:
         find_modules_here()
     print_what_can_be_printed()
-    stop = Stop()
+    stop = Stop(of_process=args is None)
     try:
         with stop:
             code = _run(list(sys.argv[1:] if args is None else args), stop)
@@ -77,11 +89,12 @@ def main(args: Sequence[str] | None = None) -> int:
         code = stop.code  # an error while it stops is none of its own
     if stop.follows and (stop.received is not None or code == 128 + signal.SIGTERM):
         return 0  # or Lightning would kill the command that has started this rank
-    if stop.received is not None:
+    if stop.received is None or (stop.received == WARNING and code == 0):  # it has ended in time
+        return code
+    if not stop.quiet:
         with suppress(OSError):
             print(f"lightning-mm: {stop.message()}", file=sys.stderr)
-        return stop.code
-    return code
+    return stop.code
 
 
 def _run(args: list[str], stop: Stop) -> int:
@@ -130,11 +143,12 @@ def _dispatch(args: list[str], stop: Stop) -> None:
         print(USAGE.format(verbs="\n".join(f"  {verb:{width}}   {what}" for verb, what in VERBS.items())))
     elif args[0] in ("--version", "version"):
         print(f"lightning-mm {__version__}")
-    elif args[0] not in VERBS:
+    elif args[0] not in (*VERBS, *HIDDEN):
         close = get_close_matches(args[0], VERBS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see `lightning-mm --help`"
         raise UsageError(f"expected a verb first, one of {', '.join(VERBS)}; got {args[0]!r}; {hint}")
     else:
+        stop.continues = args[0] not in WHOLE
         _runner(args[0], stop)(args)
 
 
@@ -172,10 +186,30 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.dashboard import run_dashboard
 
         return lambda args: run_dashboard(args[1:])
+    if verb == "submit":
+        from lightning_mm.cli.cluster.submit import run_submit
+
+        return lambda args: run_submit(args[1:])
     if verb == "compare":
         from lightning_mm.cli.compare import run_compare
 
         return lambda args: run_compare(args[1:])
+    if verb == "status":
+        from lightning_mm.cli.cluster.status import run_status
+
+        return lambda args: run_status(args[1:])
+    if verb == "resubmit":
+        from lightning_mm.cli.cluster.resubmit import run_resubmit
+
+        return lambda args: run_resubmit(args[1:])
+    if verb == "cancel":
+        from lightning_mm.cli.cluster.cancel import run_cancel
+
+        return lambda args: run_cancel(args[1:])
+    if verb == "cell":
+        from lightning_mm.cli.cluster.cell import run_cell_task
+
+        return lambda args: run_cell_task(args[1:], stop)
     from lightning_mm.cli.lightning.run import run_lightning
 
     return lambda args: run_lightning(args, stop)

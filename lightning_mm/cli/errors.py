@@ -17,6 +17,7 @@ PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryEr
 """Errors of a path that a user has given."""
 
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos")
+_OTHER_TASKS = re.compile(r"You set `(devices|num_nodes)=(\d+)` in Lightning, but .* SLURM `--[a-z-]+=(\d+)`")
 _QUOTED = re.compile(r'"([^"]+)"')
 _MISMATCH = re.compile(r"size mismatch for ([\w.]+): .*?torch\.Size\((\[[\d, ]*\])\).*?torch\.Size\((\[[\d, ]*\])\)")
 
@@ -51,6 +52,11 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"Weights & Biases: {said}; log in with `wandb login`, or set WANDB_MODE=offline", 1
     if type(error) is ValueError and text.startswith("loaded state dict "):
         return f"the checkpoint's optimizer does not fit the one of the settings ({text}); give those of its run", 1
+    unlike = _OTHER_TASKS.match(text) if type(error) is ValueError else None
+    if unlike:
+        what = "tasks on each node" if unlike[1] == "devices" else "nodes"
+        message = f"srun has started {unlike[3]} {what}, but the trainer has {unlike[1]}={unlike[2]}"
+        return f"{message}; give --trainer.{unlike[1]} {unlike[3]}", 1
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return another_network(text), 1
     return None

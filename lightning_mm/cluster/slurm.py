@@ -92,6 +92,12 @@ class Slurm:
         if done.returncode and said:
             raise LightningMMError(f"Slurm did not cancel {', '.join(ids)}: {said[0]}")
 
+    def largest_array(self) -> int | None:
+        """How many tasks an array may have, if Slurm says so."""
+        done = _run(["scontrol", "show", "config"])
+        found = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", done.stdout)
+        return int(found[1]) - 1 if found and int(found[1]) > 1 else None
+
     @staticmethod
     def _queued(ids: Sequence[str]) -> dict[str, Job]:
         columns = ",".join(f"{name}:{_WIDTH}" for name in _COLUMNS)

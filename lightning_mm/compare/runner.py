@@ -37,9 +37,9 @@ def run_study(
     """
     choices: dict[str, Any] = {}
     with lock(study.out / LOCK, "wait for it, or give another folder with --out"):
-        plan = Plan(_with_copies(study))
+        plan = Plan(with_copies(study))
         if not again:
-            _check_nothing_is_lost(plan)
+            check_nothing_is_lost(plan)
         while True:
             steps = plan.steps({name: choice["value"] for name, choice in choices.items()})
             facts = all_finished(steps)
@@ -58,7 +58,7 @@ def run_study(
                 say(f"{name}: {choice['key']} = {choice['value']}, chosen on validation data: {choice['means']}")
 
 
-def _check_nothing_is_lost(plan: Plan) -> None:
+def check_nothing_is_lost(plan: Plan) -> None:
     """Refuse to replace finished trainings with other settings, which may have taken days."""
     changed = [step for step in plan.steps({}) if step.stage == "fit" and step.command and step.marker.is_file()]
     changed = [step for step in changed if finished(step) is None]
@@ -70,13 +70,16 @@ def _check_nothing_is_lost(plan: Plan) -> None:
         )
 
 
-def _with_copies(study: Study) -> Study:
+def with_copies(study: Study) -> Study:
     """The study with copies of its config files, so that editing one while it runs changes nothing half way."""
     folder = study.out / "configs"
 
     def copies(paths: tuple[Path, ...]) -> tuple[Path, ...]:
         made = []
         for path in paths:
+            if path.absolute().parent == folder.absolute():  # a copy already
+                made.append(path)
+                continue
             content = path.read_bytes()
             place = folder / f"{path.stem}-{zlib.crc32(content):08x}{path.suffix}"
             if not place.is_file():

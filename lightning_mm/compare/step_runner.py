@@ -32,12 +32,22 @@ _WORDS: dict[Any, str] = {
 }  # fmt: skip
 LOCK = ".lock"
 """Lock file of a folder in which a study or a step works."""
+BEGUN = "fit.begun.json"
+"""File of a training that has begun: its key, and the seconds that earlier attempts took."""
+RESUMABLE = ("resume.ckpt", "last.ckpt")
+"""Checkpoints of a whole training, which may be continued from; the newest one counts."""
 
 
-def perform(step: Step, run: Run) -> Facts:
+def perform(step: Step, run: Run, resume: bool = False) -> Facts:
     """Run a step unless it is finished, and return its facts.
 
     A kill at any moment leaves no marker, and the step is run again from its start, or a complete one.
+
+    Args:
+        step: The step.
+        run: Runs a command of the command line.
+        resume: Whether a training that was stopped is continued from its newest checkpoint, if its settings are the
+            same; for trainings that take longer than a job may run.
 
     Raises:
         LightningMMError: As the command does, or if training left no checkpoint.
@@ -47,17 +57,39 @@ def perform(step: Step, run: Run) -> Facts:
         facts = finished(step)
         if facts is not None:
             return facts
-        if step.stage == "fit":
+        checkpoint = resumable(step) if resume else None
+        if step.stage == "fit" and checkpoint is None:
             _empty(step.folder)
-        with logged(step.folder / f"{step.stage}.log"):
+        with logged(step.folder / f"{step.stage}.log", append=checkpoint is not None):
             try:
-                facts = _run(step, run)
+                facts = _run(step, run, checkpoint)
             except Exception:
                 traceback.print_exc()  # for the log; the study's error is shorter
                 raise
         text = json.dumps({"key": step.key, "command": list(step.command), **facts}, indent=1)
         write_atomically(step.marker, f"{text}\n")
+        (step.folder / BEGUN).unlink(missing_ok=True)
         return {"key": step.key, "command": list(step.command), **facts}
+
+
+def resumable(step: Step) -> Path | None:
+    """The newest checkpoint that a stopped training with the same settings has left, if there is one."""
+    if step.stage != "fit" or not step.command or _begun(step).get("key") != step.key:
+        return None
+    found = [path for name in RESUMABLE if (path := step.folder / name).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _begun(step: Step) -> Facts:
+    """What is known of a training that has begun; nothing if there is none, or its file is damaged."""
+    try:
+        content: Any = json.loads((step.folder / BEGUN).read_bytes())
+        if isinstance(content, dict):
+            _check_facts(step.folder / BEGUN, content)
+            return content
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {}
 
 
 def finished(step: Step) -> Facts | None:
@@ -116,7 +148,7 @@ def _written(step: Step) -> list[Path]:
     return [out if step.stage in ("means", "features") else out / "sweep.csv"]
 
 
-def _run(step: Step, run: Run) -> Facts:
+def _run(step: Step, run: Run, checkpoint: Path | None) -> Facts:
     if step.stage == "fit":
         config = patched(resolve(step.stack, step.overrides, run), step.patch)
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"
@@ -125,7 +157,9 @@ def _run(step: Step, run: Run) -> Facts:
     start = time.perf_counter()
     facts: Facts = {}
     try:
-        if step.command:
+        if step.stage == "fit" and step.command:
+            facts = _train(step, run, checkpoint)
+        elif step.command:
             facts = run(list(step.command))
     except NotApplicableError as error:
         return {"skipped": str(error)}
@@ -135,6 +169,27 @@ def _run(step: Step, run: Run) -> Facts:
             "${trainer.default_root_dir} and filename: best"
         )
     return {**facts, "command_seconds": round(time.perf_counter() - start, 2)}
+
+
+def _train(step: Step, run: Run, checkpoint: Path | None) -> Facts:
+    """Train, or continue; what is counted in seconds includes the attempts before this one."""
+    before = _begun(step) if checkpoint is not None else {}
+    earlier = {name: float(before.get(name, 0)) for name in ("seconds", "cpu_seconds")}
+
+    def note(wall: float, cpu: float) -> None:
+        spent = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
+        write_atomically(step.folder / BEGUN, f"{json.dumps({'key': step.key, **spent}, indent=1)}\n")
+
+    note(earlier["seconds"], earlier["cpu_seconds"])
+    start = time.perf_counter(), time.process_time()
+    more = [] if checkpoint is None else ["--ckpt_path", str(checkpoint)]
+    try:
+        facts = run([*step.command, *more])
+    except BaseException:  # a signal too
+        wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+        note(earlier["seconds"] + wall, earlier["cpu_seconds"] + cpu)
+        raise
+    return {**facts, **{name: round(facts[name] + more, 2) for name, more in earlier.items() if name in facts}}
 
 
 def _empty(folder: Path) -> None:
@@ -148,12 +203,12 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Send what the process prints, loggers of libraries included, to a file."""
+def logged(path: Path, append: bool = False) -> Iterator[None]:
+    """Send what the process prints, loggers of libraries included, to a file, or to its end."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with path.open("wb") as file:
+    with path.open("ab" if append else "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:

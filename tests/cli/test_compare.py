@@ -20,6 +20,7 @@ from lightning_mm.errors import LightningMMError
 from tests.support.kill_study import KILL_STUDY, SURVIVED
 from tests.support.recorded_study import finish_study
 from tests.support.repository import REPOSITORY
+from tests.support.study_files import without_times
 
 STUDY = """
 config: [{scenes}/base.yaml, callbacks.yaml]
@@ -54,21 +55,7 @@ class Studies:
 
     def contents(self, name: str) -> dict[str, Any]:
         """All result files but for what a clock says."""
-        folder = self.folder / f"{name}_report"
-        found: dict[str, Any] = {
-            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-        }
-        notes = json.loads(found.pop("sweep.json"))
-        assert notes.pop("seconds")
-        assert notes.pop("inference_seconds")
-        found["sweep.json"] = {key: value for key, value in notes.items() if key != "commit"}
-        study = json.loads(found.pop("study.json"))
-        apart = ("commit", "command")
-        found["study.json"] = {key: value for key, value in study.items() if "seconds" not in key and key not in apart}
-        assert b"<html" in found.pop("report.html")
-        assert found.pop("report.md")
-        found["sweep.md"] = [line for line in found["sweep.md"].decode().splitlines() if " s |" not in line]
-        return found
+        return without_times(self.folder / f"{name}_report")
 
 
 @pytest.fixture(scope="module")

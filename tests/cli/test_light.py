@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ AT_ONCE = (
     ["data"],
     ["data", "mfnet"],
     ["data", "--json"],
-    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo")),
+    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo", "status", "resubmit", "cancel")),
 )
 
 
@@ -37,11 +38,20 @@ print(*{name.split(".")[0] for name in set(sys.modules) - before})
     return {top for top in tops if top not in sys.stdlib_module_names and not top.startswith("_")}
 
 
+def children_seconds() -> float:
+    """CPU seconds that ended child processes have used; wall time depends on what else the machine does."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_lists_pages_and_helps_import_nothing_but_python() -> None:
     assert imported(*AT_ONCE) == {"lightning_mm"}
 
 
 def test_the_steps_of_a_study_are_listed_without_torch() -> None:
     study = str(REPOSITORY / "experiments" / "scenes" / "study.yaml")
-    found = imported(["compare", "-c", study, "--dry_run"])
+    submit = ["submit", "local", "--dry_run", "--", "compare", "-c", study]
+    before = children_seconds()
+    found = imported(["compare", "-c", study, "--dry_run"], ["status", study], ["status", study, "--json"], submit)
+    assert children_seconds() - before < 3, "status answers within a second, a submission is shown within three"
     assert found.isdisjoint({"torch", "lightning", "jaxtyping", "wandb", "matplotlib"})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_mm.compare.step_runner import finished, perform
-from lightning_mm.errors import LightningMMError
+from lightning_mm.compare.step_runner import finished, perform, resumable
+from lightning_mm.errors import LightningMMError, Stopped
 from tests.support.studies import fake, fake_command, first_step
 
 
@@ -60,3 +62,49 @@ def test_training_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(LightningMMError, match=r"training wrote no best\.ckpt; the study's config needs a ModelCheck"):
         perform(step, run)
     assert finished(step) is None
+
+
+def test_a_stopped_training_is_continued_if_asked_to(tmp_path: Path) -> None:
+    step = first_step(tmp_path)
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        if "--print_config" in command:
+            return fake_command(step, command)
+        ran.append(command)
+        os.write(1, b"epoch\n")
+        if len(ran) < 3:
+            (step.folder / ("last.ckpt" if len(ran) == 1 else "resume.ckpt")).write_text("a whole training")
+            raise Stopped(signal.SIGUSR2)
+        return fake_command(step, command)
+
+    for number in (1, 2):
+        with pytest.raises(Stopped):
+            perform(step, run, resume=True)
+        assert len(ran) == number
+    begun = json.loads((step.folder / "fit.begun.json").read_text())
+    (step.folder / "fit.begun.json").write_text(json.dumps({**begun, "seconds": 100.0, "cpu_seconds": 10.0}))
+    facts = perform(step, run, resume=True)
+    assert (facts["seconds"], facts["cpu_seconds"]) == (103.0, 12.0), "with the attempts before"
+    assert [command[3:] for command in ran] == [
+        [],
+        ["--ckpt_path", str(step.folder / "last.ckpt")],
+        ["--ckpt_path", str(step.folder / "resume.ckpt")],
+    ]
+    assert (step.folder / "fit.log").read_text() == "epoch\n" * 3
+    assert facts["command"] == ["fit", "-c", str(step.folder / "cell.yaml")]
+    assert not (step.folder / "fit.begun.json").exists()
+
+
+def test_a_stopped_training_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    step = first_step(tmp_path)
+    step.folder.mkdir(parents=True)
+    (step.folder / "resume.ckpt").write_text("a whole training")
+    begun = step.folder / "fit.begun.json"
+    for content in ('{"key": "another"}', "{half", "[]", '{"key": "' + step.key + '", "seconds": "x"}'):
+        begun.write_text(content)
+        assert resumable(step) is None
+    begun.write_text(json.dumps({"key": step.key}))
+    assert resumable(step) == step.folder / "resume.ckpt"
+    perform(step, lambda command: fake_command(step, command))
+    assert not (step.folder / "resume.ckpt").exists(), "compare starts it anew"

@@ -15,6 +15,7 @@ from lightning_mm import data
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
+from lightning_mm.cli.lightning.tasks_of_slurm import settle
 from lightning_mm.cli.lightning.trainer import SweepingTrainer
 from lightning_mm.cli.references import References
 from lightning_mm.cli.stopping import Stop
@@ -29,24 +30,30 @@ NOT_FOR_USERS = (
     r"The '.*_dataloader' does not have many workers",
     # Our data module is resumed after the batch at which a run was stopped.
     r"You're resuming from a checkpoint that ended before the epoch ended",
+    # Lightning 2.6 says so wherever Slurm is installed, as on any login node.
+    r"The `srun` command is available on your system but is not used",
     # The summary shows the size of the network in float32, which is right.
     r"Precision bf16-mixed is not supported by the model summary",
 )
 """Warnings that a user of the command line can do nothing about."""
 
 
-def run_lightning(args: list[str], stop: Stop | None = None) -> dict[str, Any]:
+def run_lightning(
+    args: list[str], stop: Stop | None = None, command_line: type[CommandLine] = CommandLine
+) -> dict[str, Any]:
     """Run one of the verbs ``fit validate test predict sweep export mean_input features``.
 
     Args:
         args: The words of the command, the verb first.
         stop: Handles signals; with it a training ends in order.
+        command_line: What does the work; another one may only look at the config.
 
     Returns:
         For ``fit``: the ``seconds`` and ``cpu_seconds`` that training took, worker processes of a loader left out, and
         the number of ``trained`` parameters.
     """
     check_configs(args)
+    settle()
     # jsonargparse lists in --help, and finds by its name alone, every class that has been imported.
     for name in data.__all__:
         getattr(data, name)
@@ -60,10 +67,10 @@ def run_lightning(args: list[str], stop: Stop | None = None) -> dict[str, Any]:
     parser = {"parser_mode": "omegaconf+", "allow_abbrev": False}
     verb = args[0]
     # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
-    one = {"subcommands": staticmethod(lambda: {verb: CommandLine.subcommands()[verb]}), "stop": stop}
+    one = {"subcommands": staticmethod(lambda: {verb: command_line.subcommands()[verb]}), "stop": stop}
     noting = type("Parser", (Parser,), {"references": References(verb)})
     with _own_wandb_run():
-        ran = type("CommandLine", (CommandLine,), one)(
+        ran = type("CommandLine", (command_line,), one)(
             BaseTask,
             data.ModalityDropoutDataModule,
             trainer_class=SweepingTrainer,

@@ -1,0 +1,1 @@
+"""Verbs about the jobs of studies, one file each."""

@@ -1,0 +1,1 @@
+"""A queue on this machine, for machines without a scheduler."""

@@ -1,0 +1,1 @@
+"""Submits one command: its profile, its files in the run folder, its jobs."""
