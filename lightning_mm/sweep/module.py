@@ -175,7 +175,7 @@ class SweepModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         index, observed = self._index_and_observed(batch)
-        if not batch_idx and not self._parts and self._samples(len(observed)) >= FEWEST_COSTED:
+        if not batch_idx and not self._parts:
             self._measure(batch, observed)
         statistics: dict[Figures, Statistics] = {}
         for position, run in enumerate(self.runs):
@@ -259,7 +259,7 @@ class SweepModule(LightningModule):
 
     def _measure(self, batch: Batch, observed: Tensor) -> None:
         """Measure one prediction of every method, on a sample that lacks all but one modality where it may."""
-        if not has_whole_network(self.trainer.strategy):
+        if not has_whole_network(self.trainer.strategy) or self._samples(len(observed)) < FEWEST_COSTED:
             return
         found: dict[str, list[Cost]] = {}
         for run in self.runs:

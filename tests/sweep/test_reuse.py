@@ -58,6 +58,7 @@ BATCH = 4
 @pytest.fixture(autouse=True)
 def short_sweeps_try_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_SAMPLES", 0)
+    monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_COSTED", 0)  # measuring is the first call, as in a long sweep
 
 
 def test_only_long_sweeps_try(monkeypatch: pytest.MonkeyPatch) -> None:

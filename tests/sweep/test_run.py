@@ -148,10 +148,9 @@ def test_an_adapter_is_told_what_is_available() -> None:
     task = VoteTask(["depth", "rgb"])
     task.adapter = Told(BIAS)
     sweep(task, loader(Scores(size=2)), trainer=quiet(), bootstrap=0, modalities=["rgb", "depth", "thermal"])
-    # One sample of each is measured, then two samples; off and on; columns in the order of the task, combinations in
-    # that of the data.
+    # two samples; off and on; columns in the order of the task, combinations in that of the data
     once = [[False, True]] * 2 + [[True, False]] * 2 + [[True, True]] * 2
-    assert task.adapter.masks == once[:1] * 2 + once * 2
+    assert task.adapter.masks == once * 2
 
 
 def test_chosen_combinations_split_and_missing_index() -> None:
