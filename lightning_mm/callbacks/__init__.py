@@ -5,6 +5,7 @@ from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 from lightning_mm.callbacks.keyed_seed import KeyedSeed
 from lightning_mm.callbacks.placement import Placement
 from lightning_mm.callbacks.prediction_writer import PredictionWriter
+from lightning_mm.callbacks.resuming import ResumeCheckpoint
 from lightning_mm.callbacks.train_only import TrainOnly
 from lightning_mm.tasks.finite.check import FiniteCheck
 
@@ -15,5 +16,6 @@ __all__ = [
     "KeyedSeed",
     "Placement",
     "PredictionWriter",
+    "ResumeCheckpoint",
     "TrainOnly",
 ]

@@ -17,10 +17,14 @@ from lightning_mm.cli.errors import explain
 from lightning_mm.cli.output import close_output, print_what_can_be_printed
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import UsageError
+from lightning_mm.signals import WARNING
 from lightning_mm.version import __version__
 
 TRACEBACK = "LIGHTNING_MM_TRACEBACK"
 """Environment variable that shows the traceback of a user's mistake too."""
+
+WHOLE = ("validate", "test", "predict", "sweep", "export", "mean_input", "features")
+"""Verbs of some length that keep nothing of what they have done when they are stopped."""
 
 VERBS = {
     "fit": "train a network, or the adapters of a frozen one",
@@ -62,12 +66,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if all went well, 1 for a mistake in data or settings, 2 for one in the command or a config,
-        128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. Defects of ours are raised.
+        128 plus the number of the signal that stopped it: 130 for Ctrl-C, 143 for SIGTERM. After SIGUSR2, a queue's
+        warning that the time is nearly over, 75: run the same command again, it goes on; or 76 if that has been of no
+        use twice. Defects of ours are raised.
     """
     if args is None:
         find_modules_here()
     print_what_can_be_printed()
-    stop = Stop()
+    stop = Stop(of_process=args is None)
     try:
         with stop:
             code = _run(list(sys.argv[1:] if args is None else args), stop)
@@ -77,11 +83,12 @@ def main(args: Sequence[str] | None = None) -> int:
         code = stop.code  # an error while it stops is none of its own
     if stop.follows and (stop.received is not None or code == 128 + signal.SIGTERM):
         return 0  # or Lightning would kill the command that has started this rank
-    if stop.received is not None:
+    if stop.received is None or (stop.received == WARNING and code == 0):  # it has ended in time
+        return code
+    if not stop.quiet:
         with suppress(OSError):
             print(f"lightning-mm: {stop.message()}", file=sys.stderr)
-        return stop.code
-    return code
+    return stop.code
 
 
 def _run(args: list[str], stop: Stop) -> int:
@@ -135,6 +142,7 @@ def _dispatch(args: list[str], stop: Stop) -> None:
         hint = f"did you mean {close[0]!r}?" if close else "see `lightning-mm --help`"
         raise UsageError(f"expected a verb first, one of {', '.join(VERBS)}; got {args[0]!r}; {hint}")
     else:
+        stop.continues = args[0] not in WHOLE
         _runner(args[0], stop)(args)
 
 

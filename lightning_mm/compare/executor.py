@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from lightning_mm.compare.plan import Step
 from lightning_mm.compare.step_runner import Facts
 from lightning_mm.errors import LightningMMError, Stopped
+from lightning_mm.signals import WARNING
 
 Result = TypeVar("Result")
 Perform = Callable[[Step], Facts]
@@ -167,6 +168,8 @@ def threads_of(jobs: int) -> int:
 def begin_worker(parent: int) -> None:
     """Prepare a worker process: the study alone tells it to end."""
     signal.signal(signal.SIGTERM, _end_worker)
+    if WARNING > 0:  # a queue sends it to all processes of a job
+        signal.signal(WARNING, signal.SIG_IGN)
     die_with_parent(parent)
 
 

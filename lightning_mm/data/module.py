@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
+from lightning_mm.data.loader_process import begin_loader_process
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
 from lightning_mm.errors import check_whole
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
@@ -190,6 +191,7 @@ class ModalityDropoutDataModule(LightningDataModule):
             pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers and workers,
             prefetch_factor=self.prefetch_factor if workers else None,
+            worker_init_fn=begin_loader_process if workers else None,
         )
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from lightning_mm.results.bootstrap import Bootstrap, resample_counts
@@ -112,6 +113,7 @@ def sweep(
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
+    leave_requeueing_to_us(trainer)
     collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer, reuse)
 
     rows, samples = _figures(tasks, runs, known, collected, seed)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from types import FrameType
 
 import pytest
 
 from lightning_mm.cli import main
-from lightning_mm.cli.stopping import LAUNCHER, SIGNALS, Stop
+from lightning_mm.cli.stopping import LAUNCHER, SCHEDULED, SIGNALS, Stop
 from lightning_mm.errors import Stopped
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -41,27 +40,39 @@ def test_the_first_signal_is_raised_and_handlers_are_put_back() -> None:
         with pytest.raises(Stopped, match=str(int(number))), stop:
             os.kill(os.getpid(), number)
         assert stop.received == number
-        assert stop.code == 128 + number
+        assert stop.code == (75 if number == signal.SIGUSR2 else 128 + number)
         assert handlers() == before
         assert LAUNCHER not in os.environ
 
 
-def test_while_a_batch_is_trained_it_is_passed_to_lightnings_handler_once() -> None:
-    for number in SIGNALS:
-        told: list[int] = []
-        with Stop() as stop:
-            stop.deferring = True
-
-            def lightnings(one: int, frame: FrameType | None, stop: Stop = stop, told: list[int] = told) -> None:
-                told.append(one)
-                stop(one, frame)  # it calls the handler that was there, too
-
-            signal.signal(signal.SIGTERM, lightnings)
+def test_a_training_is_told_and_a_stronger_signal_takes_the_place_of_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SCHEDULED, "7")
+    with Stop() as stop:
+        stop.deferring = True
+        for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):
             os.kill(os.getpid(), number)
-            signal.signal(signal.SIGTERM, stop)
-        assert told == [signal.SIGTERM]
-        assert stop.received == number
-        assert stop.message() == f"stopped by {signal.Signals(number).name}"
+        assert stop.received == signal.SIGTERM
+        assert stop.message() == "stopped by SIGTERM"
+        assert stop.code == 143
+
+
+def test_what_srun_sends_to_a_command_that_has_saved_changes_nothing() -> None:
+    with Stop() as stop:
+        stop.deferring = True
+        os.kill(os.getpid(), signal.SIGUSR2)
+        stop.ending()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.code == 75
+    stop.gave_up = True
+    assert stop.code == 76
+
+
+def test_a_command_that_cannot_go_on_later_does_not_listen_to_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    with Stop() as stop:
+        stop.continues = False
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.received is None
+    assert capfd.readouterr().err == "lightning-mm: SIGUSR2: this command cannot be continued later, so it goes on\n"
 
 
 def test_handlers_of_a_caller_stay() -> None:

@@ -1,18 +1,17 @@
 """Commands that are stopped or killed at named points: the right exit code, nobody and nothing left, the same files.
 
-After a stop the command is run again, a training from its ``last.ckpt`` where there is one; the files then equal those
-of a command that nobody has stopped. Every test prints the table of its kills.
+After a stop the command is run again, a training with ``--ckpt_path auto``; the files then equal those of a command
+that nobody has stopped. Every test prints the table of its kills.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ import yaml
 
 from lightning_mm.adapters import load
 from lightning_mm.errors import LightningMMError
+from tests.support.kill_client import Server
 from tests.support.kill_server import saved_network
-from tests.support.repository import REPOSITORY
 from tests.support.studies import write_study
 from tests.support.tiny_run import BASE
 
@@ -30,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs fork, and /proc to look for processes"),
 ]
 
-CODES = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
+CODES = ("SIGKILL", "SIGTERM", "SIGINT")
 MORE = """
 trainer:
   max_epochs: 3
@@ -74,54 +73,6 @@ STUDY = {
     "values are chosen": "lightning_mm.compare.runner:choose:1",
     "the table is written": "replace:sweep.csv:1",
 }  # fmt: skip
-
-
-class Server:
-    """Runs commands in children of a process that has imported everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.kills = folder, list[str]()
-        command = [sys.executable, "-m", "tests.support.kill_server"]
-        self.process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, what: str, args: list[str], point: str = "", *signals: str, limit: int = 0) -> dict[str, Any]:
-        """Run a command; with a point, send signals there; with a limit, let no file grow beyond it."""
-        task = {
-            "run": what,
-            "args": args,
-            "folder": str(self.folder),
-            "log": str(self.folder / "log"),
-            "point": point,
-            "signals": signals,
-            "limit": limit,
-        }
-        lines: IO[str] | None = self.process.stdin
-        answers = self.process.stdout
-        assert lines is not None
-        assert answers is not None
-        lines.write(json.dumps(task) + "\n")
-        lines.flush()
-        return json.loads(answers.readline())
-
-    def whole(self, what: str, args: list[str]) -> None:
-        """Run a command to its end."""
-        assert self.run(what, args)["code"] == 0, self.log()
-
-    def killed(self, what: str, args: list[str], point: str, name: str, number: str) -> None:
-        """Kill a command and look at how it ends."""
-        answer = self.run(what, args, point, number)
-        verb = args[0] if what == "main" else what
-        self.kills.append(f"{verb:8} {name:32} {number:8} {answer['code']:4}  left: {len(answer['left'])}")
-        assert answer == {"code": CODES[number], "left": []}, f"{self.kills[-1]}\n{answer}\n{self.log()}"
-        log = self.log()
-        assert "Traceback" not in log, log
-        said = [line for line in log.splitlines() if line.startswith("lightning-mm: stopped by ")]
-        assert len(said) == (what == "main" and number != "SIGKILL"), log
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +162,12 @@ def test_fit(server: Server, number: str) -> None:
     for place, (name, point) in enumerate(FIT.items()):
         folder = f"fit{number}{place}"
         server.killed("main", fit(folder), point, name, number)
-        last = server.folder / folder / "last.ckpt"
+        resume = server.folder / folder / "resume.ckpt"
         if number != "SIGKILL" and place not in (0, 6, 9):
             assert "resume with --ckpt_path" in server.log()
-            assert last.is_file()
-        server.whole("main", fit(folder, *(["--ckpt_path", str(last)] if last.is_file() else [])))
+            assert resume.is_file()
+        server.whole("main", fit(folder, "--ckpt_path", "auto"))
+        assert not resume.exists()
         after = contents(server.folder / folder)
         assert list(after) == list(whole), name
         assert [key for key in whole if after[key] != whole[key]] == [], name

@@ -67,7 +67,7 @@ def test_ranks(tmp_path: Path, name: str, code: int) -> None:
     said = ended(tmp_path, [*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"], f"run {name} self", code)
     if name != "SIGKILL":
         assert said.count("lightning-mm: stopped by ") == 1
-        assert (tmp_path / "run" / "last.ckpt").is_file()
+        assert (tmp_path / "run" / "resume.ckpt").is_file()
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])

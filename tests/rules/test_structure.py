@@ -24,6 +24,7 @@ RANKS = {
     "version": 0,
     "errors": 0,
     "moved": 0,
+    "signals": 0,
     "files": 1,
     "tree": 1,
     "provenance": 1,

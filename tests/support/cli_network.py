@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class TinyNetwork(nn.Module):
     """Enough of a segmenter to learn something in a second."""
 
-    def __init__(self, channels: dict[str, int], num_classes: int, width: int = 8) -> None:
+    def __init__(self, channels: dict[str, int], num_classes: int, width: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.channels, self.num_classes = dict(channels), num_classes
         self.encoders = nn.ModuleDict({name: nn.Conv2d(size, width, 3, padding=1) for name, size in channels.items()})
         self.norm = nn.BatchNorm2d(width)
@@ -18,7 +19,8 @@ class TinyNetwork(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         features = torch.stack([encoder(inputs[name]) for name, encoder in self.encoders.items()]).sum(0)
-        return self.head(torch.relu(self.norm(features)))
+        dropped = nn.functional.dropout(torch.relu(self.norm(features)), self.dropout, self.training)
+        return self.head(dropped)
 
 
 class TinyStream(nn.Sequential):

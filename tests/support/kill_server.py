@@ -1,8 +1,9 @@
 """A process that has imported everything and forks a child per command, which gets a signal at a named point.
 
 ``python -m tests.support.kill_server`` reads one JSON object a line and answers with one: ``{"run": "main" or
-"save" or "study", "args": [...], "folder": ..., "log": ..., "point": ..., "signals": [...], "limit": ...}`` gives
-``{"code": ..., "left": [...]}``. A fork takes no time where starting Python and importing torch takes seconds.
+"save" or "study", "args": [...], "folder": ..., "log": ..., "point": ..., "signals": [...], "limit": ..., "ranks": ...,
+"to": ...}`` gives ``{"code": ..., "left": [...]}``, with several ranks the list of their codes. A fork takes no time
+where starting Python and importing torch takes seconds.
 
 A point is ``module:name:count``: the signals are sent before the count-th call of that function; or
 ``replace:file:count``, before the count-th renaming to a file of that name. With a limit no file may grow beyond that
@@ -17,6 +18,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -53,21 +55,45 @@ def warm_up() -> None:
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Run one command in a forked child; its exit code, and what processes it has left."""
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        os._exit(in_child(task))
-    _, status = os.waitpid(child, 0)
+    """Run one command in a forked child, or one in each rank; exit codes, and what processes they have left."""
+    ranks = task.get("ranks", 1)
+    Path(task["log"]).write_bytes(b"")
+    port = free_port() if ranks > 1 else 0
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            if ranks > 1:
+                os.environ.update(rank_environment(rank, ranks, port))
+            if task.get("to", 0) not in (rank, -1):
+                task["point"] = ""
+            os._exit(in_child(task))
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     end = time.monotonic() + ENDS_WITHIN
-    while (left := living(child)) and time.monotonic() < end:
+    while (left := [one for child in children for one in living(child)]) and time.monotonic() < end:
         time.sleep(0.02)
-    return {"code": os.waitstatus_to_exitcode(status), "left": left}
+    return {"code": codes[0] if ranks == 1 else codes, "left": left}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What ``torchrun`` tells a rank."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    return {**{key: str(value) for key, value in numbers.items()}, **place, "TORCHELASTIC_RUN_ID": "kills"}
 
 
 def in_child(task: dict[str, Any]) -> int:
     """Run one command; what it prints goes to its log."""
-    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(task["folder"])

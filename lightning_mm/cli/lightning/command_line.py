@@ -10,15 +10,17 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter
+from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter, ResumeCheckpoint
+from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
 from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
 from lightning_mm.cli.lightning.checkpoint_files import check_content, check_places, use_whole_checkpoints
 from lightning_mm.cli.lightning.parser import plain_config
 from lightning_mm.cli.lightning.preflight import facts_of, preflight
-from lightning_mm.cli.lightning.stop_in_order import StopInOrder
+from lightning_mm.cli.lightning.resume import AUTO, HOPELESS, USELESS, Attempt
 from lightning_mm.cli.stopping import Stop
-from lightning_mm.errors import UsageError, shown
+from lightning_mm.errors import Stopped, UsageError, shown
 from lightning_mm.files import check_folder
+from lightning_mm.signals import WARNING
 from lightning_mm.tracking import OfflineFirstWandbLogger, log_fit
 
 CHECKPOINT_WORDS = ("last", "hpc")
@@ -31,6 +33,8 @@ class CommandLine(LightningCLI):
     """Our verbs, one list of modalities for data and task, and checkpoints that never change settings."""
 
     stop: Stop | None = None
+    _attempt: Attempt | None = None
+    _found: Path | None = None
     _started = 0.0, 0.0
 
     @staticmethod
@@ -57,11 +61,27 @@ class CommandLine(LightningCLI):
         # Lightning 2.6 lets the settings in a checkpoint win over those on the command line. Here the configs say what
         # the network is; a checkpoint of another one is an error when its weights are loaded.
         verb = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit":
+            self._begin(verb)
         for name, path in {"ckpt_path": verb.get("ckpt_path"), **(verb.get("also") or {})}.items():
-            if path and not (path in CHECKPOINT_WORDS and self.config.subcommand in READING):
+            word = path in CHECKPOINT_WORDS and self.config.subcommand in READING
+            if path and not word and not (path == AUTO and self.config.subcommand == "fit"):
                 check_checkpoint(name, path)
                 if self.config.subcommand in READING:
                     check_content(name, path, resumed=self.config.subcommand == "fit")
+
+    def _begin(self, verb: Namespace) -> None:
+        """Look for the checkpoint of ``--ckpt_path auto``, before data and network are made."""
+        config = plain_config(self._parser("fit"), verb)
+        if "://" in str(config["trainer"].get("default_root_dir")):
+            if verb.get("ckpt_path") == AUTO:
+                raise UsageError(f"ckpt_path {AUTO} needs a trainer.default_root_dir on this machine, not a URL")
+            return
+        self._attempt = Attempt.of(config)
+        if verb.get("ckpt_path") != AUTO:
+            return
+        self._found = self._attempt.find(config)
+        self._attempt.begin(self._found)
 
     def before_instantiate_classes(self) -> None:
         # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
@@ -73,19 +93,50 @@ class CommandLine(LightningCLI):
             check_folder(folder)
         trainer = super().instantiate_trainer(**settings)
         use_whole_checkpoints(trainer)
+        leave_requeueing_to_us(trainer)
         return trainer
 
     def before_fit(self) -> None:
         check_places(self.trainer)
         adapts = any(isinstance(one, FrozenBackboneAdapter) for one in self.trainer.callbacks)  # type: ignore[attr-defined]
         self._set_job_type("adapt" if adapts else "base")
-        if self.stop is not None:
-            self.trainer.callbacks.append(StopInOrder(self.stop))  # type: ignore[attr-defined]
+        self._resuming = self._resume_checkpoint()
+        if self._get(self.config, "ckpt_path") == AUTO:
+            self.config_init["fit"]["ckpt_path"] = self._found and str(self._found)
         self.datamodule.setup("fit")
         preflight(self.model, next(iter(self.datamodule.val_dataloader())))
         self._started = time.perf_counter(), time.process_time()
 
+    def _resume_checkpoint(self) -> ResumeCheckpoint:
+        """The callback of the config, or one that is added; without ``stop`` it leaves signals to the caller."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        found = next((one for one in callbacks if isinstance(one, ResumeCheckpoint)), None)
+        if found is None:
+            found = ResumeCheckpoint()
+            callbacks.append(found)
+        found.signals = self.stop
+        found.listens = self.stop is not None
+        found.settings = self._attempt and self._attempt.settings
+        return found
+
+    def fit(self, **settings: Any) -> None:
+        """Train; a warning that has come twice before a step was made is not answered by a wish to be requeued."""
+        attempt = self._attempt
+        if attempt is not None and self._get(self.config, "ckpt_path") != AUTO and attempt.state() is not None:
+            attempt.write()  # it starts anew
+        try:
+            self.trainer.fit(**settings)
+        except Stopped:
+            warned = self.stop is not None and self.stop.received == WARNING
+            if self.stop is not None and warned and attempt is not None and not self._resuming.progressed:
+                self.stop.gave_up = attempt.useless() >= USELESS
+                self.stop.note = HOPELESS if self.stop.gave_up else self.stop.note
+            raise
+
     def after_fit(self) -> None:
+        timed = self._get(self.config, "trainer").get("max_time") is not None
+        if self._attempt is not None and not timed and not getattr(self.trainer, "fast_dev_run", False):
+            self._attempt.write(step=self.trainer.global_step, finished=True)
         trained = (one.numel() for one in self.model.parameters() if one.requires_grad)
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         self.facts = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "trained": sum(trained)}

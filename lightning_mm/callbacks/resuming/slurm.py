@@ -1,0 +1,37 @@
+"""Switches Lightning's own requeueing under Slurm off: it saves in a signal handler and takes files of other runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+
+def leave_requeueing_to_us(trainer: Trainer) -> None:
+    """Let a trainer neither requeue its job nor resume a ``hpc_ckpt_*.ckpt`` that nobody has asked for.
+
+    Under Slurm, Lightning 2.6 saves such a file into ``default_root_dir`` at SIGUSR1, and from then on every trainer
+    with that folder loads it: that of another fit, and of a sweep.
+    """
+    environment: Any = getattr(getattr(trainer, "_accelerator_connector", None), "cluster_environment", None)
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
+    connector: Any = getattr(trainer, "_checkpoint_connector", None)
+    if connector is not None and not hasattr(connector, "asked_for_hpc"):
+        kind = type(connector)
+        connector.__class__ = type(kind.__name__, (_OnlyAsked, kind), {})
+
+
+class _OnlyAsked:
+    """In front of Lightning's class that finds checkpoints."""
+
+    asked_for_hpc = False
+
+    @property
+    def _hpc_resume_path(self) -> Any:
+        return super()._hpc_resume_path if self.asked_for_hpc else None  # type: ignore[misc]
+
+    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **settings: Any) -> Any:
+        self.asked_for_hpc = ckpt_path == "hpc"
+        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **settings)  # type: ignore[misc]
