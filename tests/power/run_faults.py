@@ -6,6 +6,18 @@ from tests.power.fault import Fault
 
 RUN_FAULTS = (
     Fault(
+        name="resumed-epoch-repeats-a-batch",
+        consequence=(
+            "A run that was stopped in the middle of an epoch trains on a batch again and never on the last one, so it "
+            "ends with other weights than the uninterrupted one."
+        ),
+        file="lightning_mm/data/module.py",
+        old="sampler.continue_after(batches.current.processed)",
+        new="sampler.continue_after(batches.current.processed - 1)",
+        caught_by="tests/callbacks/test_resume_checkpoint.py::test_it_saves_ends_and_goes_on[12-75]",
+        before="",
+    ),
+    Fault(
         name="macro-f1-counts-absent-classes",
         consequence=(
             "Macro-F1 counts 0 for classes that are in neither truth nor prediction: figures of small or "
