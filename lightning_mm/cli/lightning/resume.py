@@ -147,8 +147,8 @@ class Attempt:
             raise SystemExit(0)
         step = 0 if path is None else int(read_checkpoint(path, in_place=True).get("global_step", 0))
         if self.restart == 0 or state is None or step > state.step or self.restart < state.restart:
-            self.write(step=step)
-        if self.useless() > USELESS:
+            self.write(step=step)  # by the first rank; the others may look before or after it
+        elif self.restart - state.restart > USELESS:
             say(HOPELESS)
             raise SystemExit(GAVE_UP)
         say("ckpt_path auto: " + (f"goes on from {path}, step {step}" if path else "a first start, nothing to resume"))
