@@ -76,6 +76,8 @@ class Attempt:
     folder: Path
     settings: dict[str, Any]
     restart: int = 0
+    has_resume: bool = False
+    """Whether :meth:`find` has found a ``resume.ckpt`` of this run."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Attempt:
@@ -134,6 +136,7 @@ class Attempt:
             )
         for one in others:
             say(f"ckpt_path auto: left out: {one}")
+        self.has_resume = any(path.name == RESUME for _, _, path in own)
         return max(own)[2] if own else None
 
     def begin(self, path: Path | None) -> None:
@@ -144,8 +147,8 @@ class Attempt:
             raise SystemExit(0)
         step = 0 if path is None else int(read_checkpoint(path, in_place=True).get("global_step", 0))
         if self.restart == 0 or state is None or step > state.step or self.restart < state.restart:
-            self.write(step=step)
-        if self.useless() > USELESS:
+            self.write(step=step)  # by the first rank; the others may look before or after it
+        elif self.restart - state.restart > USELESS:
             say(HOPELESS)
             raise SystemExit(GAVE_UP)
         say("ckpt_path auto: " + (f"goes on from {path}, step {step}" if path else "a first start, nothing to resume"))
