@@ -21,6 +21,7 @@ BENCHMARKS = REPOSITORY / "experiments" / "benchmarks"
         ("adapters", ["absent", "transformer"], 14),
         ("reference_networks", ["MulT, 24 x 50 steps"], 4),
         ("sweeps", ["base", "layers", "--batches", "1"], 4),
+        ("training", ["loop", "--steps", "2"], 1),
     ],
 )
 def test_a_table_of_ratios(tmp_path: Path, script: str, only: list[str], rows: int) -> None:
