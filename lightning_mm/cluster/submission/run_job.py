@@ -39,7 +39,7 @@ class RunJob:
 
     Args:
         verb: The verb.
-        facts: What is known of its config, see :mod:`lightning_mm.cli.lightning.look`.
+        facts: What is known of its config, see :mod:`lightning_mm.cli.cluster.look`.
         settings: What the job asks for.
         workdir: The working directory of the command.
         submitted: How it was submitted.
@@ -86,6 +86,9 @@ class RunJob:
         config = yaml.safe_load(self.facts["config"])
         if self.settings.ranks > 1 and config["trainer"].get("strategy") in (None, "auto"):
             config["trainer"]["strategy"] = "ddp"
+        devices = config["trainer"].get("devices")
+        if isinstance(devices, str) and devices.isdigit():  # jsonargparse takes a number of the command line for a text
+            config["trainer"]["devices"] = int(devices)
         head = f"# The config of job.sh, as it was when the job was submitted: {' '.join(self.submitted.split())}\n"
         return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
