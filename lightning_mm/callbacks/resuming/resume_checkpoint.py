@@ -68,6 +68,8 @@ class ResumeCheckpoint(Callback):
         """Whether it sets handlers, in the main thread."""
         self.settings: dict[str, Any] | None = None
         """Kept in all checkpoints of the run."""
+        self.has_older = False
+        """Whether there is a file of this run already, which is removed in the end even if it was not resumed."""
         self.progressed = False
         """Whether this process has saved, in ``resume.ckpt`` or ``last.ckpt``, a step that it has trained."""
         self._listening: Signals | None = None
@@ -142,7 +144,7 @@ class ResumeCheckpoint(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         place = Path(trainer.default_root_dir) / RESUME
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).absolute() == place.absolute()
-        if trainer.is_global_zero and (self._written or resumed):
+        if trainer.is_global_zero and (self._written or self.has_older or resumed):
             place.unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -199,8 +201,8 @@ class ResumeCheckpoint(Callback):
         place = Path(trainer.default_root_dir) / RESUME
         try:
             # Ranks other than the first one touch no file; they take part in what gathers the weights.
-            with replaced_file(place) if trainer.is_global_zero else nullcontext() as part:
-                told, part = True, trainer.strategy.broadcast(part and str(part))
+            with replaced_file(place) if trainer.is_global_zero else nullcontext() as new:
+                told, part = True, trainer.strategy.broadcast(None if new is None else str(new))
                 if part is not None:
                     trainer.save_checkpoint(part, weights_only=False)
                 saved = True

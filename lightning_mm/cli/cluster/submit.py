@@ -192,7 +192,7 @@ def _check_resources(scheduler: Scheduler, settings: JobSettings, dry_run: bool)
 def _looked_at(words: Sequence[str], options: argparse.Namespace, settings: JobSettings, command: str) -> RunJob:
     """The job of a command whose config is right."""
     start = time.perf_counter()
-    from lightning_mm.cli.lightning.look import look
+    from lightning_mm.cli.cluster.look import look
     from lightning_mm.cluster.script import trainer_settings
     from lightning_mm.cluster.submission.run_job import RunJob
 

@@ -116,7 +116,8 @@ class CommandLine(LightningCLI):
             callbacks.append(found)
         found.signals = self.stop
         found.listens = self.stop is not None
-        found.settings = self._attempt and self._attempt.settings
+        found.settings = None if self._attempt is None else self._attempt.settings
+        found.has_older = self._attempt is not None and self._attempt.has_resume
         return found
 
     def fit(self, **settings: Any) -> None:

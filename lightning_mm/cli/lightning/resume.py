@@ -76,6 +76,8 @@ class Attempt:
     folder: Path
     settings: dict[str, Any]
     restart: int = 0
+    has_resume: bool = False
+    """Whether :meth:`find` has found a ``resume.ckpt`` of this run."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Attempt:
@@ -134,6 +136,7 @@ class Attempt:
             )
         for one in others:
             say(f"ckpt_path auto: left out: {one}")
+        self.has_resume = any(path.name == RESUME for _, _, path in own)
         return max(own)[2] if own else None
 
     def begin(self, path: Path | None) -> None:

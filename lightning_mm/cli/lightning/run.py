@@ -15,9 +15,9 @@ from lightning_mm import data
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
-from lightning_mm.cli.lightning.tasks_of_slurm import settle
 from lightning_mm.cli.lightning.trainer import SweepingTrainer
 from lightning_mm.cli.references import References
+from lightning_mm.cli.slurm_tasks import settle
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.tasks import BaseTask
 

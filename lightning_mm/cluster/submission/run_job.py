@@ -39,7 +39,7 @@ class RunJob:
 
     Args:
         verb: The verb.
-        facts: What is known of its config, see :mod:`lightning_mm.cli.lightning.look`.
+        facts: What is known of its config, see :mod:`lightning_mm.cli.cluster.look`.
         settings: What the job asks for.
         workdir: The working directory of the command.
         submitted: How it was submitted.

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from lightning_mm.cli.errors import explain
-from lightning_mm.cli.lightning.tasks_of_slurm import settle
+from lightning_mm.cli.slurm_tasks import settle
 from lightning_mm.errors import LightningMMError
 
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job.sh", "SLURM_PROCID": "0"}

@@ -26,6 +26,9 @@ class Parsed(CommandLine):
     the ``default_root_dir``.
     """
 
+    def _parse_ckpt_path(self) -> None:
+        pass  # an earlier job may have yet to write it
+
     def instantiate_classes(self) -> None:
         pass
 
@@ -42,6 +45,9 @@ class Parsed(CommandLine):
 
 class Looked(Parsed):
     """Makes trainer, network and data as well, and runs a few samples through the network."""
+
+    def _parse_ckpt_path(self) -> None:
+        CommandLine._parse_ckpt_path(self)
 
     def instantiate_classes(self) -> None:
         CommandLine.instantiate_classes(self)
