@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ LOCK = ".lock"
 """Lock file of a folder in which a study or a step works."""
 BEGUN = "fit.begun.json"
 """File of a training that has begun: its key, and the seconds that earlier attempts took."""
+STATE = "fit.state.json"
+"""File of `fit` itself: how far it has come, and whether it has finished."""
 RESUMABLE = ("resume.ckpt", "last.ckpt")
 """Checkpoints of a whole training, which may be continued from; the newest one counts."""
 
@@ -59,10 +61,10 @@ def perform(step: Step, run: Run, resume: bool = False) -> Facts:
             return facts
         checkpoint = resumable(step) if resume else None
         if step.stage == "fit" and checkpoint is None:
-            _empty(step.folder)
+            _empty(step.folder, keep=(LOCK, STATE) if resume and _has_begun(step) and not _has_ended(step) else (LOCK,))
         with logged(step.folder / f"{step.stage}.log", append=checkpoint is not None):
             try:
-                facts = _run(step, run, checkpoint)
+                facts = _run(step, run, checkpoint, resume)
             except Exception:
                 traceback.print_exc()  # for the log; the study's error is shorter
                 raise
@@ -74,10 +76,23 @@ def perform(step: Step, run: Run, resume: bool = False) -> Facts:
 
 def resumable(step: Step) -> Path | None:
     """The newest checkpoint that a stopped training with the same settings has left, if there is one."""
-    if step.stage != "fit" or not step.command or _begun(step).get("key") != step.key:
+    if step.stage != "fit" or not step.command or not _has_begun(step):
         return None
     found = [path for name in RESUMABLE if (path := step.folder / name).is_file()]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _has_begun(step: Step) -> bool:
+    return _begun(step).get("key") == step.key
+
+
+def _has_ended(step: Step) -> bool:
+    """Whether a training has ended well before its marker was written."""
+    try:
+        content: Any = json.loads((step.folder / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("finished") is True
 
 
 def _begun(step: Step) -> Facts:
@@ -148,7 +163,7 @@ def _written(step: Step) -> list[Path]:
     return [out if step.stage in ("means", "features") else out / "sweep.csv"]
 
 
-def _run(step: Step, run: Run, checkpoint: Path | None) -> Facts:
+def _run(step: Step, run: Run, checkpoint: Path | None, resume: bool) -> Facts:
     if step.stage == "fit":
         config = patched(resolve(step.stack, step.overrides, run), step.patch)
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"
@@ -158,7 +173,7 @@ def _run(step: Step, run: Run, checkpoint: Path | None) -> Facts:
     facts: Facts = {}
     try:
         if step.stage == "fit" and step.command:
-            facts = _train(step, run, checkpoint)
+            facts = _train(step, run, checkpoint, resume)
         elif step.command:
             facts = run(list(step.command))
     except NotApplicableError as error:
@@ -171,10 +186,13 @@ def _run(step: Step, run: Run, checkpoint: Path | None) -> Facts:
     return {**facts, "command_seconds": round(time.perf_counter() - start, 2)}
 
 
-def _train(step: Step, run: Run, checkpoint: Path | None) -> Facts:
+def _train(step: Step, run: Run, checkpoint: Path | None, resume: bool) -> Facts:
     """Train, or continue; what is counted in seconds includes the attempts before this one."""
-    before = _begun(step) if checkpoint is not None else {}
-    earlier = {name: float(before.get(name, 0)) for name in ("seconds", "cpu_seconds")}
+    more = ["--ckpt_path", "auto"] if resume else []  # it also gives up where starting again is of no use
+    if checkpoint is not None and _has_ended(step):
+        more = ["--ckpt_path", str(checkpoint)]  # nothing is left to train; it says what the marker needs
+    begun = _begun(step) if checkpoint is not None else {}
+    earlier = {name: float(begun.get(name, 0)) for name in ("seconds", "cpu_seconds")}
 
     def note(wall: float, cpu: float) -> None:
         spent = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
@@ -182,23 +200,22 @@ def _train(step: Step, run: Run, checkpoint: Path | None) -> Facts:
 
     note(earlier["seconds"], earlier["cpu_seconds"])
     start = time.perf_counter(), time.process_time()
-    more = [] if checkpoint is None else ["--ckpt_path", str(checkpoint)]
     try:
         facts = run([*step.command, *more])
     except BaseException:  # a signal too
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         note(earlier["seconds"] + wall, earlier["cpu_seconds"] + cpu)
         raise
-    return {**facts, **{name: round(facts[name] + more, 2) for name, more in earlier.items() if name in facts}}
+    return {**facts, **{name: round(facts[name] + before, 2) for name, before in earlier.items() if name in facts}}
 
 
-def _empty(folder: Path) -> None:
+def _empty(folder: Path, keep: Sequence[str]) -> None:
     """Remove what an earlier, unfinished or outdated run left."""
     # Markers first: a half emptied folder must not look finished.
     for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith(".done.json")):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in keep:
             path.unlink()
 
 

@@ -78,19 +78,15 @@ def test_a_stopped_training_is_continued_if_asked_to(tmp_path: Path) -> None:
             raise Stopped(signal.SIGUSR2)
         return fake_command(step, command)
 
-    for number in (1, 2):
+    for name in ("last.ckpt", "resume.ckpt"):
         with pytest.raises(Stopped):
             perform(step, run, resume=True)
-        assert len(ran) == number
+        assert resumable(step) == step.folder / name
     begun = json.loads((step.folder / "fit.begun.json").read_text())
     (step.folder / "fit.begun.json").write_text(json.dumps({**begun, "seconds": 100.0, "cpu_seconds": 10.0}))
     facts = perform(step, run, resume=True)
     assert (facts["seconds"], facts["cpu_seconds"]) == (103.0, 12.0), "with the attempts before"
-    assert [command[3:] for command in ran] == [
-        [],
-        ["--ckpt_path", str(step.folder / "last.ckpt")],
-        ["--ckpt_path", str(step.folder / "resume.ckpt")],
-    ]
+    assert [command[3:] for command in ran] == [["--ckpt_path", "auto"]] * 3
     assert (step.folder / "fit.log").read_text() == "epoch\n" * 3
     assert facts["command"] == ["fit", "-c", str(step.folder / "cell.yaml")]
     assert not (step.folder / "fit.begun.json").exists()
@@ -108,3 +104,36 @@ def test_a_stopped_training_of_other_settings_is_not_continued(tmp_path: Path) -
     assert resumable(step) == step.folder / "resume.ckpt"
     perform(step, lambda command: fake_command(step, command))
     assert not (step.folder / "resume.ckpt").exists(), "compare starts it anew"
+
+
+def test_a_training_that_was_killed_before_it_saved_remembers_how_often(tmp_path: Path) -> None:
+    step = first_step(tmp_path)
+
+    def killed(command: list[str]) -> dict[str, Any]:
+        if "--print_config" in command:
+            return fake_command(step, command)
+        assert not (step.folder / "best.ckpt").exists(), "it starts anew"
+        (step.folder / "best.ckpt").write_text("of an epoch")
+        (step.folder / "fit.state.json").write_text('{"finished": false}')
+        raise Stopped(signal.SIGUSR2)
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            perform(step, killed, resume=True)
+    assert (step.folder / "fit.state.json").exists(), "`fit` gives up after some starts without a step"
+
+
+def test_a_training_that_ended_before_its_marker_is_not_trained_again(tmp_path: Path) -> None:
+    step = first_step(tmp_path)
+    step.folder.mkdir(parents=True)
+    for name, content in (("last.ckpt", "whole"), ("fit.begun.json", json.dumps({"key": step.key}))):
+        (step.folder / name).write_text(content)
+    (step.folder / "fit.state.json").write_text('{"finished": true}')
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        ran.append(command)
+        return fake_command(step, command)
+
+    assert perform(step, run, resume=True)["trained"] == 7
+    assert ran[-1][3:] == ["--ckpt_path", str(step.folder / "last.ckpt")], "`auto` would end at once, without figures"

@@ -35,6 +35,7 @@ def run_cell_task(args: list[str], stop: Stop) -> None:
     def run(command: list[str]) -> dict[str, Any]:
         from lightning_mm.cli.lightning.run import run_lightning
 
+        stop.continues = command[0] == "fit"  # a sweep that is warned may still end in time
         return run_lightning(command, stop)
 
     launched = command_of_launched()

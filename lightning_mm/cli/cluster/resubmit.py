@@ -21,7 +21,7 @@ def run_resubmit(args: list[str]) -> None:
     parser.add_argument("--again", action="store_true", help="delete and repeat finished runs whose settings changed")
     for name in ("time", "mem", "partition", "account", "qos", "constraint", "nodelist", "exclude"):
         parser.add_argument(f"--{name}", help="as for `submit`; by default as it was submitted")
-    for name in ("cpus_per_task", "array_limit", "max_requeues"):
+    for name in ("cpus_per_task", "array_limit", "max_requeues", "jobs"):
         parser.add_argument(f"--{name}", type=int, help="as for `submit`; by default as it was submitted")
     options = vars(parser.parse_args(args))
 

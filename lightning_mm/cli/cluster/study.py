@@ -80,8 +80,7 @@ def queue(folder: JobsFolder, scheduler: str) -> None:
     from lightning_mm.cluster.graph.submit import submit_jobs
     from lightning_mm.cluster.schedulers import largest_array, scheduler_of
 
-    # on this machine the limit holds for all jobs together
-    limit = folder.read_ledger().settings.array_limit or 1
+    limit = folder.read_ledger().settings.jobs
     queued = submit_jobs(folder, scheduler, lambda name: scheduler_of(name, limit), largest_array(scheduler))
     ids = [job.id for job in folder.read_ledger().submissions[-1].jobs] if queued.batches else []
     print("\n".join(_lines(queued, dict(zip((batch.name for batch in queued.batches), ids)))))
