@@ -13,6 +13,8 @@ from typing import Any
 from lightning_mm.errors import LightningMMError
 
 PACKAGES = ("lightning-mm", "torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "numpy", "wandb")
+STUDY = "LIGHTNING_MM_STUDY"
+"""Environment variable: the study that a command belongs to."""
 SHOWN = 12
 """Digits of a fingerprint that are shown."""
 

@@ -28,7 +28,14 @@ from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.left_out import adapted_and_left_out
 from lightning_mm.adapters.network.eval_mode import FrozenState
-from lightning_mm.adapters.network.inputs import Call, InputPath, check_available, fill_absent, parameter_path
+from lightning_mm.adapters.network.inputs import (
+    Call,
+    InputPath,
+    check_available,
+    fill_absent,
+    parameter_path,
+    replace_nothing,
+)
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
@@ -213,6 +220,7 @@ class Adapter(nn.Module):
         if path and given is None:
             call = path.put(call, available)
         available = self.check(available, call)
+        call = replace_nothing(call, available, self.paths, self.example, network)
         call = fill_absent(call, available, self.fill, self.paths)
         assert situation.call is not None
         self.begin(situation.call, available)

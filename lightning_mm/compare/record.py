@@ -53,7 +53,7 @@ def record_study(
     whole = SweepRecord(result, pictures=pictures, heat_map=heat_map if heat_map.is_file() else None)
     name = settings.get("name") or f"compare-{study.name}"
     config = {"study": study.name, "seeds": list(study.seeds), "sweep": result.config}
-    planned.append(PlannedRun("study", "sweep", whole, config, ["study"], name=name))
+    planned.append(PlannedRun("study", "report", whole, config, ["study"], name=name))
     return write_runs(planned, study.results, study.name, {**settings, "name": name})
 
 
@@ -117,7 +117,7 @@ def _base_run(study: Study, step: Step, base: BaseFiles, facts: Mapping[Path, Fa
     summary = {"summary/parameters": found.get("trained"), "summary/seconds": _seconds(found)}
     config = {"study": study.name, "method": BASE, "seed": seed, **_adapter_settings({}), "cell": _cell(step)}
     return PlannedRun(
-        f"{BASE}/seed{seed}", "base", None, config, [BASE, f"seed{seed}"],
+        f"{BASE}/seed{seed}", "fit", None, config, [BASE, f"seed{seed}"],
         {key: value for key, value in summary.items() if value is not None}, base=base,
     )  # fmt: skip
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lightning_mm.compare.step_runner import LOCK, Facts, all_finished, finished
 from lightning_mm.compare.study import Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock, write_atomically
+from lightning_mm.provenance import STUDY
 
 
 def run_study(
@@ -36,7 +39,7 @@ def run_study(
         LightningMMError: If another process works on this study, or finished runs would be deleted.
     """
     choices: dict[str, Any] = {}
-    with lock(study.out / LOCK, "wait for it, or give another folder with --out"):
+    with lock(study.out / LOCK, "wait for it, or give another folder with --out"), named(study):
         plan = Plan(with_copies(study))
         if not again:
             check_nothing_is_lost(plan)
@@ -89,3 +92,17 @@ def with_copies(study: Study) -> Study:
 
     methods = tuple(replace(method, configs=copies(method.configs)) for method in study.methods)
     return replace(study, configs=copies(study.configs), methods=methods)
+
+
+@contextmanager
+def named(study: Study) -> Iterator[None]:
+    """Tell the commands of a study its name, which groups those of their runs that Weights & Biases records."""
+    before = os.environ.get(STUDY)
+    os.environ[STUDY] = study.name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[STUDY]
+        else:
+            os.environ[STUDY] = before

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from lightning_mm.report.tables import Table
 from lightning_mm.report.workbook import xlsx
+from lightning_mm.results.texts import markdown_text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -98,12 +99,6 @@ def markdown(table: Table) -> str:
     notes = [f"- {markdown_text(note)}" for note in table.notes]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([f"### {markdown_text(table.title)}", "", *lines, "", *notes])
-
-
-def markdown_text(text: str) -> str:
-    """Text in which Markdown finds neither HTML, links nor marks; underscores inside words are none."""
-    escaped = re.sub(r"([\\`*|<>~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
-    return escaped.replace("&", "&amp;")
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_mm.files import make_folder, write_atomically
-from lightning_mm.report.downloads import file_name, files, markdown, markdown_text
+from lightning_mm.report.downloads import file_name, files, markdown
 from lightning_mm.report.section import Section, section
 from lightning_mm.report.source import read_sources
+from lightning_mm.results.texts import markdown_text
 from lightning_mm.version import __version__
 
 if TYPE_CHECKING:

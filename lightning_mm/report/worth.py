@@ -60,6 +60,7 @@ def worth(result: SweepResult, metric: str, empty: float | None) -> Worth:
     notes = [f"{nothing}; positive helps, in either direction of the metric"]
     if first.permutations:
         notes.append(f"{first.permutations} sampled permutations")
+    notes += [one.left_out_note for one in found if one.left_out]
     shapley = {one.method: {**one.shapley, "full − empty": _total(one)} for one in found}
     tables = [
         _table("importance", f"{metric}: what each modality adds (Shapley values)", metric, shapley, percent, notes)

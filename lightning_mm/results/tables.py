@@ -21,6 +21,7 @@ from lightning_mm.results.texts import (
     gap_notes,
     incomplete_seeds,
     is_percent,
+    markdown_text,
     per_combination,
     trained,
     with_spread,
@@ -194,14 +195,16 @@ def _costs(result: SweepResult, several_seeds: bool) -> tuple[list[Foot], list[s
 def markdown(result: SweepResult, metric: str | None = None) -> str:
     """Write the table as GitHub Markdown, the best method of each row in bold; see :data:`MANY` for many methods."""
     content = sheet(result, metric)
-    notes = [f"- {note}" for note in content.notes]
+    notes = [f"- {markdown_text(note)}" for note in content.notes]
     if not content.many:
-        return "\n".join([f"### {content.title}", "", *_markdown_body(content, one_column=False), "", *notes])
+        return "\n".join(
+            [f"### {markdown_text(content.title)}", "", *_markdown_body(content, one_column=False), "", *notes]
+        )
     # Intervals of single figures would make rows as wide as a page; the summary has those of the means.
     body = _markdown_body(sheet(result, metric, intervals=False), one_column=True)
     summary = _markdown_summary(content)
-    legend = f"{PRESENT} available, {ABSENT} absent: {', '.join(content.modalities)}."
-    return "\n".join([f"### {content.title}", "", *summary, "", legend, "", *body, "", *notes])
+    legend = f"{PRESENT} available, {ABSENT} absent: {', '.join(map(markdown_text, content.modalities))}."
+    return "\n".join([f"### {markdown_text(content.title)}", "", *summary, "", legend, "", *body, "", *notes])
 
 
 def summary_markdown(result: SweepResult, metric: str | None = None) -> str:
@@ -210,22 +213,24 @@ def summary_markdown(result: SweepResult, metric: str | None = None) -> str:
     Columns: mean, worst, full, drop, and, if known, recovered gap, trained parameters and CPU time of training.
     """
     content = sheet(result, metric)
-    notes = [f"- {note}" for note in content.notes]
-    return "\n".join([f"### {content.title}", "", *_markdown_summary(content), "", *notes])
+    notes = [f"- {markdown_text(note)}" for note in content.notes]
+    return "\n".join([f"### {markdown_text(content.title)}", "", *_markdown_summary(content), "", *notes])
 
 
 def _markdown_summary(content: Sheet) -> list[str]:
     header = ["method", *[foot.label for foot in content.foot]]
     rows = [header, ["---", *["--:"] * len(content.foot)]]
     for position, method in enumerate(content.methods):
-        rows.append([method, *[_bold(foot.cells[position], position in foot.best) for foot in content.foot]])
+        rows.append(
+            [markdown_text(method), *[_bold(foot.cells[position], position in foot.best) for foot in content.foot]]
+        )
     return _lines(rows)
 
 
 def _markdown_body(content: Sheet, *, one_column: bool) -> list[str]:
     """Combinations down, methods across; ``one_column`` puts all dots in one column and cuts the foot to the mean."""
-    names = [] if one_column else content.modalities
-    rows = [["", *names, *content.methods, "n"]]
+    names = [] if one_column else [markdown_text(name) for name in content.modalities]
+    rows = [["", *names, *map(markdown_text, content.methods), "n"]]
     rows.append(["---", *[":-:"] * len(names), *["--:"] * (len(content.methods) + 1)])
     for flags, cells, count, best in content.body:
         dots = [PRESENT if flag else ABSENT for flag in flags]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from lightning_mm.results.figures import Figure, Figures
@@ -137,3 +138,14 @@ def gap_notes(figures: Mapping[str, Figures], gaps: Mapping[str, Figure]) -> lis
             how = f"over {numbers} alone, shared with zero_fill and dedicated"
         notes.append(f"recovered gap of {', '.join(names)}: {how}")
     return notes
+
+
+def markdown_text(text: str) -> str:
+    """Text in which Markdown finds neither HTML, links, cells nor marks; underscores inside words are none.
+
+    Example:
+        >>> print(markdown_text("[a](b) | *c* _d_ e_f"))
+        [a\\](b) \\| \\*c\\* \\_d\\_ e_f
+    """
+    marks = r"([\\`*|<>~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
+    return re.sub(marks, r"\\\1", " ".join(text.split())).replace("&", "&amp;")

@@ -6,7 +6,6 @@ Shapes: B samples in a batch, K samples are kept, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from lightning_mm.results.pictures.write import drawn_combinations
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ZERO_FILL
 from lightning_mm.sweep.observed import observed_of
+from lightning_mm.sweep.switching import evaluating, switched, using
 from lightning_mm.tree import take_rows, tensors_of
 
 SAMPLES, BATCHES = 3, 8
@@ -119,16 +119,9 @@ def _predict(
     own = {name: _moved(inputs[name], device) for name in one.modalities}
     columns = [known.index(name) for name in one.modalities]
     available = known.mask(combination)[columns][None].to(device)
-    adapter: Any = getattr(one, "adapter", None)
-    training = task.training
-    task.eval()
-    with (
-        precision.forward_context(),
-        adapter.disabled() if off and adapter is not None else nullcontext(),
-        adapter.using(available) if hasattr(adapter, "using") else nullcontext(),
-    ):
+    off = off and getattr(one, "adapter", None) is not None
+    with evaluating(task), precision.forward_context(), switched(task, off), using(task, available):
         outputs = one(precision.convert_input(own), available)
-    task.train(training)
     return cast(Tensor, one.predictions(outputs)).cpu()
 
 

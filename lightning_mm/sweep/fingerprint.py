@@ -26,7 +26,7 @@ def target_digests(target: Any, size: int) -> UInt8[Tensor, "batch 16"]:
     """Digest the target of every sample of a batch.
 
     Integers count as int64, other numbers as float32, whatever the device and precision; of padded sequences (a leaf
-    next to ``length``) only the steps of the sample count. Leaves that have no row per sample do not count.
+    next to ``length``) zeros behind the end of the sample do not count, nor do leaves without a row per sample.
 
     Args:
         target: A nest with one row per sample.
@@ -80,11 +80,21 @@ def fingerprint_of(
 
 
 def _rows(values: NDArray[Any], length: NDArray[Any] | None) -> list[NDArray[Any]]:
-    """The row of every sample, without its padding if it is that of a sequence."""
+    """The row of every sample, without the padding behind its end if it is that of a sequence.
+
+    Whether a leaf is one, no single batch can say: its width may be that of the longest sequence by chance. Zeros
+    behind the end are no content of either kind, however many there are.
+    """
     rows = [np.asarray(row) for row in values]
-    if length is None or length.ndim != 1 or values.ndim < 2 or values.shape[1] != max(length.tolist(), default=0):
+    if length is None or length.ndim != 1 or values.ndim < 2 or values.dtype.kind not in "iufb":
         return rows
-    return [row[: int(own)] for row, own in zip(rows, length)]
+    return [row[: max(int(own), _filled(row))] for row, own in zip(rows, length)]
+
+
+def _filled(row: NDArray[Any]) -> int:
+    """Number of steps up to the last one that is not zero."""
+    steps = np.flatnonzero(row.reshape(len(row), -1).any(axis=1)) if row.size else np.zeros(0)
+    return 0 if not len(steps) else int(steps[-1]) + 1
 
 
 def _plain(leaf: Any) -> NDArray[Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
@@ -29,6 +28,7 @@ from lightning_mm.sweep.fingerprint import target_digests
 from lightning_mm.sweep.observed import observed_of
 from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
 from lightning_mm.sweep.reuse import Memory
+from lightning_mm.sweep.switching import switched, using
 from lightning_mm.tasks.finite.culprit import describe, find
 from lightning_mm.tasks.strategies import has_whole_network
 from lightning_mm.tree import batch_size, take_rows, tensors_of
@@ -181,7 +181,7 @@ class SweepModule(LightningModule):
         for position, run in enumerate(self.runs):
             task: Any = self.tasks[run.task]
             memory = self._memories[self._owner(run)]
-            with _switched(task, run.disabled), memory.used_by(self._repeated_in(position, batch, observed)):
+            with switched(task, run.disabled), memory.used_by(self._repeated_in(position, batch, observed)):
                 for combination in run.combinations:
                     mask = self.modalities.mask(combination).to(observed.device)
                     counts = observed[:, mask].all(dim=1)
@@ -209,7 +209,7 @@ class SweepModule(LightningModule):
             inputs, target = take_rows((inputs, target), rows, size)
         columns = [self.modalities.index(name) for name in task.modalities]
         available = self.modalities.mask(combination)[columns].to(rows.device).repeat(len(rows), 1)
-        with _using(task, available):
+        with using(task, available):
             outputs = task(inputs, available)
         return outputs, task.sample_statistics(outputs, target)
 
@@ -270,7 +270,7 @@ class SweepModule(LightningModule):
                 inputs = take_rows({name: batch["inputs"][name] for name in task.modalities}, rows, len(observed))
                 columns = [self.modalities.index(name) for name in task.modalities]
                 available = mask[columns].to(observed.device).repeat(len(rows), 1)
-                with _switched(task, run.disabled), _using(task, available):
+                with switched(task, run.disabled), using(task, available):
                     cost = measure(task, partial(task, inputs, available), len(rows), self.device)
                 if cost is not None:
                     found.setdefault(run.method, []).append(cost)
@@ -383,15 +383,3 @@ def _not_finite(outputs: Any, statistics: Statistics) -> bool:
     wrong = [tensor.isnan().any() for tensor in floats]
     wrong += [~value.isfinite().all() for value in statistics.values() if value.is_floating_point()]
     return bool(torch.stack(wrong).any()) if wrong else False
-
-
-def _switched(task: nn.Module, disabled: bool) -> AbstractContextManager[Any]:
-    """Switch the adapter of a task off, or leave it as it is."""
-    adapter: Any = task.adapter if disabled else None
-    return adapter.disabled() if disabled else nullcontext()
-
-
-def _using(task: nn.Module, available: Tensor) -> AbstractContextManager[Any]:
-    """Pass ``available`` to the adapter of a network whose forward does not take it."""
-    adapter: Any = getattr(task, "adapter", None)
-    return adapter.using(available) if hasattr(adapter, "using") else nullcontext()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lightning_mm.results.heat_map import write_heat_map
 from lightning_mm.results.pictures import Picture
 from lightning_mm.results.result import SweepResult
 from lightning_mm.settings_files import without_secrets
+from lightning_mm.tracking.folders import stage_in_run, staging_kept
+from lightning_mm.tracking.logger import OfflineFirstWandbLogger
 from lightning_mm.tracking.record import AdapterFiles, BaseFiles, SweepRecord, write_record
 
 
@@ -63,10 +66,14 @@ def log_result(
             logger.log_metrics(sweep_scalars(result))
             logger.save()
             continue
-        with tempfile.TemporaryDirectory(prefix="lightning_mm-wandb-") as folder:
+        run: Any = logger.experiment
+        temporary = tempfile.TemporaryDirectory(prefix="lightning_mm-wandb-")
+        with staging_kept(), _guarded(logger) as works, temporary as folder:
+            if not works:
+                continue
+            stage_in_run(run)
             # W&B copies the pictures here, before the folder is removed
             drawn = heat_map or write_heat_map(result, Path(folder) / "sweep.png")
-            run: Any = logger.experiment
             run.config.update({"sweep": without_secrets(dict(result.config))}, allow_val_change=True)
             files = [adapter_files(adapter, f"adapter-{run.id}")] if adapter is not None else []
             record = SweepRecord(result, pictures=pictures, heat_map=drawn)
@@ -84,7 +91,15 @@ def log_fit(loggers: Sequence[Logger], facts: Mapping[str, Any]) -> None:
     for logger in loggers:
         run: Any = getattr(logger, "_experiment", None)  # open already: a summary alone opens none
         if isinstance(logger, WandbLogger) and run is not None:
-            run.summary.update({"summary/parameters": facts["trained"], "summary/seconds": facts["cpu_seconds"]})
+            with _guarded(logger) as works:
+                if works:
+                    summary = {"summary/parameters": facts["trained"], "summary/seconds": facts["cpu_seconds"]}
+                    run.summary.update(summary)
+
+
+def _guarded(logger: WandbLogger) -> AbstractContextManager[bool]:
+    """A block in which a failure of W&B costs nothing but the record."""
+    return logger.guarded() if isinstance(logger, OfflineFirstWandbLogger) else nullcontext(True)
 
 
 def adapter_files(folder: Path, name: str, base: BaseFiles | None = None, **facts: Any) -> AdapterFiles:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters import SSF, Additive, OneHot, Pairwise, adapt
+from lightning_mm.adapters import SSF, Additive, OneHot, Pairwise, adapt, load
 from lightning_mm.errors import LightningMMError
 
 
@@ -54,3 +56,38 @@ def test_calls_of_one_step_have_masks_of_their_own() -> None:
                 together.append(adapted.base(**y))
         assert torch.equal(adapted.base(**x), alone[0])
     assert all(torch.equal(one, other) for one, other in zip(alone, together))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_input_that_is_none_is_absent_or_an_error(grouped: bool, tmp_path: Path) -> None:
+    x = {"t1": torch.randn(3, 6), "flair": torch.randn(3, 5)}
+    network = Net().eval()
+    adapted = adapt(network, ["t1", "flair"], SSF(), example=((), x), grouped=grouped)
+    absent = torch.tensor([True, False]).expand(3, 2)
+    expected = adapted(**x, available=absent)
+    torch.testing.assert_close(adapted(t1=x["t1"], flair=None, available=absent), expected, rtol=0, atol=0)
+    torch.testing.assert_close(adapted(x["t1"], None, available=absent), expected, rtol=0, atol=0)
+    partly = torch.tensor([[True, False], [True, True], [True, True]])
+    with pytest.raises(
+        LightningMMError,
+        match=r"input of modality 'flair' is None, and `available` says that samples \[1, 2\] have it; pass a tensor",
+    ):
+        adapted(t1=x["t1"], flair=None, available=partly)
+    adapted.save(tmp_path)
+    adapted.remove()
+    loaded = load(tmp_path, network)
+    with pytest.raises(
+        LightningMMError, match="'flair' is None, and this adapter has no example; pass a tensor of the"
+    ):
+        loaded(t1=x["t1"], flair=None, available=absent)
+
+
+def test_a_network_that_takes_none_gets_it() -> None:
+    class Optional(Net):
+        def forward(self, t1: Tensor, flair: Tensor | None = None) -> Tensor:
+            return super().forward(t1, torch.zeros(len(t1), 5) if flair is None else flair)
+
+    x = {"t1": torch.randn(3, 6), "flair": torch.randn(3, 5)}
+    adapted = adapt(Optional().eval(), ["t1", "flair"], SSF(), example=((), x))
+    mask = torch.tensor([[True, False], [True, True], [True, True]])
+    assert adapted(t1=x["t1"], available=mask).shape == (3, 3)

@@ -142,6 +142,17 @@ trainer:
     assert "batch_size: 4" in printed
 
 
+def test_settings_of_wandb_are_keys_and_values_of_a_config(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = "class_path: lightning_mm.tracking.OfflineFirstWandbLogger"
+    (folder / "logger.yaml").write_text(
+        f"trainer: {{logger: {{{logger}, init_args: {{settings: {{console: 'off', x_disable_stats: true}}}}}}}}"
+    )
+    assert main(["fit", "-c", "base.yaml", "-c", "logger.yaml", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]["logger"]["init_args"]
+    assert printed["settings"]["x_disable_stats"] is True
+    assert printed["anonymous"] is None
+
+
 @pytest.mark.slow
 def test_neither_files_nor_runs_hold_a_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "hunter2-and-more"

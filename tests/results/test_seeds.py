@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -71,6 +72,15 @@ def several() -> list[SweepResult]:
             part("dedicated", (DEDICATED[1],), seed, ("depth",), seconds=20 + seed),
         ]
     return parts
+
+
+def test_names_are_text_in_markdown() -> None:
+    rows = [SweepRow("[a](b)|c", name, 1, "accuracy", 0.5, 9, 0) for name in ("_x_", "y")]
+    text = markdown(SweepResult(rows, ["_x_", "y"], "accuracy"))
+    assert r"[a\](b)\|c" in text
+    assert r"| \_x\_ | y |" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, "all rows have as many cells"
 
 
 def test_figures_of_every_seed_by_hand() -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -89,6 +90,18 @@ def test_predictions_are_those_of_the_task_with_the_adapter_on_and_off() -> None
     assert task.training, "left as it was"
     assert found.inputs["rgb"].dtype == np.uint8
     assert found.inputs["rgb"].max() == 255
+
+
+def test_modes_are_restored_after_an_error() -> None:
+    class Failing(Segmentation):
+        def forward(self, *_: object) -> torch.Tensor:
+            raise RuntimeError("no")
+
+    task = Failing()
+    task.frozen = nn.Dropout().eval()
+    with pytest.raises(RuntimeError, match="no"):
+        collect_examples({"zero_fill": task}, [batch(0, [1, 2, 1])], result())
+    assert (task.training, task.frozen.training) == (True, False)
 
 
 def test_other_tasks_only_name_their_classes() -> None:

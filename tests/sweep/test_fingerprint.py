@@ -98,8 +98,23 @@ def test_targets_are_digested_by_sample() -> None:
     assert digests({"a": labels, "b": 5})[0] == digests({"a": labels, "b": 6})[0], "no row per sample"
     assert digests({"a": labels})[0] != digests({"b": labels})[0]
     assert len(set(digests(["x", "y", "x"]))) == 2
-    padded = {"values": torch.ones(3, 4), "length": torch.tensor([2, 4, 1])}
-    longer = {"values": torch.nn.functional.pad(padded["values"][[0, 2, 2]][:, :2], (0, 0)), "length": padded["length"]}
-    longer["length"] = torch.tensor([2, 1, 1])
+    values = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    padded = {"values": values, "length": torch.tensor([2, 4, 1])}
+    longer = {"values": values[[0, 2, 2]][:, :2], "length": torch.tensor([2, 1, 1])}
     assert digests(padded)[0] == digests(longer)[0], "padding depends on the batch"
     assert digests(padded)[0] != digests({**padded, "length": torch.tensor([3, 4, 1])})[0]
+    zeros = [{"values": torch.zeros(3, width), "length": torch.tensor([2, width, 1])} for width in (2, 4)]
+    assert digests(zeros[0])[0] == digests(zeros[1])[0], "zeros of a sequence are its content"
+    short = {"values": torch.zeros(3, 4), "length": torch.tensor([1, 4, 1])}
+    assert digests(zeros[1])[0] != digests(short)[0]
+
+
+@pytest.mark.parametrize("longest", [3, 5, 9])
+def test_columns_next_to_a_length_are_no_sequence_whatever_the_longest_one(longest: int) -> None:
+    columns = torch.arange(1.0, 11.0).reshape(2, 5)
+    target = {"columns": columns, "length": torch.tensor([2, longest])}
+    first = target_digests(target, 2)[0]
+    assert torch.equal(first, target_digests({"columns": columns, "length": torch.tensor([2, 4])}, 2)[0])
+    changed = columns.clone()
+    changed[0, 4] = 7.0
+    assert not torch.equal(first, target_digests({**target, "columns": changed}, 2)[0]), "all columns count"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_mm.errors import LightningMMError
 from lightning_mm.tracking import OfflineFirstWandbLogger
 from lightning_mm.tracking.logger import wandb_mode
 
@@ -64,8 +65,25 @@ def test_making_a_logger_starts_nothing_and_leaves_the_environment(nothing_set: 
 
 def test_a_config_that_leaves_the_mode_out_is_offline_too(nothing_set: Path, tmp_path: Path) -> None:
     # jsonargparse hands over None for every argument of wandb.init that the config does not name
-    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), mode=None, settings=None)
-    assert logger._wandb_init["mode"] == "offline"
+    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), mode=None, settings=None, resume=None)
+    assert (logger._wandb_init["mode"], logger._wandb_init["resume"]) == ("offline", "allow")
+
+
+def test_settings_are_merged(nothing_set: Path, tmp_path: Path) -> None:
+    given = {"console": False, "x_disable_stats": True}  # YAML reads `off` as False
+    settings = OfflineFirstWandbLogger(save_dir=str(tmp_path), settings=given, flush_seconds=2.0)._wandb_init[
+        "settings"
+    ]
+    assert (settings.console, settings.x_disable_stats) == ("off", True)
+    assert settings.x_transaction_log_flush_interval == 2.0
+    again = OfflineFirstWandbLogger(save_dir=str(tmp_path), settings=settings, flush_seconds=3.0)._wandb_init[
+        "settings"
+    ]
+    assert (again.x_disable_stats, again.x_transaction_log_flush_interval) == (True, 3.0)
+    with pytest.raises(
+        LightningMMError, match=r"settings: expected entries of wandb\.Settings .*got \{'consol': 'off'\}"
+    ):
+        OfflineFirstWandbLogger(save_dir=str(tmp_path), settings={"consol": "off"})
 
 
 def test_defaults_fill_what_the_config_leaves_out(nothing_set: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 
 from lightning_mm.compare.record import _adapter_settings
 from lightning_mm.errors import LightningMMError
-from lightning_mm.results import read
+from lightning_mm.results import SweepResult, read
+from lightning_mm.tracking.log_file import BLOCK
 from lightning_mm.tracking.record import PlannedRun, SweepRecord, write_runs
 from lightning_mm.tracking.record.content import full_unchanged
-from lightning_mm.tracking.record.whole import BLOCK, is_whole
+from lightning_mm.tracking.record.whole import is_whole
 from tests.support.offline_run import OfflineRun
 from tests.support.recorded_study import FINGERPRINT, SECRET, record
 from tests.support.sweep_results import small_sweep
@@ -75,7 +77,7 @@ def test_summary_groups_job_types_and_tags(recorded: Any) -> None:
     kinds = {key: (run.start["run_group"], run.start["job_type"]) for key, run in runs.items()}
     assert {group for group, _ in kinds.values()} == {"tiny"}
     assert {key.split("/")[0]: job for key, (_, job) in kinds.items()} == {
-        "base": "base", "zero_fill": "sweep", "adapted": "adapt", "study": "sweep",
+        "base": "fit", "zero_fill": "sweep", "adapted": "adapt", "study": "report",
     }  # fmt: skip
     assert {"mine", "adapted", "seed1", "adapt"} <= set(runs["adapted/seed1"].start["tags"])
     summary = runs["adapted/seed1"].summary
@@ -176,6 +178,45 @@ def test_offline_runs_of_others_stay(tmp_path: Path) -> None:
         }
         assert others[0].exists()
         assert others[1].exists() == (tag == "a"), "the second time it is a run of the study"
+
+
+def test_a_further_method_changes_the_summaries_of_the_runs_and_makes_no_new_ones(tmp_path: Path) -> None:
+    result, settings = small_sweep(), {"save_dir": str(tmp_path)}
+    alone = replace(result, rows=[row for row in result.rows if row.method == "adapted"])
+    further = [replace(row, method="dedicated", value=0.9) for row in result.rows if row.method == "adapted"]
+    many = replace(result, rows=[*result.rows, *further])
+
+    def write(one: SweepResult) -> str:
+        planned = [PlannedRun("adapted/seed0", "adapt", SweepRecord(one, ["adapted"], 0))]
+        (identity,) = write_runs(planned, tmp_path, "group", settings).values()
+        return identity
+
+    def parts() -> list[Path]:
+        return sorted((tmp_path / "wandb").glob("offline-run-*"))
+
+    first = write(alone)
+    time.sleep(1)  # names of folders have the second
+    assert write(many) == first
+    assert write(many) == first
+    _, second = parts()
+    assert OfflineRun(second).start["run_id"] == first
+    assert not OfflineRun(second).history, "lines are not written again"
+    expected = SweepRecord(many, ["adapted"], 0).summary()
+    assert expected["summary/recovered_gap"] == pytest.approx(many.recovered_gap("adapted"))
+    for key in ("summary/recovered_gap", "summary/full_unchanged"):
+        assert OfflineRun(second).summary[key] == expected[key]
+    time.sleep(1)
+    changed = replace(alone, rows=[replace(row, value=row.value / 2) for row in alone.rows])
+    assert write(changed) != first, "other figures of its own are another run"
+
+
+def test_runs_that_an_older_version_has_recorded_are_kept(tmp_path: Path) -> None:
+    one = PlannedRun("adapted/seed0", "adapt", SweepRecord(small_sweep(), ["adapted"], 0))
+    run = {"id": "old", "digest": one.old_digest(), "state": "finished", "mode": "offline", "url": None}
+    ledger = {"study_id": "abcdef12", "runs": {one.key: run}}
+    (tmp_path / "wandb_runs.json").write_text(json.dumps(ledger))
+    assert write_runs([one], tmp_path, "group", {"save_dir": str(tmp_path)}) == {one.key: "old"}
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_a_full_disk_leaves_a_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

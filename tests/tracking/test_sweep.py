@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_mm import Modalities
 from lightning_mm.results import SweepResult, SweepRow
 from lightning_mm.tracking import OfflineFirstWandbLogger, log_sweep, sweep_scalars
+from lightning_mm.tracking.folders import DATA_DIR, stage_in_run, staging_kept, sync_command, written_step
+from lightning_mm.tracking.log_file import last_step
 
 NAMES = ["rgb", "depth"]
 
@@ -103,3 +107,58 @@ def test_other_loggers_get_the_scalars(tmp_path: Path) -> None:
     log_sweep(logger, build(["zero_fill"]))
     (row,) = csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines())
     assert float(row["sweep/rgb/miou"]) == pytest.approx(0.1)
+
+
+def test_files_of_artifacts_wait_in_the_folder_of_the_run(run_folder: Path) -> None:
+    staged = [path for path in (run_folder / "lightning-mm-data").rglob("*") if path.is_file()]
+    assert any(b'"columns"' in path.read_bytes() for path in staged), "the table"
+
+
+def test_the_last_step_is_read_from_the_file_of_a_run(run_folder: Path, tmp_path: Path) -> None:
+    (log,) = run_folder.glob("*.wandb")
+    steps = [r["history"]["item"]["_step"] for r in inspect(run_folder) if r["type"] == "history"]
+    assert last_step(log) == max(map(int, steps))
+    content, cut = log.read_bytes(), tmp_path / "cut.wandb"
+    found = []
+    for size in range(0, len(content), 997):
+        cut.write_bytes(content[:size])
+        found.append(last_step(cut))
+    assert found == sorted(found)
+    assert found[0] == -1
+    cut.write_bytes(content[:100] + b"\xff" * 50 + content[150:])
+    assert last_step(cut) <= last_step(log), "damage is no error"
+
+
+def test_all_parts_of_an_offline_run_are_uploaded_in_order(run_folder: Path, tmp_path: Path) -> None:
+    (log,) = run_folder.glob("*.wandb")
+    identity = log.stem.removeprefix("run-")
+    stamps = ("20260102_000000", "20260101_000000", "20260103_000000", "20260104_000000")
+    parts = [tmp_path / "a b" / "wandb" / f"offline-run-{stamp}-{identity}" for stamp in stamps]
+    for part in parts:
+        part.mkdir(parents=True)
+    for part in parts[:2]:
+        (part / log.name).write_bytes(log.read_bytes())
+    (parts[3] / log.name).write_bytes(log.read_bytes()[:7])  # killed before anything was written
+    run = SimpleNamespace(id=identity, dir=str(parts[2] / "files"))
+    assert sync_command(run) == f"wandb sync '{parts[1]}' '{parts[0]}' '{parts[2]}'"
+    (parts[1] / f"{log.name}.synced").touch()
+    assert sync_command(run) == f"wandb sync '{parts[0]}' '{parts[2]}'"
+    assert written_step(tmp_path / "a b", identity) == last_step(log)
+    assert written_step(tmp_path / "a b", "other") is None
+    assert sync_command(SimpleNamespace(id="x", dir=str(tmp_path / "run-20260101_000000-x" / "files"))) is None
+
+
+def test_a_place_that_the_user_has_named_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = SimpleNamespace(id="x", dir=str(tmp_path / "offline-run-20260101_000000-x" / "files"))
+    monkeypatch.setenv(DATA_DIR, "/data/mine")
+    with staging_kept():
+        stage_in_run(run)
+        assert os.environ[DATA_DIR] == "/data/mine"
+    monkeypatch.delenv(DATA_DIR)
+    with staging_kept():
+        stage_in_run(run)
+        assert os.environ[DATA_DIR] == str(tmp_path / "offline-run-20260101_000000-x" / "lightning-mm-data")
+        run.dir = str(tmp_path / "offline-run-20260102_000000-x" / "files")
+        stage_in_run(run)
+        assert "20260102" in os.environ[DATA_DIR], "the one of the run before is ours"
+    assert DATA_DIR not in os.environ

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Fill
 from lightning_mm.modalities import check_mask, check_rows
-from lightning_mm.tree import batch_size, rebuild
+from lightning_mm.tree import batch_size, map_tensors, rebuild, take_rows
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -167,6 +168,54 @@ def check_available(
         )
     check_rows("`available`", available)
     return available
+
+
+def replace_nothing(
+    call: Call,
+    available: Bool[Tensor, "batch modality"],
+    paths: Mapping[str, InputPath],
+    example: Call | None,
+    network: nn.Module,
+) -> Call:
+    """Return the call with samples of the example in place of inputs that are None, which are absent in all samples.
+
+    Args:
+        call: What the network is called with.
+        available: ``Bool[B, M]``.
+        paths: Modality to its input.
+        example: The call that the adapter was made with; None for a loaded adapter.
+        network: The base; it may take None itself where that is the default of its ``forward`` or, for a loaded
+            adapter, in a dict.
+
+    Raises:
+        LightningMMError: If an input is None and a sample has it, or there is no example.
+    """
+    if tracing():
+        return call
+    for column, (name, path) in enumerate(paths.items()):
+        if path.get(call) is not None or _takes_nothing(network, path, example):
+            continue
+        usual = None if example is None else path.get(example)
+        having = available[:, column].nonzero().flatten().tolist()
+        if having or usual is None:
+            what = f"`available` says that samples {having[:5]} have it" if having else "this adapter has no example"
+            raise LightningMMError(
+                f"the input of modality {name!r} is None, and {what}; pass a tensor of the usual shape, whose content "
+                "does not matter where `available` is False"
+            )
+        size = batch_size(usual) or 1
+        rows = take_rows(usual, torch.zeros(len(available), dtype=torch.long), size)
+        call = path.put(call, map_tensors(rows, lambda tensor: tensor.to(available.device)))
+    return call
+
+
+def _takes_nothing(network: nn.Module, path: InputPath, example: Call | None) -> bool:
+    if example is not None and path.get(example) is None:
+        return True  # as it was adapted
+    parameter = forward_of(network).parameters.get(path.name)
+    if path.keys or parameter is None:
+        return example is None
+    return parameter.default is None
 
 
 def fill_absent(

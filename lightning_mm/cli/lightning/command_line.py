@@ -22,6 +22,7 @@ from lightning_mm.errors import Stopped, UsageError, shown
 from lightning_mm.files import check_folder
 from lightning_mm.signals import WARNING
 from lightning_mm.tracking import OfflineFirstWandbLogger, log_fit
+from lightning_mm.tracking.follow import follow_fit, link_sweep
 
 CHECKPOINT_WORDS = ("last", "hpc")
 """Values of ``--ckpt_path`` that Lightning resolves itself; ``best`` it knows in the process that trained alone."""
@@ -52,6 +53,7 @@ class CommandLine(LightningCLI):
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
         self.config = parser.parse_args(with_nested_nulls(args))
+        self._asked_for = self.config[self.config.subcommand].get("ckpt_path")
         for name in ("trainer", "data"):
             value = self.config[self.config.subcommand].get(name)
             if not isinstance(value, Namespace):  # jsonargparse takes anything for a group of settings
@@ -99,10 +101,11 @@ class CommandLine(LightningCLI):
     def before_fit(self) -> None:
         check_places(self.trainer)
         adapts = any(isinstance(one, FrozenBackboneAdapter) for one in self.trainer.callbacks)  # type: ignore[attr-defined]
-        self._set_job_type("adapt" if adapts else "base")
+        self._set_job_type("adapt" if adapts else "fit")
         self._resuming = self._resume_checkpoint()
         if self._get(self.config, "ckpt_path") == AUTO:
             self.config_init["fit"]["ckpt_path"] = self._found and str(self._found)
+        self._follow_fit()
         self.datamodule.setup("fit")
         preflight(self.model, next(iter(self.datamodule.val_dataloader())))
         self._started = time.perf_counter(), time.process_time()
@@ -154,9 +157,19 @@ class CommandLine(LightningCLI):
     def sweep(self, **settings: Any) -> None:
         """Run the trainer's sweep with the whole config, which it keeps with the results."""
         self._set_job_type("sweep")
+        link_sweep(self.trainer, settings.get("ckpt_path"))
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]
+
+    def _follow_fit(self) -> None:
+        follow_fit(
+            self.trainer,
+            lambda: plain_config(self._parser(self.subcommand), self.config[str(self.subcommand)]),
+            self._get(self.config_init, "ckpt_path"),
+            again=self._asked_for == "auto",
+            base=getattr(self.model, "base_ckpt", None),
+        )
 
     def _set_job_type(self, job_type: str) -> None:
         for logger in self.trainer.loggers:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
 
 from lightning_mm.cli.lightning.config_errors import shorten
 from lightning_mm.cli.references import References, masked
@@ -75,7 +76,9 @@ class SaveConfig(SaveConfigCallback):
             path = f"{folder}/{self.config_filename}"
             self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": plain_config(self.parser, self.config)})
+            config = plain_config(self.parser, self.config)
+            # A table of runs has a column for each setting at the top.
+            logger.log_hyperparams(config if isinstance(logger, WandbLogger) else {"config": config})
 
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:

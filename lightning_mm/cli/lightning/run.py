@@ -20,6 +20,8 @@ from lightning_mm.cli.references import References
 from lightning_mm.cli.slurm_tasks import settle
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.tasks import BaseTask
+from lightning_mm.tracking.folders import staging_kept, sync_command
+from lightning_mm.tracking.logger import finish_run
 
 NOT_FOR_USERS = (
     # Lightning 2.6 asks torch's pytree in a way that newer releases have deprecated.
@@ -95,13 +97,17 @@ def _own_wandb_run() -> Iterator[None]:
     """Finish the W&B run that was opened inside, so that the next command of this process opens another."""
     before = _current_wandb_run()
     failed = 1
-    try:
-        yield
-        failed = 0
-    finally:
-        run = _current_wandb_run()
-        if run is not None and run is not before:
-            run.finish(exit_code=failed)
+    with staging_kept():
+        try:
+            yield
+            failed = 0
+        finally:
+            run = _current_wandb_run()
+            if run is not None and run is not before:
+                command = sync_command(run)
+                finish_run(run, exit_code=failed)
+                if command is not None:
+                    print(f"Weights & Biases: upload this run with\n{command}", flush=True)
 
 
 def _current_wandb_run() -> Any:

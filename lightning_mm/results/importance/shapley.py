@@ -6,16 +6,19 @@ All values are in the unit of the metric; positive means better, in either direc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations as choose
 
 import numpy as np
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import SEPARATOR, ModalityNames
+from lightning_mm.results import seeds as by_seed
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.figures import Figure
 from lightning_mm.results.importance.guess import value_of_guessing
+from lightning_mm.results.per_sample.resample import resampled
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.robust.linear import Weights, weighted_sum
 
@@ -39,6 +42,7 @@ class Importance:
         empty: Value without any modality.
         permutations: How many were sampled; 0 if the values are exact.
         source: Where ``empty`` comes from; nothing if it was given.
+        left_out: Seeds of the method that lack a combination, while others have all: these do not count.
     """
 
     method: str
@@ -49,6 +53,16 @@ class Importance:
     empty: float
     permutations: int = 0
     source: str = ""
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def left_out_note(self) -> str:
+        """Which seeds do not count; empty if all do."""
+        if not self.left_out:
+            return ""
+        names = ", ".join(map(str, self.left_out))
+        one = len(self.left_out) == 1
+        return f"{self.method}: without seed{'' if one else 's'} {names}, which lack{'s' if one else ''} combinations"
 
 
 def importance(
@@ -61,7 +75,8 @@ def importance(
     """Shapley values of modalities, with paired bootstrap intervals and the spread over seeds.
 
     Args:
-        result: A sweep with all combinations, or with those of :func:`sampled_combinations`.
+        result: A sweep with all combinations, or with those of :func:`sampled_combinations`. If a method has all of
+            them in some seeds, only these count.
         method: Which method.
         metric: Which metric; the primary one by default. A metric of one class tells how much a modality is worth
             for that class, see :func:`lightning_mm.results.importance.importance_per_class`.
@@ -89,6 +104,14 @@ def importance(
     figures = result.figures(method, metric)
     if not figures.values:
         raise LightningMMError(f"no figures of method {method!r}; this sweep has {result.methods}")
+    wanted = {name for own in figures.values.values() for name in own} if len(names) > EXACT else names.combinations()
+    whole = by_seed.complete(figures.values, wanted)
+    left_out = tuple(seed for seed in figures.values if whole and seed not in whole)
+    if left_out:
+        rows = [row for row in result.rows if row.method != method or row.seed in whole]
+        bootstrap = _of_seeds(result, metric, method, whole, bootstrap)
+        result = replace(result, rows=rows, bootstrap=None)
+        figures = result.figures(method, metric)
     known = set.intersection(*(set(values) for values in figures.values.values()))
     shapley, permutations = _shapley_weights(names, known, method)
     pairs = {} if permutations else {pair: _interaction(names, *pair) for pair in choose(names, 2)}
@@ -110,7 +133,21 @@ def importance(
         nothing,
         permutations,
         source,
+        left_out,
     )
+
+
+def _of_seeds(
+    result: SweepResult, metric: str, method: str, seeds: Sequence[int], before: Bootstrap | None
+) -> Bootstrap | None:
+    """Replicates of some seeds of a method, as many as before; ``None`` if no statistics of its samples are stored."""
+    drawn = next(iter(before.replicates.values()), None) if before is not None else None
+    if before is None or drawn is None:
+        return None
+    try:
+        return resampled(result, metric, [method], seeds=seeds, replicates=len(drawn), level=before.level)
+    except LightningMMError:
+        return None
 
 
 def sampled_combinations(names: ModalityNames, permutations: int = 32, seed: int = 0) -> tuple[str, ...]:

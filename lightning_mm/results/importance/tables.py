@@ -190,4 +190,5 @@ def _notes(found: Sequence[Importance]) -> str:
     first = found[0]
     sampled = f"; {first.permutations} sampled permutations" if first.permutations else ""
     source = f" ({first.source})" if first.source else ""
-    return f"without any modality: {first.empty:.4g}{source}{sampled}"
+    left_out = "".join(f"; {one.left_out_note}" for one in found if one.left_out)
+    return f"without any modality: {first.empty:.4g}{source}{sampled}{left_out}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Difference:
 
 
 def paired_replicates(result: SweepResult, metric: str, replicates: int = 1000) -> Bootstrap | None:
-    """Replicates of all methods that have stored statistics, or those of the sweep; ``None`` if there are neither.
+    """Replicates of all methods whose stored statistics suffice, or those of the sweep; ``None`` if there are neither.
 
     Args:
         result: A sweep or several merged ones.
@@ -54,10 +54,15 @@ def paired_replicates(result: SweepResult, metric: str, replicates: int = 1000) 
         return None
     if result.bootstrap is not None and any(key[2] == metric for key in result.bootstrap.replicates):
         return result.bootstrap
-    try:
-        return resampled(result, metric, replicates=replicates)
-    except LightningMMError:
+    parts: list[Bootstrap] = []
+    for method in dict.fromkeys(cell.method for cell in cells_of(result)):
+        try:
+            parts.append(resampled(result, metric, [method], replicates=replicates))
+        except LightningMMError:
+            continue  # its statistics do not suffice for this metric; those of the others do
+    if not parts:
         return None
+    return replace(parts[0], replicates={key: one for part in parts for key, one in part.replicates.items()})
 
 
 def differences(

@@ -24,6 +24,8 @@ SUMMARY = ("mean", "worst", "full", "drop", "robustness", "recovered_gap")
 """Figures of the primary metric in the summary of a run."""
 LONG_COLUMNS = (*COLUMNS, "direction")
 """Columns of the long table ``sweep/table``: those of ``sweep.csv``, and whether more (``max``) or less is better."""
+OF_OTHERS = ("gain_over_zero_fill", "recovered_gap", "full_unchanged")
+"""Figures that compare a method with others of the sweep, so that a further method may change or add them."""
 Aggregate = Literal["max", "min", "last"]
 
 
@@ -124,6 +126,25 @@ class SweepRecord:
                     found[self.key("summary", method, name)] = value
         return found
 
+    def of_others(self) -> dict[str, Any]:
+        """The part of :attr:`figures` and :meth:`summary` that depends on methods that are not recorded."""
+        every = {**self.figures, **self.summary()}
+        return (
+            {}
+            if len(self.recorded) == len(self.seen.methods)
+            else {key: value for key, value in every.items() if _depends_on_others(key)}
+        )
+
+    def own_figures(self) -> dict[str, float]:
+        """The figures that depend on the recorded methods alone."""
+        others = self.of_others()
+        return {key: value for key, value in self.figures.items() if key not in others}
+
+    def own_summary(self) -> dict[str, Any]:
+        """The summary that depends on the recorded methods alone."""
+        others = self.of_others()
+        return {key: value for key, value in self.summary().items() if key not in others}
+
     def _by_method_and_metric(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         for method in self.recorded:
             for metric in self.seen.metrics:
@@ -151,6 +172,11 @@ def _aggregate(name: str, direction: Literal["max", "min"]) -> Aggregate:
     if name == "drop":
         return "min"
     return "max" if name in ("recovered_gap", "gain_over_zero_fill") else direction
+
+
+def _depends_on_others(key: str) -> bool:
+    """Whether a key such as ``sweep/recovered_gap_std/accuracy`` is of a figure that compares methods."""
+    return any(part.startswith(OF_OTHERS) for part in key.split("/")[1:])
 
 
 def _cell(value: Any) -> Any:

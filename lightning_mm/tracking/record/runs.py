@@ -23,6 +23,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.files import FULL, lock, sha256, write_atomically
 from lightning_mm.json_files import read_json
 from lightning_mm.settings_files import tell_secrets, without_secrets
+from lightning_mm.tracking.folders import remove_staged, stage_in_run, staging_kept
 from lightning_mm.tracking.logger import is_of_wandb, wandb_mode
 from lightning_mm.tracking.record.artifacts import AdapterFiles, BaseFiles
 from lightning_mm.tracking.record.content import SweepRecord
@@ -31,7 +32,9 @@ from lightning_mm.tracking.record.write import write_record
 
 LEDGER = "wandb_runs.json"
 WAY_OUT = "remove it to record the study again, in new runs"
-JobType = Literal["base", "adapt", "sweep"]
+JobType = Literal["fit", "adapt", "sweep", "report"]
+OLD_JOB_TYPES = {"fit": "base", "report": "sweep"}
+"""What earlier versions called them."""
 OWN = (
     "name", "id", "save_dir", "dir", "tags", "group", "job_type", "config", "flush_seconds", "log_model", "resume",
     "prefix", "version", "offline", "anonymous", "checkpoint_name", "experiment", "settings", "reinit",
@@ -45,7 +48,8 @@ class PlannedRun:
 
     Args:
         key: What it is of, e.g. ``adapted/seed0``; distinct within a study.
-        job_type: ``base`` trains the base, ``adapt`` anything on top of it, ``sweep`` only evaluates.
+        job_type: ``fit`` trains the base, ``adapt`` anything on top of it, ``sweep`` only evaluates, ``report`` holds
+            the whole study.
         record: Its figures, if it has any.
         config: Settings in plain types; secrets are masked before they are sent.
         tags: Labels.
@@ -66,7 +70,23 @@ class PlannedRun:
     name: str | None = None
 
     def digest(self) -> str:
-        """Hash of everything that is written."""
+        """Hash of what makes the run, without figures that further methods of a study may change."""
+        record = self.record
+        own = {} if record is None else {"figures": record.own_figures(), "summed": record.own_summary()}
+        return _hash(self._content() | own)
+
+    def digest_of_others(self) -> str | None:
+        """Hash of the figures that further methods may change; ``None`` if there are none."""
+        found = {} if self.record is None else self.record.of_others()
+        return _hash(found) if found else None
+
+    def old_digest(self) -> str:
+        """The hash of earlier versions: of everything that is written."""
+        record = self.record
+        whole = {} if record is None else {"figures": record.figures, "summed": record.summary()}
+        return _hash(self._content() | whole | {"job_type": OLD_JOB_TYPES.get(self.job_type, self.job_type)})
+
+    def _content(self) -> dict[str, Any]:
         record = self.record
         content: dict[str, Any] = {
             "job_type": self.job_type,
@@ -78,10 +98,12 @@ class PlannedRun:
         }
         if record is not None:
             files = [one.path for one in record.pictures] + ([record.heat_map] if record.heat_map else [])
-            content |= {"rows": record.table(), "figures": record.figures, "summed": record.summary()}
-            content["files"] = [sha256(path) for path in files]
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+            content |= {"rows": record.table(), "files": [sha256(path) for path in files]}
+        return content
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_runs(
@@ -147,13 +169,18 @@ class Ledger:
 
 
 def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Mapping[str, Any], last: bool) -> None:
-    digest = one.digest()
+    digest, others = one.digest(), one.digest_of_others()
+    if ledger.is_finished(one.key, one.old_digest()):
+        return
     if ledger.is_finished(one.key, digest):
+        if ledger.runs[one.key].get("others") != others:
+            _update(one, ledger, mode, group, arguments)
+            ledger.set(one.key, others=others)
         return
     chosen = arguments.get("id") if last else None
     identity = str(chosen or f"{ledger.study_id}-{hashlib.sha256((one.key + digest).encode()).hexdigest()[:12]}")
     before = ledger.runs.get(one.key, {}).get("id")
-    ledger.set(one.key, id=identity, digest=digest, state="open", mode=mode, url=None)
+    ledger.set(one.key, id=identity, digest=digest, others=others, state="open", mode=mode, url=None)
     folder = Path(str(arguments.get("save_dir") or arguments.get("dir") or "."))
     if before == identity:
         _remove_unfinished(folder, identity)
@@ -162,14 +189,17 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
         one, mode, group, arguments, identity, str(arguments["name"]) if last and "name" in arguments else name
     )
     failed = 1
-    try:
-        write_record(
-            run, one.record, adapters=one.adapters, base=one.base, produced_base=one.job_type == "base",
-            summary=one.summary, fixed_steps=True,
-        )  # fmt: skip
-        failed = 0
-    finally:
-        run.finish(exit_code=failed)
+    with staging_kept():
+        stage_in_run(run)
+        try:
+            write_record(
+                run, one.record, adapters=one.adapters, base=one.base, produced_base=one.job_type == "fit",
+                summary=one.summary, fixed_steps=True,
+            )  # fmt: skip
+            failed = 0
+        finally:
+            run.finish(exit_code=failed)
+    remove_staged(run)
     log = Path(run.dir).parent / f"run-{identity}.wandb"
     if mode == "offline" and not is_whole(log):
         raise LightningMMError(
@@ -177,6 +207,18 @@ def _write(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Ma
             f"{ledger.path.parent}; make room and run the same command again to complete the record"
         )
     ledger.set(one.key, state="finished", url=None if mode == "offline" else run.url)
+
+
+def _update(one: PlannedRun, ledger: Ledger, mode: str, group: str, arguments: Mapping[str, Any]) -> None:
+    """Write the figures that compare a method with others into the summary of its run, which is complete otherwise."""
+    run = open_run(one, mode, group, arguments, ledger.runs[one.key]["id"], one.name or f"{group}/{one.key}")
+    failed = 1
+    try:
+        if one.record is not None:
+            run.summary.update(one.record.of_others())
+        failed = 0
+    finally:
+        run.finish(exit_code=failed)
 
 
 def open_run(one: PlannedRun, mode: str, group: str, arguments: Mapping[str, Any], identity: str, name: str) -> Any:

@@ -9,9 +9,11 @@ import pytest
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modality_names import ModalityNames
-from lightning_mm.results import SweepResult, SweepRow, constant_rows
+from lightning_mm.results import SweepResult, SweepRow, constant_rows, merge
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.importance import importance, sampled_combinations
+from lightning_mm.results.per_sample import resampled
+from tests.support.sweep_results import classified
 
 
 def result_of(
@@ -143,3 +145,34 @@ def test_what_is_missing_is_said() -> None:
         importance(result_of(names, combinations=("a", "a+b+c")), "ssf", empty=0.0)
     with pytest.raises(LightningMMError, match="it lacks two permutations"):
         importance(result_of(ModalityNames(list("abcdefghijkl")), combinations=("a",)), "ssf", empty=0.0)
+
+
+def test_only_seeds_with_all_combinations_count() -> None:
+    names = ModalityNames(["a", "b", "c"])
+    result = result_of(names, seeds=3)
+    whole = result_of(names, seeds=2)
+    result.rows = [row for row in result.rows if (row.seed, row.combination) != (2, "a+b")]
+    found, expected = importance(result, "ssf", empty=0.1), importance(whole, "ssf", empty=0.1)
+    assert found.left_out == (2,)
+    assert found.left_out_note == "ssf: without seed 2, which lacks combinations"
+    for name, figure in expected.shapley.items():
+        assert found.shapley[name].value == pytest.approx(figure.value)
+        assert found.shapley[name].std == pytest.approx(figure.std)
+        assert found.shapley[name].seeds == (0, 1)
+    assert found.full == pytest.approx(expected.full)
+    assert (expected.left_out, expected.left_out_note) == ((), "")
+    result.rows = [row for row in result.rows if (row.seed, row.combination) not in ((0, "a"), (1, "b"))]
+    with pytest.raises(LightningMMError, match="Shapley values need all combinations"):
+        importance(result, "ssf", empty=0.1)
+
+
+def test_intervals_of_complete_seeds_are_drawn_again() -> None:
+    parts = [classified(seed) for seed in range(3)]
+    whole, partial = merge(parts[:2]), merge(parts)
+    lost = "rgb"
+    partial.rows = [row for row in partial.rows if (row.seed, row.combination) != (2, lost)]
+    wanted = importance(whole, "adapted", "accuracy", 0.0, resampled(whole, "accuracy", replicates=30))
+    found = importance(partial, "adapted", "accuracy", 0.0, resampled(partial, "accuracy", replicates=30))
+    for name, figure in wanted.shapley.items():
+        assert figure.interval is not None
+        assert found.shapley[name].interval == pytest.approx(figure.interval)

@@ -12,7 +12,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.results import SweepResult, constant_rows, merge, read
 from lightning_mm.results.bootstrap import resample_counts
 from lightning_mm.results.per_sample import resampled
-from lightning_mm.results.per_sample.paired import MEAN, Difference, differences
+from lightning_mm.results.per_sample.paired import MEAN, Difference, differences, paired_replicates
 from tests.support.repository import REPOSITORY
 from tests.support.sweep_results import classified
 
@@ -109,3 +109,23 @@ def test_without_statistics_there_is_the_difference_alone() -> None:
     assert math.isnan(one.better)
     with pytest.raises(LightningMMError, match=r"of method 'lora'; this sweep has \['zero_fill', 'adapted'\]"):
         differences(result, "lora")
+
+
+def test_a_method_whose_statistics_do_not_suffice_costs_the_others_nothing() -> None:
+    parts = [classified(seed) for seed in range(2)]
+    whole = merge(parts)
+    for part in parts:
+        for combination in part.combinations:
+            del part.samples[f"adapted/{combination}/prediction"]
+    lacking = merge(parts)
+    assert paired_replicates(lacking, "accuracy", 20) is not None
+    found, before = (paired_replicates(one, "accuracy", 20) for one in (lacking, whole))
+    assert found is not None
+    assert before is not None
+    assert found.key == before.key
+    assert {method for method, *_ in found.replicates} == {method for method, *_ in before.replicates} - {"adapted"}
+    for key, values in found.replicates.items():
+        np.testing.assert_array_equal(values, before.replicates[key], "the same resamples")
+    for part in parts:
+        part.samples = {key: one for key, one in part.samples.items() if key == "index"}
+    assert paired_replicates(merge(parts), "accuracy", 20) is None
