@@ -20,6 +20,7 @@ from lightning_mm.cluster.script import RESTARTS
 from lightning_mm.compare.cell_config import Run
 from lightning_mm.compare.executor import StepError
 from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.runner import named
 from lightning_mm.compare.step_runner import Facts, perform
 from lightning_mm.errors import LightningMMError, NotApplicableError, Stopped
 from lightning_mm.schemas.jobs import CellState
@@ -59,7 +60,8 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
         ranks.announce(command)
         os.environ[COMMAND] = json.dumps(command)
         try:
-            return run(command)
+            with named(plan.study):
+                return run(command)
         finally:
             del os.environ[COMMAND]
 
