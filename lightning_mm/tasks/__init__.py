@@ -5,8 +5,10 @@ from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.schedules import WarmupPolynomial
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
+from lightning_mm.tasks.single_branch.task import SingleBranchTask
 from lightning_mm.tasks.teacher.distillation import Distillation
 
 __all__ = [
-    "BaseTask", "ClassificationTask", "Distillation", "SemanticSegmentationTask", "SentimentTask", "WarmupPolynomial",
+    "BaseTask", "ClassificationTask", "Distillation", "SemanticSegmentationTask", "SentimentTask", "SingleBranchTask",
+    "WarmupPolynomial",
 ]  # fmt: skip
