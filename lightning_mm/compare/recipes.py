@@ -101,6 +101,19 @@ RECIPES: dict[str, Recipe] = {
         settings={**_AUXILIARY, "model.init_args.late_drop": True},
     ),
     "modality_dropout": Recipe("the whole network trained with modalities dropped at random", start=None, **_ALL),
+    "single_branch": Recipe(
+        "one branch for all modalities, trained on one modality of a sample at a time",
+        start=None,
+        val_policy=_ALL["val_policy"],
+        overlay=True,
+    ),
+    "single_branch_on_auxiliary": Recipe(
+        "single_branch on the encoders of base_auxiliary, which are frozen",
+        start="base_auxiliary",
+        val_policy=_ALL["val_policy"],
+        settings={"model.init_args.model.init_args.freeze_encoders": True},
+        overlay=True,
+    ),
     "adapted": Recipe("the base frozen, adapters trained for all combinations together", overlay=True),
     "adapted_on_dropout": Recipe(
         "the network of modality_dropout frozen, adapters trained", start="modality_dropout", overlay=True

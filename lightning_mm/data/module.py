@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_mm.data.collate import Collate
+from lightning_mm.data.collate import Collate, never_empty
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
+from lightning_mm.data.rows import SWITCHINGS, RowBatchSampler, Switching
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
-from lightning_mm.errors import check_whole
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
 from lightning_mm.modalities import Modalities
 
@@ -54,9 +57,14 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: Batches each worker loads ahead; without workers it has no effect.
         drop_last: Whether training leaves out the last batch when it is smaller.
         seed: Seed of shuffling, augmentation and dropping.
+        switching: Train on one modality of a sample at a time, in the order ``random``, ``alternate``, ``half_epoch``
+            or ``per_sample`` of :class:`~lightning_mm.data.rows.RowBatchSampler`; a batch has ``batch_size`` such rows.
+            ``train_policy`` must then draw the same modalities in every epoch. A sample is read once for each of its
+            modalities in an epoch, and once before the first, to know which it has.
 
     Raises:
-        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality.
+        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality;
+            when training starts, if ``train_policy`` does not go with ``switching``.
     """
 
     def __init__(
@@ -75,8 +83,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: int | None = None,
         drop_last: bool = False,
         seed: int = 0,
+        switching: Switching | None = None,
     ) -> None:
         super().__init__()
+        if switching is not None:
+            check_choice("data.switching", switching, SWITCHINGS)
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         for name, value in sizes.items():
             if value is not None:
@@ -92,7 +103,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self.drop_last, self.seed = drop_last, seed
+        self.drop_last, self.seed, self.switching = drop_last, seed, switching
         self._splits: dict[str, KeyedDataset] = {}
         self._remarked: set[str] = set()
 
@@ -111,7 +122,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         length = len(self._split("train"))
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
-        sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last, "seed": self.seed}
+        if self.switching is None:
+            sampler = KeyedBatchSampler(length, train=True, **settings)
+        else:
+            sampler = RowBatchSampler(self._present(), self.switching, **settings)
         if self.trainer is not None:
             # Lightning sets the epoch after it has made the iterator, and on resume does not make another: worker
             # processes would have started with the batches of epoch 0 by then
@@ -161,6 +176,19 @@ class ModalityDropoutDataModule(LightningDataModule):
     def redraws(self) -> bool:
         """Whether the training data set returns other samples in other epochs, before augmentation."""
         return self._split("train").redraws
+
+    def _present(self) -> NDArray[np.bool_]:
+        """The modalities of each training sample that are observed and not dropped in any epoch, ``Bool[N, M]``."""
+        dataset, policy = self._split("train"), self.policies["train"]
+        index = range(len(dataset))
+        first, second = (policy.draw(self.modalities, index, epoch=epoch, seed=self.seed) for epoch in (0, 1))
+        if not torch.equal(first, second):
+            raise LightningMMError(
+                f"data.switching={self.switching!r} visits a fixed set of modalities, but train_policy {policy!r} "
+                "draws others in every epoch; use Complete, or a table such as ExactShare or SavedTable"
+            )
+        observed = torch.from_numpy(dataset.observed())
+        return never_empty(observed & first, observed).numpy()
 
     def _split(self, split: str) -> KeyedDataset:
         if split not in self._splits:

@@ -7,7 +7,14 @@ from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.token_encoder import TokenEncoder
-from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
+from lightning_mm.models.single_branch.network import SingleBranchClassifier
+from lightning_mm.models.vector_encoders import (
+    ImageEncoder,
+    SequenceEncoder,
+    SpectrogramEncoder,
+    VectorEncoder,
+    VectorInput,
+)
 from lightning_mm.models.video import MultiStreamVideoNetwork
 from lightning_mm.models.video_encoder import VideoEncoder
 from lightning_mm.models.vilt import ViLT
@@ -26,9 +33,11 @@ __all__ = [
     "MultiStreamVideoNetwork",
     "SequenceEncoder",
     "SequenceFusionTransformer",
+    "SingleBranchClassifier",
     "SpectrogramEncoder",
     "TokenEncoder",
     "VectorEncoder",
+    "VectorInput",
     "ViLT",
     "VideoEncoder",
 ]

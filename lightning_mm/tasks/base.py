@@ -109,7 +109,7 @@ class BaseTask(LightningModule):
         self.takes_available = "available" in inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
         self.base_ckpt = base_ckpt
         if base_ckpt is not None:
-            load_network(model, base_ckpt)
+            self.load_base(base_ckpt)
         self.metric_directions = {}
         self.metrics = nn.ModuleDict()
         metrics = self.configure_metrics()
@@ -165,6 +165,10 @@ class BaseTask(LightningModule):
         raise NotImplementedError
 
     # What all tasks share
+
+    def load_base(self, path: str) -> None:
+        """Load ``base_ckpt`` into the network, strictly."""
+        load_network(self.model, path)
 
     def fill_by(self, fill: Fill) -> None:
         """Use another placeholder for absent modalities.

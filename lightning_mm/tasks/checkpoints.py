@@ -64,14 +64,7 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
         LightningMMError: If it is no checkpoint, or that of an adapter or of another network.
     """
     checkpoint = read_checkpoint(path)
-    if ADAPTER_KEY in checkpoint:
-        raise LightningMMError(
-            f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt"
-        )
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = network_state(path, prefix, checkpoint)
     load_reference = getattr(network, "load_reference", None)
     if load_reference is not None and network.state_dict().keys().isdisjoint(state):
         try:
@@ -82,6 +75,28 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
         return
     check_state(network, state, f"base_ckpt {path}")
     network.load_state_dict(state)
+
+
+def network_state(
+    path: str | Path, prefix: str = "model.", checkpoint: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of the network in a checkpoint, under the network's own keys; errors of :func:`load_network`.
+
+    Args:
+        path: The file.
+        prefix: See :func:`load_network`.
+        checkpoint: What was read from the file, if it was.
+    """
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
+    if ADAPTER_KEY in checkpoint:
+        raise LightningMMError(
+            f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt"
+        )
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
 
 
 def load_weights(module: LightningModule, path: str | Path) -> None:
