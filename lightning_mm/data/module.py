@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate
+from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
 from lightning_mm.errors import check_whole
@@ -53,6 +54,9 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: Batches each worker loads ahead; without workers it has no effect.
         drop_last: Whether training leaves out the last batch when it is smaller.
         seed: Seed of shuffling, augmentation and dropping.
+        train_observed: A hard table of what exists in the training split at all, in every epoch, such as
+            :class:`~lightning_mm.missing.PairedShare`; the rest is never shown, nor read if the data set can leave it
+            unread, see :class:`~lightning_mm.data.hard_table.HardTable`.
 
     Raises:
         LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality.
@@ -74,6 +78,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: int | None = None,
         drop_last: bool = False,
         seed: int = 0,
+        train_observed: MissingnessPolicy | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
@@ -91,7 +96,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self.drop_last, self.seed = drop_last, seed
+        self.drop_last, self.seed, self.train_observed = drop_last, seed, train_observed
         self._splits: dict[str, KeyedDataset] = {}
         self._remarked: set[str] = set()
 
@@ -144,6 +149,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         """
         size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
         drawn = self.policies[split].draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
+        table = self._split(split).dataset
+        if isinstance(table, HardTable):
+            exists = table.available[:size]
+            left = drawn & exists
+            drawn = torch.where(left.any(1, keepdim=True), left, exists)
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
@@ -166,6 +176,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             dataset = self.dataset(split)
             augment = self.augment if split == "train" else None
             name = f"{type(dataset).__name__} ({split})"
+            if split == "train" and self.train_observed is not None:
+                dataset = HardTable(dataset, self.modalities, self.train_observed, self.seed, name)
             self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name)
         return self._splits[split]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.folded.constants import fold_constant_encoders
@@ -49,6 +50,9 @@ class Source(nn.Module):
         super().__init__()
         # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
+        for module in list(self.network.modules()):  # a graph holds weights, and not how they are made
+            for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         self.own_fill = own if self.adapter is None else None
         self.features = own if isinstance(own, FeatureFill) else None
         if self.features is not None:

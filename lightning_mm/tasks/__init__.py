@@ -2,11 +2,13 @@
 
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.classification import ClassificationTask
+from lightning_mm.tasks.embedding_prediction.task import EmbeddingPredictionTask
 from lightning_mm.tasks.schedules import WarmupPolynomial
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
 from lightning_mm.tasks.teacher.distillation import Distillation
 
 __all__ = [
-    "BaseTask", "ClassificationTask", "Distillation", "SemanticSegmentationTask", "SentimentTask", "WarmupPolynomial",
+    "BaseTask", "ClassificationTask", "Distillation", "EmbeddingPredictionTask", "SemanticSegmentationTask",
+    "SentimentTask", "WarmupPolynomial",
 ]  # fmt: skip
