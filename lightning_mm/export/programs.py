@@ -48,11 +48,13 @@ class Source(nn.Module):
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
+        if any(parametrize.is_parametrized(module) for module in network.modules()):
+            raise LightningMMError(
+                f"{type(network).__name__} has parametrised layers (peft ssf or lora, weight norm), which a graph cannot "
+                "hold; put them into the weights first: network.fold(), or torch.nn.utils.parametrize"
+            )
         # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
-        for module in list(self.network.modules()):  # a graph holds weights, and not how they are made
-            for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         self.own_fill = own if self.adapter is None else None
         self.features = own if isinstance(own, FeatureFill) else None
         if self.features is not None:

@@ -234,7 +234,7 @@ def test_the_tuned_part_has_a_rate_of_its_own_and_prompts_do_not_decay() -> None
 
 def export_alone(rank: int, folder: Path) -> None:
     """Exports and runs programs; in a process of its own, as sizes that are symbols do not pass the type checks."""
-    for peft in ("none", "ssf"):
+    for peft in ("none", "bitfit"):
         task, path = build(peft=peft).eval(), folder / f"{peft}.ckpt"
         with torch.no_grad():
             for parameter in task.parameters():
