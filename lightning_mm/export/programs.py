@@ -50,8 +50,8 @@ class Source(nn.Module):
         super().__init__()
         if any(parametrize.is_parametrized(module) for module in network.modules()):
             raise LightningMMError(
-                f"{type(network).__name__} has parametrised layers (peft ssf or lora, weight norm), which a graph cannot "
-                "hold; put them into the weights first: network.fold(), or torch.nn.utils.parametrize"
+                f"{type(network).__name__} has parametrised layers (peft ssf or lora, weight norm), which no graph "
+                "holds; put them into the weights first: network.fold(), or torch.nn.utils.parametrize"
             )
         # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
