@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate, never_empty
+from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
 from lightning_mm.data.rows import SWITCHINGS, RowBatchSampler, Switching
@@ -61,6 +62,9 @@ class ModalityDropoutDataModule(LightningDataModule):
             or ``per_sample`` of :class:`~lightning_mm.data.rows.RowBatchSampler`; a batch has ``batch_size`` such rows.
             ``train_policy`` must then draw the same modalities in every epoch. A sample is read once for each of its
             modalities in an epoch, and once before the first, to know which it has.
+        train_observed: A hard table of what exists in the training split at all, in every epoch, such as
+            :class:`~lightning_mm.missing.PairedShare`; the rest is never shown, nor read if the data set can leave it
+            unread, see :class:`~lightning_mm.data.hard_table.HardTable`.
 
     Raises:
         LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality;
@@ -84,6 +88,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         drop_last: bool = False,
         seed: int = 0,
         switching: Switching | None = None,
+        train_observed: MissingnessPolicy | None = None,
     ) -> None:
         super().__init__()
         if switching is not None:
@@ -104,6 +109,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.drop_last, self.seed, self.switching = drop_last, seed, switching
+        self.train_observed = train_observed
         self._splits: dict[str, KeyedDataset] = {}
         self._remarked: set[str] = set()
 
@@ -160,6 +166,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         """
         size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
         drawn = self.policies[split].draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
+        table = self._split(split).dataset
+        if isinstance(table, HardTable):
+            exists = table.available[:size]
+            left = drawn & exists
+            drawn = torch.where(left.any(1, keepdim=True), left, exists)
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
@@ -195,6 +206,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             dataset = self.dataset(split)
             augment = self.augment if split == "train" else None
             name = f"{type(dataset).__name__} ({split})"
+            if split == "train" and self.train_observed is not None:
+                dataset = HardTable(dataset, self.modalities, self.train_observed, self.seed, name)
             self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name)
         return self._splits[split]
 

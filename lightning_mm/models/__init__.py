@@ -1,6 +1,7 @@
 """Networks: pure torch, know no Lightning and no adapters."""
 
 from lightning_mm.models.cmnext import CMNeXt
+from lightning_mm.models.embedding_prediction import EmbeddingPrediction
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
@@ -23,6 +24,7 @@ __all__ = [
     "AttentionFusion",
     "CMNeXt",
     "ConcatFusion",
+    "EmbeddingPrediction",
     "Fusion",
     "ImageEncoder",
     "LateFusionClassifier",

@@ -41,6 +41,9 @@ class ImageEncoder(nn.Module):
         torch.Size([2, 64])
     """
 
+    feature_map = "stages"
+    """The part that returns the last map."""
+
     def __init__(self, in_channels: int, width: int = 32, out_channels: int = 64, depth: int = 3) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, width=width, out_channels=out_channels, depth=depth)
@@ -72,6 +75,9 @@ class SpectrogramEncoder(nn.Module):
         >>> SpectrogramEncoder(bands=32)(torch.zeros(2, 1, 32, 48)).shape
         torch.Size([2, 64])
     """
+
+    feature_map = "stages"
+    """The part that returns the last map."""
 
     def __init__(
         self, bands: int, in_channels: int = 1, width: int = 16, out_channels: int = 64, depth: int = 3

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torchmetrics import MetricCollection
 
 from lightning_mm.errors import LightningMMError
@@ -350,8 +350,12 @@ class BaseTask(LightningModule):
             checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("auxiliary.")}
         check_state(self, checkpoint["state_dict"], "the checkpoint")
 
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer on the groups of parameters that are trained."""
+        return self.optimizer(parameter_groups(self))
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self))
+        optimizer = self.make_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

@@ -50,7 +50,9 @@ def read_checkpoint(path: str | Path, in_place: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -> None:
+def load_network(
+    network: nn.Module, path: str | Path, prefix: str = "model.", parts: tuple[str, ...] | None = None
+) -> None:
     """Load a network from a Lightning checkpoint, a bare ``state_dict`` or released weights, strictly.
 
     Args:
@@ -58,6 +60,7 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
             ``load_reference`` of the network gets files in which no key is the network's own.
         path: The file.
         prefix: Of the network's keys in the checkpoint of its LightningModule; other parts are ignored.
+        parts: The only children of the network to load; all others keep their values. None loads the whole network.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -65,6 +68,9 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
     """
     checkpoint = read_checkpoint(path)
     state = network_state(path, prefix, checkpoint)
+    if parts is not None:
+        own = nn.ModuleDict({name: network.get_submodule(name) for name in parts})
+        network, state = own, {key: value for key, value in state.items() if key.partition(".")[0] in parts}
     load_reference = getattr(network, "load_reference", None)
     if load_reference is not None and network.state_dict().keys().isdisjoint(state):
         try:
