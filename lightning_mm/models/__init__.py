@@ -7,8 +7,8 @@ from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
-from lightning_mm.models.token_encoder import TokenEncoder
 from lightning_mm.models.single_branch.network import SingleBranchClassifier
+from lightning_mm.models.token_encoder import TokenEncoder
 from lightning_mm.models.vector_encoders import (
     ImageEncoder,
     SequenceEncoder,

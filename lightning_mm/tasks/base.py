@@ -28,13 +28,13 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_networ
 from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
 from lightning_mm.tasks.finite.check import FiniteCheck
 from lightning_mm.tasks.finite.weights import check_trained
-from lightning_mm.tasks.parameter_groups import parameter_groups
-from lightning_mm.tasks.resume import RUN_KEY, ResumedRun
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
-from lightning_mm.tasks.strategies import weighted_by_share
 from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
 from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
+from lightning_mm.tasks.training.parameter_groups import parameter_groups
+from lightning_mm.tasks.training.resume import RUN_KEY, ResumedRun
+from lightning_mm.tasks.training.strategies import weighted_by_share
 from lightning_mm.tree import batch_size
 
 Stage = Literal["train", "val", "test"]

@@ -24,8 +24,8 @@ from lightning_mm.tasks.checks import check_batch
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.embedding_prediction.metric import PredictedEmbedding
 from lightning_mm.tasks.embedding_prediction.vicreg import VICReg
-from lightning_mm.tasks.parameter_groups import parameter_groups
 from lightning_mm.tasks.settings import group_of
+from lightning_mm.tasks.training.parameter_groups import parameter_groups
 
 
 class EmbeddingPredictionTask(ClassificationTask):
