@@ -235,6 +235,11 @@ def test_mean_inputs_are_read_and_are_what_they_were(runs: Path) -> None:
 # Sweeps
 
 
+def unescaped(path: Path) -> str:
+    """A table as older versions wrote it: its first note was no text but the definition of a link."""
+    return path.read_text(encoding="utf-8").replace("[low, high\\]: ", "[low, high]: ")
+
+
 def test_sweeps_are_read_with_their_samples_and_intervals(tmp_path: Path) -> None:
     folder = shutil.copytree(WRITTEN / "checkpoint" / "ssf" / "sweep", tmp_path / "sweep")
     result = read(folder)
@@ -245,7 +250,7 @@ def test_sweeps_are_read_with_their_samples_and_intervals(tmp_path: Path) -> Non
     assert result.summary("adapted", "miou")["mean_interval"] == pytest.approx(summary["mean_interval"])
     written = save(result, tmp_path / "again")
     assert written["csv"].read_bytes() == (folder / "sweep.csv").read_bytes()
-    assert written["markdown"].read_text(encoding="utf-8") == (folder / "sweep.md").read_text(encoding="utf-8")
+    assert unescaped(written["markdown"]) == (folder / "sweep.md").read_text(encoding="utf-8")
     with np.load(folder / "sweep_samples.npz") as old, np.load(written["samples"]) as new:
         assert set(old.files) == set(new.files)
         for name in old.files:
@@ -255,7 +260,7 @@ def test_sweeps_are_read_with_their_samples_and_intervals(tmp_path: Path) -> Non
 def test_a_table_of_sweeps(runs: Path) -> None:
     assert main(["table", "base/sweep", "ssf/sweep", "--out", "again"]) == 0
     for name in ("sweep.csv", "sweep.md"):
-        assert Path("again", name).read_text(encoding="utf-8") == Path("table", name).read_text(encoding="utf-8"), name
+        assert unescaped(Path("again", name)) == Path("table", name).read_text(encoding="utf-8"), name
 
 
 # Checkpoints

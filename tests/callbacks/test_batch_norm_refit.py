@@ -334,7 +334,7 @@ def test_fit_and_sweep_of_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     assert main(["fit", *common, "--trainer.fast_dev_run", "1"]) == 0
     assert not list(Path().rglob("best.ckpt"))
     assert main(["fit", *common]) == 0
-    assert {path.name for path in Path("out").iterdir()} == {"best.ckpt", "fit.yaml"}
+    assert {path.name for path in Path("out").iterdir()} == {"best.ckpt", "fit.yaml", "fit.state.json"}
     assert main(["sweep", *common, "--ckpt_path", "out/best.ckpt", "--bootstrap", "0"]) == 0
     with open("out/sweep/sweep.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "miou"]

@@ -127,7 +127,7 @@ def test_a_sample_without_any_modality(case: Case, root: Path) -> None:
 
 def test_damage_sizes_and_labels(case: Case, root: Path) -> None:
     dataset = case.data_set("test", root=str(root))
-    height, width = dataset._read(1)["target"].shape
+    height, width = dataset._read(1, tuple(dataset.channels))["target"].shape
     path = root / case.file
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -157,7 +157,7 @@ def swept(root: Path) -> set[tuple[str, ...]]:
 
 
 def is_quick(path: Path) -> bool:
-    others = ("mosi/base.yaml", "ravdess/single_branch.yaml")
+    others = ("mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml")
     return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) in others
 
 

@@ -73,6 +73,7 @@ def test_the_same_settings_and_more_epochs_say_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         fit(tmp_path / "again", 2, last(tmp_path))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 
 def leave_requeueing_to_us(trainer: Trainer) -> None:
@@ -18,20 +19,19 @@ def leave_requeueing_to_us(trainer: Trainer) -> None:
     if isinstance(environment, SLURMEnvironment):
         environment.auto_requeue = False
     connector: Any = getattr(trainer, "_checkpoint_connector", None)
-    if connector is not None and not hasattr(connector, "asked_for_hpc"):
-        kind = type(connector)
-        connector.__class__ = type(kind.__name__, (_OnlyAsked, kind), {})
+    if type(connector) is _CheckpointConnector:
+        connector.__class__ = OnlyAsked
 
 
-class _OnlyAsked:
-    """In front of Lightning's class that finds checkpoints."""
+class OnlyAsked(_CheckpointConnector):
+    """Finds checkpoints as Lightning does, but those of its own requeueing only when asked for with ``hpc``."""
 
     asked_for_hpc = False
 
     @property
     def _hpc_resume_path(self) -> Any:
-        return super()._hpc_resume_path if self.asked_for_hpc else None  # type: ignore[misc]
+        return super()._hpc_resume_path if self.asked_for_hpc else None
 
     def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **settings: Any) -> Any:
         self.asked_for_hpc = ckpt_path == "hpc"
-        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **settings)  # type: ignore[misc]
+        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **settings)
