@@ -6,10 +6,12 @@ Their text output is read, not ``--json``, which not all releases have in all of
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lightning_mm.cluster.limits import beyond
 from lightning_mm.cluster.scheduler import Job, State
 from lightning_mm.errors import LightningMMError
 
@@ -55,6 +57,7 @@ class Slurm:
         done = _run(["sbatch", "--test-only", str(script)])
         if done.returncode:
             raise LightningMMError(f"Slurm would not take this job: {_words(done)}; nothing was queued")
+        self._check_limits(script.read_text(encoding="utf-8"), done.stderr)
 
     def submit(self, script: Path, after: Sequence[str] = (), array: str | None = None) -> str:
         """Queue a script with ``sbatch --parsable``."""
@@ -97,6 +100,20 @@ class Slurm:
         done = _run(["scontrol", "show", "config"])
         found = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", done.stdout)
         return int(found[1]) - 1 if found and int(found[1]) > 1 else None
+
+    @staticmethod
+    def _check_limits(text: str, said: str) -> None:
+        """Refuse what would wait for ever: unless a site enforces its limits, such a job is queued all the same."""
+        found = re.search(r"(?m)^#SBATCH --partition=(\S+)$", text) or re.search(r" in partition (\S+)", said)
+        if found is None or shutil.which("scontrol") is None:
+            return
+        shown = [_run(["scontrol", "show", "partition", "--oneliner", name]).stdout for name in found[1].split(",")]
+        problem = beyond(text, "\n".join(shown))
+        if problem:
+            raise LightningMMError(
+                f"this job would wait in Slurm's queue for ever: {problem}; ask for less, or give another --partition "
+                "or a --qos that allows more; nothing was queued"
+            )
 
     @staticmethod
     def _queued(ids: Sequence[str]) -> dict[str, Job]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lightning_mm.cluster import slurm as module
+from lightning_mm.cluster.limits import beyond
 from lightning_mm.cluster.scheduler import Job, Scheduler
 from lightning_mm.cluster.slurm import Slurm
 from lightning_mm.errors import LightningMMError
@@ -102,12 +103,34 @@ def test_the_id_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Slurm().submit(Path("job.sh")) == "345"
 
 
+MAIN = "PartitionName=main Default=YES MaxNodes=4 MaxTime=1-00:00:00 MinNodes=0 Nodes=node[1-9]\n"
+LONG = "PartitionName=long Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "partitions", "problem"),
+    [
+        (["--time=1440", "--nodes=4"], MAIN, ""),
+        (["--time=24:00:01"], MAIN, "partition main has a time limit of 1-00:00:00, got --time 24:00:01"),
+        (["--time=1-01"], MAIN, "partition main has a time limit of 1-00:00:00, got --time 1-01"),
+        (["--nodes=5"], MAIN, "partition main gives a job at most 4 nodes, got --nodes 5"),
+        (["--time=9-00", "--nodes=5"], f"{MAIN}\n{LONG}", ""),
+        (["--time=9-00", "--qos=long"], MAIN, ""),
+        (["--time=9-00"], "", ""),
+    ],
+)
+def test_finds_what_a_partition_never_allows(options: list[str], partitions: str, problem: str, tmp_path: Path) -> None:
+    assert beyond(script(tmp_path, "true", *options).read_text(), partitions) == problem
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_checks_submits_and_cancels(tmp_path: Path) -> None:
     slurm = Slurm()
     with pytest.raises(LightningMMError, match=r"[Ii]nvalid partition.*`sinfo` lists"):
         slurm.check(script(tmp_path, "true", "--partition=nope"))
+    with pytest.raises(LightningMMError, match=r"for ever: partition main has a time limit of 01:00:00, got --time 61"):
+        slurm.check(script(tmp_path, "true", "--time=61"))
     slurm.check(script(tmp_path, "true"))
     tasks = slurm.submit(script(tmp_path, "exit $((3 * SLURM_ARRAY_TASK_ID))"), array="0-2%2")
     waiting = slurm.submit(script(tmp_path, "sleep 100"), after=[tasks])
