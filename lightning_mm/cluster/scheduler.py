@@ -13,8 +13,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 State = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
-REQUEUE = 75
-"""Exit code of a command that has saved where it was and asks to be started again."""
 NOT_READY = 3
 """Exit code of a cell of a study that could not run because what it needs is not finished."""
 

@@ -237,7 +237,7 @@ def test_a_fit_on_two_nodes_is_queued_again_and_goes_on(submits: list[str], caps
     assert "srun" not in log.replace("srun: ", ""), "Lightning's hint is for others"
     capsys.readouterr()
     assert main(["status", "run"]) == 0
-    assert "queued again 1 times" in capsys.readouterr().out
+    assert "queued again 1 time" in capsys.readouterr().out
 
 
 @pytest.mark.slow

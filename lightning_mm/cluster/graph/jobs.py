@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lightning_mm.cluster.graph.cells import REPORT
 from lightning_mm.cluster.graph.folder import JobsFolder
-from lightning_mm.cluster.scheduler import REQUEUE, Job, Scheduler
+from lightning_mm.cluster.scheduler import Job, Scheduler
 from lightning_mm.errors import LightningMMError
 from lightning_mm.schemas.jobs import Ledger
+from lightning_mm.signals import REQUEUE
 
 LIVE = ("queued", "running")
 """States of a job that has not ended."""
