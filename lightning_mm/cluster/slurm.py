@@ -5,6 +5,7 @@ Their text output is read, not ``--json``, which not all releases have in all of
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lightning_mm.cluster.limits import beyond
 from lightning_mm.cluster.scheduler import Job, State
+from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.errors import LightningMMError
 
 SECONDS = 120.0
@@ -173,8 +175,12 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     Raises:
         LightningMMError: If it is not on the PATH or does not answer.
     """
+    # A job inherits the environment: what is submitted from inside a job must not count that one's restarts.
+    environment = {
+        key: value for key, value in os.environ.items() if key not in (TASK, RESTARTS, "SLURM_RESTART_COUNT")
+    }
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
     except (FileNotFoundError, PermissionError):
         raise LightningMMError(
             f"{command[0]} was not found on the PATH: this machine has no Slurm; submit from a login node of the "

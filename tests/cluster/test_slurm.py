@@ -103,6 +103,21 @@ def test_the_id_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Slurm().submit(Path("job.sh")) == "345"
 
 
+def test_a_job_submitted_from_a_job_starts_its_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, "345\n", "")
+
+    counts = ("SLURM_RESTART_COUNT", "LIGHTNING_MM_RESTARTS", "LIGHTNING_MM_TASK")
+    for name in (*counts, "SLURM_CONF"):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setattr(module.subprocess, "run", run)
+    Slurm().submit(Path("job.sh"))
+    assert [name for name in (*counts, "SLURM_CONF") if name in seen] == ["SLURM_CONF"]
+
+
 MAIN = "PartitionName=main Default=YES MaxNodes=4 MaxTime=1-00:00:00 MinNodes=0 Nodes=node[1-9]\n"
 LONG = "PartitionName=long Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0\n"
 
