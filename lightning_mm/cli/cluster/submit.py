@@ -56,6 +56,10 @@ def run_submit(args: list[str]) -> None:
             print(f"\n# {job.folder / 'merge.sh'}, after it:\n{merge.text()}", end="")
         return
     job.check_free(scheduler_of)
+    if words[0] == "fit" and _has_finished(job):
+        folder = _shown(job.run_folder)
+        print(f"nothing was queued: this fit has finished; to train anew, empty {folder} or give another folder")
+        return
     submitted = job.submit(scheduler, options.scheduler, options.after)
     log = job.script().log.name.replace("%j", submitted.id).replace("%A_%a", f"{submitted.id}_*")
     folder = _shown(job.folder)
@@ -205,6 +209,24 @@ def _looked_at(words: Sequence[str], options: argparse.Namespace, settings: JobS
     job = RunJob(words[0], facts, settings, Path.cwd(), command, options.array)
     job.check()
     return job
+
+
+def _has_finished(job: RunJob) -> bool:
+    """Whether nothing of a fit is left to train; a folder that holds one with other settings is refused.
+
+    Raises:
+        UsageError: As the job would, hours later; the message names the settings.
+    """
+    from lightning_mm.cli.lightning.resume import Attempt
+
+    config = job.plain()
+    attempt = Attempt.of(config)
+    state = attempt.state()
+    if state is not None and state.finished:
+        return True
+    with redirect_stdout(sys.stderr):
+        attempt.find(config)
+    return False
 
 
 def _leaves_devices(options: argparse.Namespace, settings: JobSettings) -> bool:
