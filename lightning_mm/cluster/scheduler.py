@@ -28,6 +28,7 @@ class Job:
         exit_code: Exit code of the script, once it has ended; 128 plus the number of the signal that ended it.
         restarts: How often it was requeued, where the scheduler says so.
         reason: Why it waits, in the scheduler's word; empty if it does not wait.
+        earlier: How its earlier starts ended, such as ``NODE_FAIL``, where the scheduler keeps that.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Job:
     exit_code: int | None = None
     restarts: int | None = None
     reason: str = ""
+    earlier: tuple[str, ...] = ()
 
 
 @runtime_checkable

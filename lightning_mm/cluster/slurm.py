@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_mm.cluster.limits import beyond
@@ -80,13 +81,15 @@ class Slurm:
         if not ids:
             return {}
         found = self._queued(ids)
-        missing = [one for one in ids if not _of(one, found)]
-        if missing:
-            found.update(self._accounted(missing))
-        for one in ids:
-            if not _of(one, found):
-                found[one] = Job(one, "unknown")
-        return {key: job for key, job in found.items() if any(_belongs(key, one) for one in ids)}
+        missing = [one for one in ids if one not in _names(found)]
+        restarted = [key for key, job in found.items() if job.restarts]
+        if missing or restarted:
+            accounted = self._accounted([*missing, *restarted])
+            earlier = {key: job.earlier for key, job in accounted.items()}
+            found = accounted | {key: replace(job, earlier=earlier.get(key, ())) for key, job in found.items()}
+        there, asked = _names(found), set(ids)
+        found |= {one: Job(one, "unknown") for one in ids if one not in there}
+        return {key: job for key, job in found.items() if key in asked or key.partition("_")[0] in asked}
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs with ``scancel``."""
@@ -157,14 +160,15 @@ class Slurm:
             word = said.partition(" ")[0]  # "CANCELLED by 1000"
             state = _STATES.get(word, "unknown")
             ended = state in ("finished", "failed", "cancelled")
-            restarts = 0 if key not in found else (found[key].restarts or 0) + 1
+            earlier = () if key not in found else (*found[key].earlier, found[key].word)
             found[key] = Job(
                 key,
                 state,
                 word,
                 _from_pair(code) if ended else None,
-                restarts,
+                len(earlier),
                 "" if reason == "None" or state != "queued" else reason,
+                earlier,
             )
         return found
 
@@ -200,12 +204,9 @@ def _words(done: subprocess.CompletedProcess[str]) -> str:
     return f"{text} ({hint})" if hint else text
 
 
-def _belongs(key: str, asked: str) -> bool:
-    return key == asked or key.startswith(f"{asked}_")
-
-
-def _of(asked: str, found: Iterable[str]) -> list[str]:
-    return [key for key in found if _belongs(key, asked)]
+def _names(jobs: Iterable[str]) -> set[str]:
+    """Ids of jobs and tasks, and those of the arrays that the tasks belong to."""
+    return {name for key in jobs for name in (key, key.partition("_")[0])}
 
 
 def _from_wait(status: int) -> int:

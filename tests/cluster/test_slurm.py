@@ -60,8 +60,14 @@ def test_no_slurm_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("7|COMPLETED|0:0|None", Job("7", "finished", "COMPLETED", 0, 0)),
         ("7|CANCELLED by 1000|0:15|None", Job("7", "cancelled", "CANCELLED", 143, 0)),
         ("7|FAILED|3:0|JobArrayTaskLimit", Job("7", "failed", "FAILED", 3, 0)),
-        ("7|REQUEUED|75:0|None\n7|PENDING|0:0|BeginTime", Job("7", "queued", "PENDING", None, 1, "BeginTime")),
-        ("7|NODE_FAIL|1:0|None\n7|PREEMPTED|0:0|None\n7|RUNNING|0:0|x", Job("7", "running", "RUNNING", None, 2)),
+        (
+            "7|REQUEUED|75:0|None\n7|PENDING|0:0|BeginTime",
+            Job("7", "queued", "PENDING", None, 1, "BeginTime", ("REQUEUED",)),
+        ),
+        (
+            "7|NODE_FAIL|1:0|None\n7|PREEMPTED|0:0|None\n7|RUNNING|0:0|x",
+            Job("7", "running", "RUNNING", None, 2, "", ("NODE_FAIL", "PREEMPTED")),
+        ),
         ("7|SOMETHING_NEW|0:0|None", Job("7", "unknown", "SOMETHING_NEW", None, 0)),
         ("", Job("7", "unknown")),
     ],
@@ -69,6 +75,22 @@ def test_no_slurm_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_reads_accounting(line: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, squeue=(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct=(0, line, ""))
     assert Slurm().states(["7"]) == {"7": job}
+
+
+def test_accounting_says_why_a_job_was_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = "".join(f"{text:48}" for text in ("7", "RUNNING", "None", "0", "1"))
+    answers(monkeypatch, squeue=(0, queue, ""), sacct=(0, "7|NODE_FAIL|0:0|None\n7|RUNNING|0:0|None", ""))
+    assert Slurm().states(["7"]) == {"7": Job("7", "running", "RUNNING", None, 1, "", ("NODE_FAIL",))}
+    answers(monkeypatch, squeue=(0, queue, ""), sacct=(1, "", "accounting storage is disabled"))
+    assert Slurm().states(["7"]) == {"7": Job("7", "running", "RUNNING", None, 1)}
+
+
+def test_accounting_knows_tasks_that_the_queue_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = "".join(f"{text:48}" for text in ("7_1", "RUNNING", "None", "0", "0"))
+    answers(monkeypatch, squeue=(0, queue, ""), sacct=(0, "7_0|OUT_OF_MEMORY|0:125|None\n7_1|RUNNING|0:0|None", ""))
+    running = Job("7_1", "running", "RUNNING", None, 0)
+    assert Slurm().states(["7"]) == {"7_1": running}
+    assert Slurm().states(["7_0", "7_1"]) == {"7_0": Job("7_0", "failed", "OUT_OF_MEMORY", 253, 0), "7_1": running}
 
 
 def test_without_accounting_old_jobs_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
