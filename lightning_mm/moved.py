@@ -35,6 +35,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "adapters.sensitivity": ("adapters.placement.sensitivity",),
     "compare.cells": ("compare.step_runner",),
     "data.datasets.food101": ("data.datasets.image_text.food101",),
+    "tasks.parameter_groups": ("tasks.training.parameter_groups",),
+    "tasks.resume": ("tasks.training.resume",),
     "data.augment_clips": ("data.augment.clips",),
     "data.augment_images": ("data.augment.images",),
     "data.augment_sequences": ("data.augment.sequences",),

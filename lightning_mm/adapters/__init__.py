@@ -5,6 +5,7 @@ from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.basis import Additive, Basis, OneHot, Pairwise, Shared
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.folded.network import Folded
+from lightning_mm.adapters.hyper import Hyper
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.bitfit import BitFit
 from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
@@ -23,7 +24,7 @@ from lightning_mm.adapters.saving.folder import list_adapters
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
-    "BottleneckBank", "Folded", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
+    "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
     "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PromptBank",
     "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank", "adapt",
     "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load", "place",

@@ -40,7 +40,7 @@ class Basis(nn.Module):
 
     modalities: Modalities
     looks_up: bool = False
-    """Whether a sample uses at most one row, so that ``gather`` is the cheap way to fetch it."""
+    """Whether ``gather`` returns one row per sample, so that it is the cheap way to fetch it."""
 
     def bind(self, modalities: Modalities) -> None:
         """Fix the modalities; called once by the adapter that owns the basis."""
@@ -54,7 +54,8 @@ class Basis(nn.Module):
     def route(self, available: Bool[Tensor, "batch modality"]) -> Shaped[Tensor, " batch *route"]:
         """Compute from ``available`` (``Bool[B, M]``) what the banks need, ``[B, ...]``, once per forward.
 
-        By default this is a mask of the rows that each sample uses, ``Bool[B, K]``, empty for the full combination.
+        By default this is a mask of the rows that each sample uses, ``Bool[B, K]``, empty for the full combination; or
+        their factors, ``Float[B, K]``, zero for rows that it does not use.
         """
         raise NotImplementedError
 
@@ -99,7 +100,10 @@ class Basis(nn.Module):
 
 
 def _sum_of_rows(route: Tensor, table: Tensor) -> Tensor:
-    return torch.where(route.unsqueeze(2), table, torch.zeros((), dtype=table.dtype, device=table.device)).sum(1)
+    used, zero = route.unsqueeze(2), torch.zeros((), dtype=table.dtype, device=table.device)
+    if route.dtype != torch.bool:  # factors of the rows
+        used, table = used != 0, used.to(table.dtype) * table
+    return torch.where(used, table, zero).sum(1)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -108,20 +112,24 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class _SumOfRows(torch.autograd.Function):
-    """``_sum_of_rows`` as a matrix product, faster on the CPU; falls back to it if an entry is not finite."""
+    """``_sum_of_rows`` as a matrix product, faster on the CPU; falls back to it if an entry is not finite.
+
+    The gradient of factors that are zero may be NaN if the row is; a basis passes them through a ReLU, which drops it.
+    """
 
     @staticmethod
     def forward(ctx: Any, route: Tensor, table: Tensor) -> Tensor:
-        ctx.save_for_backward(route)
+        ctx.save_for_backward(route, table if ctx.needs_input_grad[0] else None)
         return route.to(table.dtype) @ table if is_finite(table) else _sum_of_rows(route, table)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        (route,) = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        route, table = ctx.saved_tensors
+        of_route = None if table is None else gradient @ table.mT  # each entry of one sample and one row alone
         if is_finite(gradient):
-            return None, route.mT.to(gradient.dtype) @ gradient
-        return None, _sum_of_rows(route.mT, gradient)
+            return of_route, route.mT.to(gradient.dtype) @ gradient
+        return of_route, _sum_of_rows(route.mT, gradient)
 
 
 def _look_up(route: Int[Tensor, " batch"], table: Float[Tensor, " row *entry"]) -> Float[Tensor, " batch *entry"]:

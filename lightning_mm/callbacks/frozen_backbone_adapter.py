@@ -29,7 +29,7 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY, load_network, load_weigh
 from lightning_mm.tasks.finite.check import FiniteCheck
 from lightning_mm.tasks.finite.weights import check_network
 from lightning_mm.tasks.settings import group_of
-from lightning_mm.tasks.strategies import check_whole_network
+from lightning_mm.tasks.training.strategies import check_whole_network
 
 
 class FrozenBackboneAdapter(Callback):

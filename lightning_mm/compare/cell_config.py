@@ -4,19 +4,89 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, NotApplicableError
+from lightning_mm.settings_files import read_settings
 
 Run = Callable[[list[str]], dict[str, Any]]
 """Runs a command of the command line; returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters of ``fit``."""
 KEPT = ("seed_everything", "trainer", "model", "data")
+
+
+def config_of(
+    stack: Sequence[Path], overrides: Mapping[str, Any], patch: Mapping[str, Any], run: Run
+) -> dict[str, Any]:
+    """The config of a cell.
+
+    Raises:
+        NotApplicableError: If the recipe is for other networks.
+        LightningMMError: If a setting does not exist or has a wrong value.
+    """
+    with recast(stack, patch.get("classes")) as files:
+        return patched(resolve(files, overrides, run), patch)
+
+
+@contextmanager
+def recast(stack: Sequence[Path], classes: Mapping[str, Any] | None) -> Iterator[Sequence[Path]]:
+    """Config files with other classes for task and network, in a folder that is removed afterwards.
+
+    A change of class on the command line would lose the arguments that are classes themselves, and references.
+
+    Args:
+        stack: Config files; those that name no class of a network stay as they are.
+        classes: ``task`` and ``network``: the classes; ``of``: the class of the task in the files; ``keep``: which
+            arguments of the network stay. None changes nothing.
+
+    Raises:
+        NotApplicableError: If the files are for another task, or their network lacks an argument that stays.
+    """
+    if classes is None:
+        yield stack
+        return
+    with tempfile.TemporaryDirectory(prefix="lightning_mm-recast-") as folder:
+        files = []
+        for number, path in enumerate(stack):
+            content = read_settings(path, line_first=False)
+            files.append(path)
+            if _recast(content.get("model"), classes, path):
+                files[-1] = Path(folder) / f"{number}_{path.name}"
+                files[-1].write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        yield files
+
+
+def _recast(task: Any, classes: Mapping[str, Any], path: Path) -> bool:
+    """Change the section of a task in place; whether there was a network of another class."""
+    arguments = task.get("init_args") if isinstance(task, dict) else None
+    network = arguments.get("model") if isinstance(arguments, dict) else None
+    if (
+        arguments is None
+        or not isinstance(network, dict)
+        or network.get("class_path", classes["network"]) == classes["network"]
+    ):
+        return False
+    given = network.get("init_args") or {}
+    lacking = [name for name in classes["keep"] if name not in given]
+    name = str(task.get("class_path", classes["of"]))
+    if name.rpartition(".")[2] != classes["of"] or lacking:
+        what = f"is a {name}" if not lacking else f"has the network {network['class_path']} without {lacking[0]}"
+        raise NotApplicableError(
+            f"this method is for a {classes['of']} whose network has {' and '.join(classes['keep'])}, and that of "
+            f"{path} {what}; leave it out of the study"
+        )
+    task["class_path"] = classes["task"]
+    arguments["model"] = {
+        "class_path": classes["network"],
+        "init_args": {key: value for key, value in given.items() if key in classes["keep"]},
+    }
+    return True
 
 
 def resolve(stack: Sequence[Path], overrides: Mapping[str, Any], run: Run) -> dict[str, Any]:

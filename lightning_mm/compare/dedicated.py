@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from lightning_mm.compare.cell_config import Run, patched, resolve
+from lightning_mm.compare.cell_config import Run, config_of
 from lightning_mm.compare.plan import Plan
 from lightning_mm.compare.step_runner import finished, logged
 from lightning_mm.compare.study import Method, Study
@@ -43,7 +43,7 @@ def check_dedicated(study: Study, run: Run) -> None:
             step = plan.fit(method, combination, seed, None if method.tuned is None else method.tuned[1][0])
             if finished(step) is not None:
                 continue
-            config = patched(resolve(step.stack, step.overrides, run), step.patch)
+            config = config_of(step.stack, step.overrides, step.patch, run)
             network = (config["model"].get("init_args") or {}).get("model")
             if not isinstance(network, dict) or str(network.get("class_path")).startswith(OURS):
                 continue

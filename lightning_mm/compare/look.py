@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_mm.compare.cell_config import Run, command_of, patched, resolve
+from lightning_mm.compare.cell_config import Run, command_of, config_of
 from lightning_mm.compare.plan import CHECKPOINT, Plan, Step
 from lightning_mm.compare.recipes import BASE
 from lightning_mm.compare.study import Study
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, NotApplicableError
 
 WRITER = "lightning.pytorch.callbacks.ModelCheckpoint"
 
@@ -36,8 +36,10 @@ def look_at(study: Study, steps: Sequence[Step], run: Run) -> None:
     """
     for step in steps:
         try:
-            config = patched(resolve(step.stack, step.overrides, run), step.patch)
+            config = config_of(step.stack, step.overrides, step.patch, run)
             _check_writer(config, step)
+        except NotApplicableError:
+            continue  # the step is skipped, and the table says why
         except LightningMMError as error:
             raise type(error)(f"{study.name}: {step.method}: {error}") from error
     if study.metric is None and not study.majority:

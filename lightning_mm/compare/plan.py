@@ -160,6 +160,8 @@ class Plan:
                 patch[key] = {**fixed, "init_args": {"combination": combination}}
         if recipe.each == "dedicated":
             patch["only"] = list(study.modalities.parse(str(combination)))
+        if recipe.classes is not None:
+            patch["classes"] = dict(recipe.classes)
         if recipe.fill is not None:
             patch["fill"] = {"class_path": f"lightning_mm.missing.{recipe.fill}"}
         if recipe.fill_file is not None:

@@ -36,6 +36,8 @@ class Recipe:
         callbacks: Inserted before the ModelCheckpoint of the config.
         settings: Settings of the method; settings of a study win over them.
         overlay: Whether the study must give a config file that defines the method.
+        classes: Other classes of task and network than those of the config, see
+            :func:`lightning_mm.compare.cell_config.recast`.
     """
 
     what: str
@@ -50,6 +52,7 @@ class Recipe:
     callbacks: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     overlay: bool = False
+    classes: Mapping[str, Any] | None = None
 
 
 def _missing(name: str, **init_args: Any) -> dict[str, Any]:
@@ -59,6 +62,13 @@ def _missing(name: str, **init_args: Any) -> dict[str, Any]:
 _ALL: dict[str, Any] = {"train_policy": _missing("UniformCombinations"), "val_policy": _missing("RotatingCombinations")}
 
 _AUXILIARY = {"model.init_args.auxiliary_weight": 0.5}
+
+_PREDICTION = {
+    "of": "ClassificationTask",
+    "task": "lightning_mm.tasks.EmbeddingPredictionTask",
+    "network": "lightning_mm.models.EmbeddingPrediction",
+    "keep": ("encoders", "num_classes"),
+}
 
 RECIPES: dict[str, Recipe] = {
     BASE: Recipe("trained on complete data", start=None),
@@ -100,7 +110,32 @@ RECIPES: dict[str, Recipe] = {
         trains=False,
         settings={**_AUXILIARY, "model.init_args.late_drop": True},
     ),
+    "unimodal": Recipe(
+        "an encoder and a head for each modality, trained apart; the mean of the logits of present heads",
+        start=None,
+        settings={"model.init_args.stage": "unimodal"},
+        classes=_PREDICTION,
+    ),
+    "embedding_prediction": Recipe(
+        "the encoders of unimodal frozen, the embedding of an absent modality predicted from the present ones",
+        start="unimodal",
+        val_policy=_missing("RotatingCombinations", include_full=False),
+        classes=_PREDICTION,
+    ),
     "modality_dropout": Recipe("the whole network trained with modalities dropped at random", start=None, **_ALL),
+    "single_branch": Recipe(
+        "one branch for all modalities, trained on one modality of a sample at a time",
+        start=None,
+        val_policy=_ALL["val_policy"],
+        overlay=True,
+    ),
+    "single_branch_on_auxiliary": Recipe(
+        "single_branch on the encoders of base_auxiliary, which are frozen",
+        start="base_auxiliary",
+        val_policy=_ALL["val_policy"],
+        settings={"model.init_args.model.init_args.freeze_encoders": True},
+        overlay=True,
+    ),
     "adapted": Recipe("the base frozen, adapters trained for all combinations together", overlay=True),
     "adapted_on_dropout": Recipe(
         "the network of modality_dropout frozen, adapters trained", start="modality_dropout", overlay=True

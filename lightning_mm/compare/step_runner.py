@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.compare.cell_config import Run, patched, resolve
+from lightning_mm.compare.cell_config import Run, config_of
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
 from lightning_mm.errors import LightningMMError, NotApplicableError, shown
 from lightning_mm.files import lock, write_atomically
@@ -165,7 +165,10 @@ def _written(step: Step) -> list[Path]:
 
 def _run(step: Step, run: Run, checkpoint: Path | None, resume: bool) -> Facts:
     if step.stage == "fit":
-        config = patched(resolve(step.stack, step.overrides, run), step.patch)
+        try:
+            config = config_of(step.stack, step.overrides, step.patch, run)
+        except NotApplicableError as error:
+            return {"skipped": str(error)}
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"
         text += yaml.safe_dump(config, sort_keys=False)
         write_atomically(step.folder / CONFIG, text)

@@ -192,7 +192,10 @@ def _method(path: Path, name: Any, content: Any, modalities: ModalityNames, seed
         path, f"methods: {name}: configs", [] if content.get("configs") is None else content["configs"]
     )
     if recipe.overlay and not configs:
-        raise LightningMMError(f"{where}: give configs: a file with its FrozenBackboneAdapter, e.g. [ssf.yaml]")
+        what = "its FrozenBackboneAdapter, e.g. [ssf.yaml]"
+        if like.startswith("single_branch"):
+            what = "its SingleBranchTask, e.g. [single_branch.yaml]"
+        raise LightningMMError(f"{where}: give configs: a file with {what}")
     tune = checks.tuning(where, path, content.get("tune"))
     tune_seeds = None if content.get("tune_seeds") is None else checks.seeds(where, "tune_seeds", content["tune_seeds"])
     if tune_seeds is not None and not set(tune_seeds) <= set(seeds):

@@ -108,6 +108,9 @@ class Collate:
     def _available(
         self, samples: Sequence[Mapping[str, Any]], observed: Bool[Tensor, "batch modality"]
     ) -> Bool[Tensor, "batch modality"]:
+        if "column" in samples[0]:  # a row of one modality, which the sampler has drawn
+            columns = torch.tensor([sample["column"] for sample in samples])
+            return never_empty(observed & F.one_hot(columns, len(self.modalities)).bool(), observed)
         if self.policy is None or isinstance(self.policy, Complete):
             return observed.clone()
         if any("index" not in sample for sample in samples):
@@ -118,8 +121,7 @@ class Collate:
         # A batch is of one epoch: samplers yield batches of one epoch only.
         index, epoch = [sample["index"] for sample in samples], samples[0].get("epoch", 0)
         available = observed & self.policy.draw(self.modalities, index, epoch=epoch, seed=self.seed)
-        # Drawn and observed may have nothing in common; such a row keeps what it has.
-        return torch.where(available.any(1, keepdim=True), available, observed)
+        return never_empty(available, observed)
 
     def _input(self, name: str, values: list[Any], first: Mapping[str, Any]) -> Any:
         values = [None if value is None else as_tensors(value, f"modality {name!r}") for value in values]
@@ -134,6 +136,11 @@ class Collate:
         if self.template is None:
             raise LightningMMError(f"modality {name!r}: absent from the batch, and Collate was given no template")
         return self.template(name, sample)
+
+
+def never_empty(available: Bool[Tensor, "batch modality"], observed: Bool[Tensor, "batch modality"]) -> Tensor:
+    """Return ``available``; a row in which drawn and observed have nothing in common keeps what it has."""
+    return torch.where(available.any(1, keepdim=True), available, observed)
 
 
 def _blank(path: Path, leaf: Any) -> Any:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.data.collate import check_sample
-from lightning_mm.data.sampler import Key
+from lightning_mm.data.sampler import Key, RowKey
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 
@@ -65,8 +66,11 @@ class KeyedDataset(Dataset[list[Sample]]):
         """Whether a sample may be another one in another epoch, before it is augmented."""
         return hasattr(self.dataset, "draw_sample")
 
-    def __getitem__(self, keys: Sequence[Key]) -> list[Sample]:
-        return [self.read(index, epoch) for index, epoch in keys]
+    def __getitem__(self, keys: Sequence[Key | RowKey]) -> list[Sample]:
+        return [
+            self.read(index, epoch) if not column else {**self.read(index, epoch), "column": column[0]}
+            for index, epoch, *column in keys
+        ]
 
     def read(self, index: int, epoch: int) -> Sample:
         """Read one sample: the wanted inputs (None if not observed), ``target``, ``index`` and ``epoch``."""
@@ -81,6 +85,11 @@ class KeyedDataset(Dataset[list[Sample]]):
         if self.augment is not None:
             sample = self.augment(sample, self._generator(_AUGMENT, index, epoch))
         return {**sample, "index": index, "epoch": epoch}
+
+    def observed(self) -> NDArray[np.bool_]:
+        """Which modalities each sample has, ``Bool[N, M]``; reads every sample once."""
+        inputs = [self._raw(index)["inputs"] for index in range(len(self))]
+        return np.array([[one.get(name) is not None for name in self.modalities] for one in inputs])
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
         """Return a value of the shape that a modality would have in a sample without it, for placeholders.

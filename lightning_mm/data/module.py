@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_mm.data.collate import Collate
+from lightning_mm.data.collate import Collate, never_empty
+from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
+from lightning_mm.data.rows import SWITCHINGS, RowBatchSampler, Switching
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
-from lightning_mm.errors import check_whole
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
 from lightning_mm.modalities import Modalities
 
@@ -54,9 +58,17 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: Batches each worker loads ahead; without workers it has no effect.
         drop_last: Whether training leaves out the last batch when it is smaller.
         seed: Seed of shuffling, augmentation and dropping.
+        switching: Train on one modality of a sample at a time, in the order ``random``, ``alternate``, ``half_epoch``
+            or ``per_sample`` of :class:`~lightning_mm.data.rows.RowBatchSampler`; a batch has ``batch_size`` such rows.
+            ``train_policy`` must then draw the same modalities in every epoch. A sample is read once for each of its
+            modalities in an epoch, and once before the first, to know which it has.
+        train_observed: A hard table of what exists in the training split at all, in every epoch, such as
+            :class:`~lightning_mm.missing.PairedShare`; the rest is never shown, nor read if the data set can leave it
+            unread, see :class:`~lightning_mm.data.hard_table.HardTable`.
 
     Raises:
-        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality.
+        LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality;
+            when training starts, if ``train_policy`` does not go with ``switching``.
     """
 
     def __init__(
@@ -75,8 +87,12 @@ class ModalityDropoutDataModule(LightningDataModule):
         prefetch_factor: int | None = None,
         drop_last: bool = False,
         seed: int = 0,
+        switching: Switching | None = None,
+        train_observed: MissingnessPolicy | None = None,
     ) -> None:
         super().__init__()
+        if switching is not None:
+            check_choice("data.switching", switching, SWITCHINGS)
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         for name, value in sizes.items():
             if value is not None:
@@ -92,7 +108,8 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self.drop_last, self.seed = drop_last, seed
+        self.drop_last, self.seed, self.switching = drop_last, seed, switching
+        self.train_observed = train_observed
         self._splits: dict[str, KeyedDataset] = {}
         self._remarked: set[str] = set()
 
@@ -111,7 +128,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         length = len(self._split("train"))
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
-        sampler = KeyedBatchSampler(length, self.batch_size, train=True, drop_last=self.drop_last, seed=self.seed)
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last, "seed": self.seed}
+        if self.switching is None:
+            sampler = KeyedBatchSampler(length, train=True, **settings)
+        else:
+            sampler = RowBatchSampler(self._present(), self.switching, **settings)
         if self.trainer is not None:
             # Lightning sets the epoch after it has made the iterator, and on resume does not make another: worker
             # processes would have started with the batches of epoch 0 by then
@@ -145,6 +166,11 @@ class ModalityDropoutDataModule(LightningDataModule):
         """
         size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
         drawn = self.policies[split].draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
+        table = self._split(split).dataset
+        if isinstance(table, HardTable):
+            exists = table.available[:size]
+            left = drawn & exists
+            drawn = torch.where(left.any(1, keepdim=True), left, exists)
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
@@ -162,11 +188,26 @@ class ModalityDropoutDataModule(LightningDataModule):
         """Whether the training data set returns other samples in other epochs, before augmentation."""
         return self._split("train").redraws
 
+    def _present(self) -> NDArray[np.bool_]:
+        """The modalities of each training sample that are observed and not dropped in any epoch, ``Bool[N, M]``."""
+        dataset, policy = self._split("train"), self.policies["train"]
+        index = range(len(dataset))
+        first, second = (policy.draw(self.modalities, index, epoch=epoch, seed=self.seed) for epoch in (0, 1))
+        if not torch.equal(first, second):
+            raise LightningMMError(
+                f"data.switching={self.switching!r} visits a fixed set of modalities, but train_policy {policy!r} "
+                "draws others in every epoch; use Complete, or a table such as ExactShare or SavedTable"
+            )
+        observed = torch.from_numpy(dataset.observed())
+        return never_empty(observed & first, observed).numpy()
+
     def _split(self, split: str) -> KeyedDataset:
         if split not in self._splits:
             dataset = self.dataset(split)
             augment = self.augment if split == "train" else None
             name = f"{type(dataset).__name__} ({split})"
+            if split == "train" and self.train_observed is not None:
+                dataset = HardTable(dataset, self.modalities, self.train_observed, self.seed, name)
             self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name)
         return self._splits[split]
 

@@ -18,6 +18,8 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from lightning_mm.errors import LightningMMError
 
 Key = tuple[int, int]
+RowKey = tuple[int, int, int]
+"""A key with the column of the only modality that counts as available, see :mod:`lightning_mm.data.rows`."""
 _SHUFFLE = 0x5A  # keeps this stream of random numbers apart from the augmentation's
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.folded.constants import fold_constant_encoders
@@ -47,6 +48,11 @@ class Source(nn.Module):
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
+        if any(parametrize.is_parametrized(module) for module in network.modules()):
+            raise LightningMMError(
+                f"{type(network).__name__} has parametrised layers (peft ssf or lora, weight norm), which no graph "
+                "holds; put them into the weights first: network.fold(), or torch.nn.utils.parametrize"
+            )
         # copied together, so that hooks of the copied network lead to the copied adapter
         self.network, self.adapter, own = copy.deepcopy((network, adapter, fill))
         self.own_fill = own if self.adapter is None else None

@@ -23,14 +23,14 @@ from lightning_mm.missing.policies import (
     RotatingCombinations,
     UniformCombinations,
 )
-from lightning_mm.missing.shares import ExactShare
+from lightning_mm.missing.shares import ExactShare, PairedShare
 from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
     "Complete", "Constant", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
     "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
-    "MeanInput", "MissingnessPolicy", "Noise", "PerModality", "RotatingCombinations", "SavedTable", "Tokens",
-    "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
+    "MeanInput", "MissingnessPolicy", "Noise", "PairedShare", "PerModality", "RotatingCombinations", "SavedTable",
+    "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
     "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A policy with an exact share of samples that lack a modality, the same samples in every epoch.
+"""Policies with an exact share of samples that lack modalities, the same samples in every epoch.
 
 Shapes: B samples, M modalities.
 """
@@ -88,3 +88,52 @@ class ExactShare(MissingnessPolicy):
         """Return a seed that depends on all settings of the table."""
         text = f"{seed}/{self.p_missing!r}/{self._names(modalities)}/{self.split}/{self.block}/{list(modalities)}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+class PairedShare(MissingnessPolicy):
+    """A share of the samples has every modality, each of the others exactly one, the same samples in every epoch.
+
+    A hard table of unpaired data, for ``train_observed`` of the data module. In every block of ``block`` consecutive
+    samples exactly the share ``share`` is paired, chosen at random; the others get the modalities in turn, so that over
+    whole blocks their numbers differ by one at most. A draw depends on all settings, the seed and the sample index, and
+    not on the epoch.
+
+    Args:
+        share: Share of the samples with every modality, 0 to 1.
+        of: All modalities, written like a combination (``audio+video``), if fewer are loaded: the table is that of all
+            of them, and rows of samples that have none of those loaded are empty; a hard table leaves these out.
+        block: Number of consecutive samples that are drawn together; ``share * block`` must be a whole number.
+
+    Raises:
+        LightningMMError: If ``share`` is out of range or ``block`` is not positive; in :meth:`draw`, if ``of`` lacks a
+            modality that is loaded.
+
+    Example:
+        >>> PairedShare(0.5, block=4).draw(Modalities(["a", "b"]), range(4), epoch=0, seed=0).sum(1).sort().values
+        tensor([1, 1, 2, 2])
+    """
+
+    def __init__(self, share: float, of: str | None = None, block: int = 10) -> None:
+        check_fraction("share", share)
+        check_whole("block", block, 1)
+        if abs(round(share * block) - share * block) > _TOLERANCE * block:
+            raise LightningMMError(f"PairedShare: {share} of {block} samples is no whole number; choose another block")
+        self.share, self.of, self.block = share, of, block
+
+    def draw(
+        self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
+    ) -> Bool[Tensor, "batch modality"]:
+        every = list(modalities) if self.of is None else [name.strip() for name in self.of.split("+")]
+        lacking = [name for name in modalities if name not in every]
+        if lacking:
+            raise LightningMMError(f"{self!r}: of lacks {lacking[0]!r}; write all modalities, such as 'audio+video'")
+        paired, samples = round(self.share * self.block), np.asarray(index, dtype=np.int64)
+        blocks, inverse = np.unique(samples // self.block, return_inverse=True)
+        text = f"{seed}/paired/{self.share!r}/{self.block}/{every}"
+        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        numbers = random_uniform(key, 0, blocks.tolist(), self.block)
+        ranks = numbers.argsort(1).argsort(1)[inverse.reshape(-1), samples % self.block]
+        # numbered through all blocks, so that none gets more than its turn
+        turns = (ranks - paired + samples // self.block * (self.block - paired)) % len(every)
+        available = np.where((ranks < paired)[:, None], True, turns[:, None] == np.arange(len(every)))
+        return torch.from_numpy(available[:, [every.index(name) for name in modalities]])

@@ -1,13 +1,21 @@
 """Networks: pure torch, know no Lightning and no adapters."""
 
 from lightning_mm.models.cmnext import CMNeXt
+from lightning_mm.models.embedding_prediction import EmbeddingPrediction
 from lightning_mm.models.fusion import AttentionFusion, ConcatFusion, Fusion, MaxFusion, MeanFusion
 from lightning_mm.models.late_fusion import LateFusionClassifier
 from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
+from lightning_mm.models.single_branch.network import SingleBranchClassifier
 from lightning_mm.models.token_encoder import TokenEncoder
-from lightning_mm.models.vector_encoders import ImageEncoder, SequenceEncoder, SpectrogramEncoder, VectorEncoder
+from lightning_mm.models.vector_encoders import (
+    ImageEncoder,
+    SequenceEncoder,
+    SpectrogramEncoder,
+    VectorEncoder,
+    VectorInput,
+)
 from lightning_mm.models.video import MultiStreamVideoNetwork
 from lightning_mm.models.video_encoder import VideoEncoder
 from lightning_mm.models.vilt import ViLT
@@ -16,6 +24,7 @@ __all__ = [
     "AttentionFusion",
     "CMNeXt",
     "ConcatFusion",
+    "EmbeddingPrediction",
     "Fusion",
     "ImageEncoder",
     "LateFusionClassifier",
@@ -26,9 +35,11 @@ __all__ = [
     "MultiStreamVideoNetwork",
     "SequenceEncoder",
     "SequenceFusionTransformer",
+    "SingleBranchClassifier",
     "SpectrogramEncoder",
     "TokenEncoder",
     "VectorEncoder",
+    "VectorInput",
     "ViLT",
     "VideoEncoder",
 ]

@@ -109,6 +109,35 @@ def parts_of_modalities(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
     return held
 
 
+def vector_widths(encoders: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the width of the vectors of each modality's encoder, its ``out_channels``.
+
+    Raises:
+        LightningMMError: If an encoder does not say it; the message names the modality.
+    """
+    for name, encoder in encoders.items():
+        if not isinstance(getattr(encoder, "out_channels", None), int):
+            raise LightningMMError(
+                f"modality {name!r}: its encoder {type(encoder).__name__} must say how wide its vectors are in an "
+                "attribute `out_channels`"
+            )
+    return {name: int(encoder.out_channels) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+
+
+def encode_vectors(name: str, encoder: nn.Module, value: Nest, width: int) -> Float[Tensor, "batch {width}"]:
+    """Run a modality's encoder, which returns vectors ``[B, width]``; a LightningMMError names the modality."""
+    try:
+        features: Tensor = encoder(value)
+    except LightningMMError as error:
+        raise LightningMMError(f"modality {name!r}: {error}") from error
+    if features.ndim != 2 or features.shape[1] != width:
+        raise LightningMMError(
+            f"modality {name!r}: expected vectors [batch, {width}] (its `out_channels`) from its "
+            f"{type(encoder).__name__}, got {tuple(features.shape)}"
+        )
+    return features
+
+
 def read_sequence(
     value: Nest, channels: int
 ) -> tuple[Float[Tensor, "batch time {channels}"], Bool[Tensor, "batch time"]]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
@@ -21,7 +20,9 @@ from lightning_mm.models.inputs import (
     check_positive,
     check_probability,
     common_batch,
+    encode_vectors,
     parts_of_modalities,
+    vector_widths,
 )
 from lightning_mm.models.vector_encoders import vector_block
 
@@ -71,14 +72,8 @@ class LateFusionClassifier(nn.Module):
         self.modalities = Modalities(encoders)
         self.channels = {name: getattr(encoder, "in_channels", None) for name, encoder in encoders.items()}
         self.num_classes, self.mask_absent = num_classes, mask_absent
-        for name, encoder in encoders.items():
-            if not isinstance(getattr(encoder, "out_channels", None), int):
-                raise LightningMMError(
-                    f"modality {name!r}: its encoder {type(encoder).__name__} must say how wide its vectors are in an "
-                    "attribute `out_channels`"
-                )
+        self.widths = vector_widths(encoders)
         self.encoders = parts_of_modalities(encoders)
-        self.widths = {name: int(encoder.out_channels) for name, encoder in encoders.items()}  # type: ignore[arg-type]
         self.zeros = Zeros()
         self.fusion = build_fusion(fusion, list(self.widths.values()), spatial=False)
         self.trunk = vector_block(self.fusion.out_channels, hidden, dropout)
@@ -94,19 +89,9 @@ class LateFusionClassifier(nn.Module):
         if present is not None:
             # The fusion masks the features; this keeps a NaN out of the encoders' gradients and batch statistics too.
             inputs = fill_inputs(self.zeros, self.modalities, inputs, present)
-        features = [self._encode(name, encoder, inputs[name]) for name, encoder in self.encoders.items()]
+        features = [
+            encode_vectors(name, encoder, inputs[name], self.widths[name]) for name, encoder in self.encoders.items()
+        ]
         check_available(available, self.modalities, common_batch(dict(zip(self.modalities, features))))
         logits: Tensor = self.head(self.trunk(self.fusion(features, present)))
         return logits
-
-    def _encode(self, name: str, encoder: nn.Module, value: Nest) -> Float[Tensor, "batch channel"]:
-        try:
-            features: Tensor = encoder(value)
-        except LightningMMError as error:
-            raise LightningMMError(f"modality {name!r}: {error}") from error
-        if features.ndim != 2 or features.shape[1] != self.widths[name]:
-            raise LightningMMError(
-                f"modality {name!r}: expected vectors [batch, {self.widths[name]}] (its `out_channels`) from its "
-                f"{type(encoder).__name__}, got {tuple(features.shape)}"
-            )
-        return features

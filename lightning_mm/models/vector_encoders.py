@@ -41,6 +41,9 @@ class ImageEncoder(nn.Module):
         torch.Size([2, 64])
     """
 
+    feature_map = "stages"
+    """The part that returns the last map."""
+
     def __init__(self, in_channels: int, width: int = 32, out_channels: int = 64, depth: int = 3) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, width=width, out_channels=out_channels, depth=depth)
@@ -72,6 +75,9 @@ class SpectrogramEncoder(nn.Module):
         >>> SpectrogramEncoder(bands=32)(torch.zeros(2, 1, 32, 48)).shape
         torch.Size([2, 64])
     """
+
+    feature_map = "stages"
+    """The part that returns the last map."""
 
     def __init__(
         self, bands: int, in_channels: int = 1, width: int = 16, out_channels: int = 64, depth: int = 3
@@ -169,12 +175,35 @@ class VectorEncoder(nn.Module):
         self.stages = nn.Sequential(*(vector_block(*pair, dropout) for pair in pairs))
 
     def forward(self, vector: Tensor) -> Float[Tensor, "batch {self.out_channels}"]:
-        if not isinstance(vector, Tensor) or vector.ndim != 2 or vector.shape[1] != self.in_channels:
-            raise LightningMMError(
-                f"expected [batch, {self.in_channels}] ({self.in_channels} channels), {_got(vector)}"
-            )
-        check_floating(vector)
+        _check_vector(vector, self.in_channels)
         return cast(Tensor, self.stages(vector))
+
+
+class VectorInput(nn.Module):
+    """Returns vectors as they are: the features of a frozen extractor, where a network expects an encoder.
+
+    Args:
+        in_channels: Size C of the input, and of the output.
+
+    Shape:
+        ``[B, C]`` -> ``[B, C]``.
+
+    Raises:
+        LightningMMError: If the size is below 1, or the input has another shape or is not of floating point.
+
+    Example:
+        >>> VectorInput(5)(torch.zeros(2, 5)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels)
+        self.in_channels = self.out_channels = in_channels
+
+    def forward(self, vector: Tensor) -> Float[Tensor, "batch {self.out_channels}"]:
+        _check_vector(vector, self.in_channels)
+        return vector
 
 
 def vector_block(in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Sequential:
@@ -199,6 +228,12 @@ def _image_stages(in_channels: int, widths: list[int]) -> nn.Sequential:
 
 def _pairs(in_channels: int, widths: list[int]) -> list[tuple[int, int]]:
     return list(zip([in_channels, *widths], widths))
+
+
+def _check_vector(vector: Tensor, channels: int) -> None:
+    if not isinstance(vector, Tensor) or vector.ndim != 2 or vector.shape[1] != channels:
+        raise LightningMMError(f"expected [batch, {channels}] ({channels} channels), {_got(vector)}")
+    check_floating(vector)
 
 
 def _check_image(image: Tensor, channels: int, height: int | None = None) -> None:

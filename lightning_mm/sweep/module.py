@@ -30,7 +30,7 @@ from lightning_mm.sweep.repeated import SAMPLES, Repeated, find_repeated
 from lightning_mm.sweep.reuse import Memory
 from lightning_mm.sweep.switching import switched, using
 from lightning_mm.tasks.finite.culprit import describe, find
-from lightning_mm.tasks.strategies import has_whole_network
+from lightning_mm.tasks.training.strategies import has_whole_network
 from lightning_mm.tree import batch_size, take_rows, tensors_of
 
 Batch = Mapping[str, Any]

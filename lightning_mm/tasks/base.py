@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torchmetrics import MetricCollection
 
 from lightning_mm.errors import LightningMMError
@@ -28,13 +28,13 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_networ
 from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
 from lightning_mm.tasks.finite.check import FiniteCheck
 from lightning_mm.tasks.finite.weights import check_trained
-from lightning_mm.tasks.parameter_groups import parameter_groups
-from lightning_mm.tasks.resume import RUN_KEY, ResumedRun
 from lightning_mm.tasks.schedules import divide_epochs
 from lightning_mm.tasks.settings import group_of
-from lightning_mm.tasks.strategies import weighted_by_share
 from lightning_mm.tasks.teacher.distillation import Distillation, OldNames, with_old_names
 from lightning_mm.tasks.teacher.teacher import Teacher, distillation_loss
+from lightning_mm.tasks.training.parameter_groups import parameter_groups
+from lightning_mm.tasks.training.resume import RUN_KEY, ResumedRun
+from lightning_mm.tasks.training.strategies import weighted_by_share
 from lightning_mm.tree import batch_size
 
 Stage = Literal["train", "val", "test"]
@@ -109,7 +109,7 @@ class BaseTask(LightningModule):
         self.takes_available = "available" in inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
         self.base_ckpt = base_ckpt
         if base_ckpt is not None:
-            load_network(model, base_ckpt)
+            self.load_base(base_ckpt)
         self.metric_directions = {}
         self.metrics = nn.ModuleDict()
         metrics = self.configure_metrics()
@@ -165,6 +165,10 @@ class BaseTask(LightningModule):
         raise NotImplementedError
 
     # What all tasks share
+
+    def load_base(self, path: str) -> None:
+        """Load ``base_ckpt`` into the network, strictly."""
+        load_network(self.model, path)
 
     def fill_by(self, fill: Fill) -> None:
         """Use another placeholder for absent modalities.
@@ -346,8 +350,12 @@ class BaseTask(LightningModule):
             checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("auxiliary.")}
         check_state(self, checkpoint["state_dict"], "the checkpoint")
 
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer on the groups of parameters that are trained."""
+        return self.optimizer(parameter_groups(self))
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self))
+        optimizer = self.make_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

@@ -50,7 +50,9 @@ def read_checkpoint(path: str | Path, in_place: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -> None:
+def load_network(
+    network: nn.Module, path: str | Path, prefix: str = "model.", parts: tuple[str, ...] | None = None
+) -> None:
     """Load a network from a Lightning checkpoint, a bare ``state_dict`` or released weights, strictly.
 
     Args:
@@ -58,20 +60,17 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
             ``load_reference`` of the network gets files in which no key is the network's own.
         path: The file.
         prefix: Of the network's keys in the checkpoint of its LightningModule; other parts are ignored.
+        parts: The only children of the network to load; all others keep their values. None loads the whole network.
 
     Raises:
         DataNotFoundError: If there is no such file.
         LightningMMError: If it is no checkpoint, or that of an adapter or of another network.
     """
     checkpoint = read_checkpoint(path)
-    if ADAPTER_KEY in checkpoint:
-        raise LightningMMError(
-            f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt"
-        )
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = network_state(path, prefix, checkpoint)
+    if parts is not None:
+        own = nn.ModuleDict({name: network.get_submodule(name) for name in parts})
+        network, state = own, {key: value for key, value in state.items() if key.partition(".")[0] in parts}
     load_reference = getattr(network, "load_reference", None)
     if load_reference is not None and network.state_dict().keys().isdisjoint(state):
         try:
@@ -82,6 +81,28 @@ def load_network(network: nn.Module, path: str | Path, prefix: str = "model.") -
         return
     check_state(network, state, f"base_ckpt {path}")
     network.load_state_dict(state)
+
+
+def network_state(
+    path: str | Path, prefix: str = "model.", checkpoint: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of the network in a checkpoint, under the network's own keys; errors of :func:`load_network`.
+
+    Args:
+        path: The file.
+        prefix: See :func:`load_network`.
+        checkpoint: What was read from the file, if it was.
+    """
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
+    if ADAPTER_KEY in checkpoint:
+        raise LightningMMError(
+            f"{path} is an adapter's checkpoint and does not hold the base; give the base's own one as base_ckpt"
+        )
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
 
 
 def load_weights(module: LightningModule, path: str | Path) -> None:

@@ -24,7 +24,7 @@ from lightning_mm.tasks.metrics.segmentation import (
     confusion_per_sample,
     segmentation_metrics,
 )
-from lightning_mm.tasks.strategies import weighted_by_share
+from lightning_mm.tasks.training.strategies import weighted_by_share
 
 LossName = Literal["ce", "dice", "ce+dice", "ohem"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_mm import Modalities
-from lightning_mm.adapters import Additive, Basis, OneHot, Pairwise, Shared
+from lightning_mm.adapters import Additive, Basis, Hyper, OneHot, Pairwise, Shared
 from lightning_mm.errors import LightningMMError
 
 NAMES = Modalities(["a", "b", "c"])
@@ -63,7 +63,7 @@ def test_mix_adds_the_rows_in_use_and_gather_lists_them(kind: type[Basis]) -> No
     torch.testing.assert_close(basis.gather(route, table).sum(1), expected)
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", [*BASES, Hyper])
 def test_a_row_that_is_not_finite_reaches_only_those_who_use_it(kind: type[Basis]) -> None:
     basis, masks = bound(kind()), NAMES.masks()
     for row in range(len(basis.names)):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_mm.adapters import SSF, Additive, OneHot, Pairwise, adapt, load
+from lightning_mm.adapters import SSF, Additive, Hyper, OneHot, Pairwise, adapt, load
 from lightning_mm.errors import LightningMMError
 
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
 def test_a_row_without_any_modality_is_refused_by_every_basis() -> None:
     x = {"t1": torch.randn(3, 6), "flair": torch.randn(3, 5)}
     mask = torch.tensor([[True, False], [False, False], [True, True]])
-    for basis in (OneHot(), Additive(), Pairwise()):
+    for basis in (OneHot(), Additive(), Pairwise(), Hyper()):
         for grouped in (False, True):
             adapted = adapt(Net().eval(), ["t1", "flair"], SSF(), basis=basis, example=((), x), grouped=grouped)
             with pytest.raises(LightningMMError, match=r"`available`: no modality is available in rows \[1\] of the"):

@@ -14,6 +14,7 @@ from lightning_mm.adapters import (
     Adapted,
     Additive,
     Basis,
+    Hyper,
     Kind,
     LayerSensitivity,
     LoRA,
@@ -221,7 +222,9 @@ def test_calls_with_the_adapter_off_are_not_looked_at() -> None:
     assert sensitivity(adapted.adapter, adapted.base, [pairs()], taught) == expected
 
 
-@pytest.mark.parametrize("basis", [OneHot(), Additive(), Pairwise()], ids=["onehot", "additive", "pairwise"])
+@pytest.mark.parametrize(
+    "basis", [OneHot(), Additive(), Pairwise(), Hyper()], ids=["onehot", "additive", "pairwise", "hyper"]
+)
 @pytest.mark.parametrize("kind", [SSF(), ScaleOnly(), LoRA(rank=2), Together([SSF(), LoRA(rank=1)])])
 def test_parameters_of_the_layers_add_up_to_those_of_the_adapter(kind: Kind, basis: Basis) -> None:
     call = mixed_call()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_mm.adapters import Adapted, Additive, Basis, OneHot, Pairwise, Shared, load
+from lightning_mm.adapters import Adapted, Additive, Basis, Hyper, OneHot, Pairwise, Shared, load
 from lightning_mm.errors import LightningMMError
 from tests.support.adapter_networks import randomise
 from tests.support.adapter_table import (
@@ -248,11 +248,11 @@ def test_a_pair_has_every_property(kind: str, layer: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("basis", [Pairwise, Shared])
+@pytest.mark.parametrize("basis", [Pairwise, Shared, Hyper])
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_bases(kind: str, basis: type[Basis], tmp_path: Path) -> None:
     for layer in sorted(APPLICABLE[kind]):
-        check(kind, layer, basis(), OF_A_BASIS[:2], tmp_path)
+        check(kind, layer, basis(), OF_A_BASIS if basis is Hyper else OF_A_BASIS[:2], tmp_path)
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_other_bases(kind: str, basis: type[Basis], tmp_path: Path) -> None:
 def test_one_graph_for_all_combinations(kind: str) -> None:
     layers = sorted(APPLICABLE[kind])
     for layer in layers:
-        for basis in (Additive(), OneHot())[: 2 if layer == layers[0] else 1]:
+        for basis in (Additive(), OneHot(), Hyper())[: 3 if layer == layers[0] else 1]:
             graphs = 0
 
             def count(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., object]:

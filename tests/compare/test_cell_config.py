@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_mm.compare.cell_config import cut, patched, resolve
-from lightning_mm.errors import LightningMMError
+from lightning_mm.compare.cell_config import cut, patched, recast, resolve
+from lightning_mm.compare.recipes import RECIPES
+from lightning_mm.errors import LightningMMError, NotApplicableError
 
 
 def test_settings_are_passed_as_the_command_line_takes_them(tmp_path: Path) -> None:
@@ -70,3 +71,34 @@ def test_a_dedicated_network_is_cut_to_its_modalities() -> None:
     assert changed["model"]["init_args"]["model"]["init_args"]["encoders"] == {"a": 2, "c": 3}
     assert changed["data"]["dataset"]["channels"] == {"a": 1, "b": 2}, "not all modalities: something else"
     assert cut([{"a": 1, "b": {"a": 1, "b": 2}}], {"a", "b"}, ["b"]) == [{"b": {"a": 1, "b": 2}}]
+
+
+def test_other_classes_keep_the_arguments_that_both_have(tmp_path: Path) -> None:
+    classes = RECIPES["embedding_prediction"].classes
+    network = {
+        "class_path": "x.LateFusion",
+        "init_args": {"encoders": {"a": 1}, "num_classes": "${b}", "fusion": "concat"},
+    }
+    task = {"class_path": "x.ClassificationTask", "init_args": {"model": network, "lr_scheduler": {"T_max": "${c}"}}}
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(yaml.safe_dump({"model": task}))
+    overlay.write_text(yaml.safe_dump({"model": {"init_args": {"model": {"init_args": {"prompts": 8}}}}}))
+    with recast([base, overlay], classes) as files:
+        assert files[1] == overlay
+        content = yaml.safe_load(files[0].read_text())["model"]
+    assert not files[0].exists()
+    assert content["class_path"] == "lightning_mm.tasks.EmbeddingPredictionTask"
+    assert content["init_args"]["lr_scheduler"] == {"T_max": "${c}"}, "references stay"
+    assert content["init_args"]["model"] == {
+        "class_path": "lightning_mm.models.EmbeddingPrediction",
+        "init_args": {"encoders": {"a": 1}, "num_classes": "${b}"},
+    }
+    with recast([base], None) as files:
+        assert list(files) == [base]
+    del network["init_args"]["encoders"]  # type: ignore[attr-defined]
+    base.write_text(yaml.safe_dump({"model": task}))
+    with pytest.raises(NotApplicableError, match="LateFusion without encoders; leave it out"), recast([base], classes):
+        pass
+    base.write_text(yaml.safe_dump({"model": {**task, "class_path": "x.SegmentationTask"}}))
+    with pytest.raises(NotApplicableError, match="is for a ClassificationTask"), recast([base], classes):
+        pass

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lightning_mm.compare.plan import Plan, Step, short
 from lightning_mm.compare.study import read_study
+from lightning_mm.errors import LightningMMError
 from tests.support.studies import read, write_study
 
 
@@ -62,6 +65,23 @@ def test_late_drop_starts_from_a_base_with_auxiliary_heads(tmp_path: Path) -> No
         for step in Plan(read(tmp_path, seeds=[0], methods={**own, "late_drop": None})).steps({})
     }
     assert steps["base_auxiliary fit"].overrides["model.init_args.auxiliary_weight"] == 0.1
+
+
+def test_a_single_branch_starts_at_random_or_on_the_frozen_encoders_of_base_auxiliary(tmp_path: Path) -> None:
+    (tmp_path / "single_branch.yaml").write_text("data: {switching: random}")
+    line = {"configs": ["single_branch.yaml"]}
+    study = read(tmp_path, seeds=[0], methods={"single_branch": line, "single_branch_on_auxiliary": line})
+    steps = {f"{step.method} {step.stage}": step for step in Plan(study).steps({})}
+    assert steps["single_branch fit"].needs == ()
+    assert steps["single_branch fit"].stack[-1].name == "single_branch.yaml"
+    fit = steps["single_branch_on_auxiliary fit"]
+    assert fit.needs == (steps["base_auxiliary fit"],)
+    assert fit.overrides["model.init_args.base_ckpt"] == str(study.out / "base_auxiliary/seed0/best.ckpt")
+    assert fit.overrides["model.init_args.model.init_args.freeze_encoders"] is True
+    for method in ("single_branch", "single_branch_on_auxiliary"):
+        assert str(steps[f"{method} fit"].patch["val_policy"]["class_path"]).endswith("RotatingCombinations")
+        with pytest.raises(LightningMMError, match=r"give configs: a file with its SingleBranchTask"):
+            read(tmp_path, seeds=[0], methods={method: None})
 
 
 def test_test_sweeps_of_a_tuned_method_wait_for_the_choice(tmp_path: Path) -> None:

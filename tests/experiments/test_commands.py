@@ -44,6 +44,7 @@ SLOW = (
         for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "ravdess", "utd_mhad")
     ),
     *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
+    *("av_digits/single_branch.yaml", "utd_mhad/single_branch.yaml"),
     *("food101/prompts.yaml", "food101/eta_70.yaml", "food101/lose_image.yaml"),
 )
 """Run by `make test-all`; scenes/incomplete.yaml by tests/data/test_incomplete.py."""
@@ -156,7 +157,8 @@ def swept(root: Path) -> set[tuple[str, ...]]:
 
 
 def is_quick(path: Path) -> bool:
-    return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) == "mosi/base.yaml"
+    others = ("mosi/base.yaml", "ravdess/single_branch.yaml")
+    return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) in others
 
 
 def test_every_data_set_and_way_to_train_is_fitted() -> None:

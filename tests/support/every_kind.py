@@ -16,6 +16,7 @@ from lightning_mm.adapters import (
     BatchNormSSF,
     BitFit,
     Bottleneck,
+    Hyper,
     Kind,
     LoRA,
     NormTuning,
@@ -51,6 +52,7 @@ BASES: dict[str, Callable[[], Basis]] = {
     "Additive": Additive,
     "Pairwise": Pairwise,
     "Shared": Shared,
+    "Hyper": Hyper,
 }
 
 

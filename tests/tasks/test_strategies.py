@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lightning_mm.errors import LightningMMError
-from lightning_mm.tasks.strategies import has_whole_network
+from lightning_mm.tasks.training.strategies import has_whole_network
 from tests.support.their_module import callback, module
 
 

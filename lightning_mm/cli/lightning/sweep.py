@@ -29,7 +29,7 @@ from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
-from lightning_mm.tasks.strategies import has_whole_network
+from lightning_mm.tasks.training.strategies import has_whole_network
 from lightning_mm.tracking import log_result
 
 ADAPTER = "adapter"

@@ -63,7 +63,7 @@ class LabelledImages(Dataset[dict[str, Any]]):
         check_fraction(f"{self.name}: val_fraction", val_fraction, below_one=True)
         self.split, self.val_fraction, self.allow_missing, self.cache = split, val_fraction, allow_missing, cache
         self.root = self.find_root(root)
-        self._cache: dict[int, dict[str, Array | None]] = {}
+        self._cache: dict[tuple[int, tuple[str, ...]], dict[str, Array | None]] = {}
         found, problems = {}, []
         for name in self._find_ids():
             try:
@@ -114,10 +114,15 @@ class LabelledImages(Dataset[dict[str, Any]]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read_some(index, list(self.channels))
+
+    def read_some(self, index: int, modalities: Sequence[str]) -> dict[str, Any]:
+        """A sample with some of its modalities; files of others are not opened, and they are None."""
         check_index(self.name, index, len(self), self.split)
-        read = self._cache.get(index) or self._read(index)
+        key = (index, tuple(modalities))
+        read = self._cache.get(key) or self._read(index, modalities)
         if self.cache:
-            self._cache[index] = read
+            self._cache[key] = read
         inputs: dict[str, Tensor | None] = {}
         for modality in self.channels:
             values = read[modality]
@@ -168,10 +173,11 @@ class LabelledImages(Dataset[dict[str, Any]]):
             raise DataNotFoundError(f"{self.name}: sample {name} has no modality at all, expected at {places}")
         return {**found, "target": (label,)}
 
-    def _read(self, index: int) -> dict[str, Array | None]:
+    def _read(self, index: int, modalities: Sequence[str]) -> dict[str, Array | None]:
         files = self._files[index]
         read: dict[str, Array | None] = {
-            name: self.read_modality(name, files[name]) if name in files else None for name in self.channels
+            name: self.read_modality(name, files[name]) if name in files and name in modalities else None
+            for name in self.channels
         }
         read["target"] = self.read_label(files["target"][0])
         sizes = {str(files[name][0]): one.shape[:2] for name, one in read.items() if one is not None}

@@ -109,6 +109,7 @@ def _data_settings(trainer: Trainer) -> dict[str, Any]:
         "training samples": len(dataset) if hasattr(dataset, "__len__") else None,
         "batch size": getattr(datamodule, "batch_size", getattr(loader, "batch_size", None)),
         "data seed": getattr(datamodule, "seed", None),
+        "switching": getattr(datamodule, "switching", None),
         "train_policy": repr(policies["train"]) if isinstance(policies, dict) and "train" in policies else None,
     }
 

@@ -1,0 +1,83 @@
+"""A training set in which some modalities of some samples do not exist.
+
+Shapes: N samples of the data set, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.policies import MissingnessPolicy
+from lightning_mm.modalities import Modalities
+
+
+class HardTable(Dataset[dict[str, Any]]):
+    """Hides what a table says does not exist, in every epoch and from everything that reads the training set.
+
+    Unlike a policy that drops modalities at random, under which every value is seen sooner or later. A data set with a
+    method ``read_some(index, modalities)``, which returns a sample with these inputs, is asked for what exists only, so
+    that other files are not opened and need not be there; of other data sets samples are read whole and the rest of
+    them is thrown away. Samples of which nothing exists are left out.
+
+    Args:
+        dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}``.
+        modalities: The modalities that are loaded.
+        table: Says what exists; drawn once, for epoch 0.
+        seed: Seed of the draw.
+        name: Name of the data set in errors.
+
+    Attributes:
+        available: ``Bool[n, M]`` of the n samples that are left.
+
+    Raises:
+        LightningMMError: If no sample is left.
+    """
+
+    available: Bool[Tensor, "sample modality"]
+
+    def __init__(
+        self, dataset: Any, modalities: Modalities, table: MissingnessPolicy, seed: int, name: str = "data set"
+    ) -> None:
+        drawn = table.draw(modalities, range(len(dataset)), epoch=0, seed=seed)
+        self.rows = drawn.any(1).nonzero()[:, 0].tolist()
+        if not self.rows:
+            raise LightningMMError(f"{name}: the table {table!r} leaves no sample any of {list(modalities)}")
+        self.dataset, self.modalities, self.available = dataset, modalities, drawn[torch.tensor(self.rows)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._hidden(index, None)
+
+    def __getattr__(self, name: str) -> Any:
+        # what only some data sets have; asked for by hasattr
+        if name in ("template", "remarks", "redraws", "class_names") and "dataset" in vars(self):
+            return getattr(self.dataset, name)
+        if name == "draw_sample" and "dataset" in vars(self) and hasattr(self.dataset, name):
+            return self._hidden
+        raise AttributeError(name)
+
+    def _hidden(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        row, exists = self.rows[index], self.available[index].tolist()
+        names = [name for name, there in zip(self.modalities, exists) if there]
+        sample: Mapping[str, Any]
+        if rng is not None:
+            sample = self.dataset.draw_sample(row, rng)
+        elif hasattr(self.dataset, "read_some"):
+            sample = self.dataset.read_some(row, names)
+        else:
+            sample = self.dataset[row]
+        if not isinstance(sample, Mapping) or not isinstance(sample.get("inputs"), Mapping):
+            return sample  # type: ignore[return-value]  # refused by name by whoever reads it
+        # a mistyped modality is left out, and reported by who reads the sample
+        known = [name for name in self.modalities if name in sample["inputs"] or name not in names]
+        return {**sample, "inputs": {name: sample["inputs"].get(name) if name in names else None for name in known}}

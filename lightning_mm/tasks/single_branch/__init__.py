@@ -1,0 +1,1 @@
+"""Training and verification of networks with one branch for all modalities."""

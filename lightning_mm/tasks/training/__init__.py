@@ -1,0 +1,1 @@
+"""How training goes, whatever the task: groups of parameters, several processes, a run that is resumed."""
