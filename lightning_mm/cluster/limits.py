@@ -1,9 +1,11 @@
-"""Whether a job asks for more than its partition allows: Slurm may queue such a job for ever instead of refusing it."""
+"""Whether a job's time is too much for its partition, which Slurm may queue for ever, or too little to train."""
 
 from __future__ import annotations
 
 import re
 
+EARLY = 60
+"""Seconds by which Slurm may send a warning too early, as ``sbatch --signal`` says."""
 _UNITS = (24 * 60, 60, 1, 1 / 60)
 _FIRST = {(True, 1): 0, (True, 2): 0, (True, 3): 0, (False, 1): 2, (False, 2): 2, (False, 3): 1}
 
@@ -31,7 +33,7 @@ def beyond(script: str, partitions: str) -> str:
         script: With its ``#SBATCH`` lines.
         partitions: Those that it may run in, as ``scontrol show partition --oneliner`` prints them.
     """
-    asked = dict(re.findall(r"(?m)^#SBATCH --([\w-]+)=(\S+)$", script))
+    asked = _asked(script)
     if "qos" in asked:
         return ""
     problems = []
@@ -47,3 +49,20 @@ def beyond(script: str, partitions: str) -> str:
         else:
             return ""
     return "; ".join(problems)
+
+
+def too_short(script: str) -> str:
+    """Why a training may be warned of its time limit as soon as it starts; empty if not, or if it is not warned."""
+    asked = _asked(script)
+    time, warning = minutes_of(asked.get("time", "")), re.search(r"@(\d+)$", asked.get("signal", ""))
+    if time is None or warning is None or 60 * time > int(warning[1]) + EARLY:
+        return ""
+    return (
+        f"--time {asked['time']} leaves nothing to train: Slurm warns {warning[1]} s before that is over "
+        f"(--warn_before), and up to {EARLY} s earlier"
+    )
+
+
+def _asked(script: str) -> dict[str, str]:
+    """The options in a script."""
+    return dict(re.findall(r"(?m)^#SBATCH --([\w-]+)=(\S+)$", script))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_mm.cluster.limits import beyond
+from lightning_mm.cluster.limits import beyond, too_short
 from lightning_mm.cluster.scheduler import Job, State
 from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.errors import LightningMMError
@@ -108,7 +108,10 @@ class Slurm:
 
     @staticmethod
     def _check_limits(text: str, said: str) -> None:
-        """Refuse what would wait for ever: unless a site enforces its limits, such a job is queued all the same."""
+        """Refuse what would wait for ever, or be started again for ever: Slurm takes it all the same."""
+        problem = too_short(text)
+        if problem:
+            raise LightningMMError(f"{problem}; give more --time, or less --warn_before; nothing was queued")
         found = re.search(r"(?m)^#SBATCH --partition=(\S+)$", text) or re.search(r" in partition (\S+)", said)
         if found is None or shutil.which("scontrol") is None:
             return

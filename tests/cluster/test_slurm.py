@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lightning_mm.cluster import slurm as module
-from lightning_mm.cluster.limits import beyond
+from lightning_mm.cluster.limits import beyond, too_short
 from lightning_mm.cluster.scheduler import Job, Scheduler
 from lightning_mm.cluster.slurm import Slurm
 from lightning_mm.errors import LightningMMError
@@ -158,6 +158,23 @@ LONG = "PartitionName=long Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNo
 )
 def test_finds_what_a_partition_never_allows(options: list[str], partitions: str, problem: str, tmp_path: Path) -> None:
     assert beyond(script(tmp_path, "true", *options).read_text(), partitions) == problem
+
+
+@pytest.mark.parametrize(
+    ("options", "is_short"),
+    [
+        (["--time=3", "--signal=B:USR2@120"], True),
+        (["--time=0:03:01", "--signal=B:USR2@120"], False),
+        (["--time=2", "--signal=B:USR2@30"], False),
+        (["--time=1", "--signal=B:USR1@30"], True),
+        (["--time=1"], False),
+        (["--signal=B:USR2@120"], False),
+    ],
+)
+def test_finds_a_time_that_ends_before_it_begins(options: list[str], is_short: bool, tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text("\n".join(f"#SBATCH {one}" for one in options))
+    found = too_short((tmp_path / "job.sh").read_text())
+    assert ("leaves nothing to train: Slurm warns" in found) == is_short
 
 
 @pytest.mark.slow

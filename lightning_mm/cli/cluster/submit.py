@@ -43,11 +43,11 @@ def run_submit(args: list[str]) -> None:
             raise UsageError("--array and --after are for fit and sweep; the jobs of a study follow from the study")
         from lightning_mm.cli.cluster.study import submit_compare
 
-        _check_resources(scheduler, settings, options.dry_run)
+        _check_resources(scheduler, settings, True, options.dry_run)
         submit_compare(words[1:], options.scheduler, settings, command, options.dry_run)
         return
     _check_words(words, options)
-    _check_resources(scheduler, settings, options.dry_run)
+    _check_resources(scheduler, settings, words[0] == "fit", options.dry_run)
     job = _looked_at(words, options, settings, command)
     if options.dry_run:
         print(job.script().text(), end="")
@@ -177,11 +177,12 @@ def _check_words(words: Sequence[str], options: argparse.Namespace) -> None:
         raise UsageError(f"--array: expected 2 or more jobs, got {options.array}")
 
 
-def _check_resources(scheduler: Scheduler, settings: JobSettings, dry_run: bool) -> None:
+def _check_resources(scheduler: Scheduler, settings: JobSettings, resumes: bool, dry_run: bool) -> None:
     """Ask the scheduler whether it takes such a job, before anything takes time."""
     from lightning_mm.cluster.script import Script
 
-    text = Script(settings.name or "lightning-mm", ["fit"], Path(os.devnull), settings, Path.cwd()).text()
+    name = settings.name or "lightning-mm"
+    text = Script(name, ["fit"], Path(os.devnull), settings, Path.cwd(), resumes=resumes).text()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(text, encoding="utf-8")
