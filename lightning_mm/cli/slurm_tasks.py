@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, UsageError
 
 NO_JOB = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE")
 """Variables by which Lightning takes a process for one of several that ``srun`` has started."""
@@ -54,3 +54,21 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
     environment["SLURM_NNODES"] = environment.get("SLURM_STEP_NUM_NODES", "1")
     if environment.get("SLURM_JOB_NAME") in INTERACTIVE:
         environment["SLURM_JOB_NAME"] = "lightning-mm"
+
+
+def check_processes(count: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a training that every task of ``srun`` would run alone, in the same folder.
+
+    Args:
+        count: Processes that the trainer is for, on all nodes.
+        environment: As :func:`settle` leaves it.
+
+    Raises:
+        UsageError: If ``srun`` has started another number.
+    """
+    tasks, each = environment.get("SLURM_NTASKS", "1"), environment.get("SLURM_NTASKS_PER_NODE", "1")
+    if count != int(tasks) and tasks != "1":
+        raise UsageError(
+            f"srun has started {tasks} processes, but the trainer is for {count}; give --trainer.num_nodes "
+            f"{int(tasks) // int(each)} and --trainer.devices {each}, or srun --ntasks {count}"
+        )

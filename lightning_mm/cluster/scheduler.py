@@ -13,8 +13,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 State = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
-REQUEUE = 75
-"""Exit code of a command that has saved where it was and asks to be started again."""
 NOT_READY = 3
 """Exit code of a cell of a study that could not run because what it needs is not finished."""
 
@@ -30,6 +28,7 @@ class Job:
         exit_code: Exit code of the script, once it has ended; 128 plus the number of the signal that ended it.
         restarts: How often it was requeued, where the scheduler says so.
         reason: Why it waits, in the scheduler's word; empty if it does not wait.
+        earlier: How its earlier starts ended, such as ``NODE_FAIL``, where the scheduler keeps that.
     """
 
     id: str
@@ -38,6 +37,7 @@ class Job:
     exit_code: int | None = None
     restarts: int | None = None
     reason: str = ""
+    earlier: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -62,8 +62,11 @@ case $code in 0 | 76) exit "$code" ;; esac  # 76: it gave up, since starting it 
 # Is it queued again?
 again=
 [ "$code" != 75 ] && [ -z "$asked" ] || again=yes
+# The id of the last task of an array is that of the array as well.
+this=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+this=${this:-$slurm}
 if [ -n "$slurm" ] && command -v scontrol >/dev/null; then
-  case "$(scontrol show job "$slurm" 2>/dev/null)" in
+  case "$(scontrol show job "$this" 2>/dev/null)" in
     # 143: ended by SIGTERM. Slurm itself queues a preempted job again only while its script still runs.
     *JobState=RUNNING*' PreemptTime='[0-9]*) [ "$code" != 143 ] || again=yes ;;
     *JobState=RUNNING*) ;;
@@ -79,8 +82,6 @@ if [ "$LIGHTNING_MM_RESTARTS" -ge %(max_requeues)s ]; then
   exit 1
 fi
 [ -n "$slurm" ] || exit 75  # `lightning-mm submit local` starts it again
-this=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-this=${this:-$slurm}
 echo "lightning-mm: job $this is queued again, time $((LIGHTNING_MM_RESTARTS + 1)) of %(max_requeues)s" >&2
 scontrol requeue "$this" 2>/dev/null && exit "$code"
 # No scontrol on this node, or it may not: the same script once more, as another job.

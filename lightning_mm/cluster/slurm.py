@@ -5,12 +5,17 @@ Their text output is read, not ``--json``, which not all releases have in all of
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from lightning_mm.cluster.limits import beyond, too_short
 from lightning_mm.cluster.scheduler import Job, State
+from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.errors import LightningMMError
 
 SECONDS = 120.0
@@ -55,6 +60,7 @@ class Slurm:
         done = _run(["sbatch", "--test-only", str(script)])
         if done.returncode:
             raise LightningMMError(f"Slurm would not take this job: {_words(done)}; nothing was queued")
+        self._check_limits(script.read_text(encoding="utf-8"), done.stderr)
 
     def submit(self, script: Path, after: Sequence[str] = (), array: str | None = None) -> str:
         """Queue a script with ``sbatch --parsable``."""
@@ -75,13 +81,15 @@ class Slurm:
         if not ids:
             return {}
         found = self._queued(ids)
-        missing = [one for one in ids if not _of(one, found)]
-        if missing:
-            found.update(self._accounted(missing))
-        for one in ids:
-            if not _of(one, found):
-                found[one] = Job(one, "unknown")
-        return {key: job for key, job in found.items() if any(_belongs(key, one) for one in ids)}
+        missing = [one for one in ids if one not in _names(found)]
+        restarted = [key for key, job in found.items() if job.restarts]
+        if missing or restarted:
+            accounted = self._accounted([*missing, *restarted])
+            earlier = {key: job.earlier for key, job in accounted.items()}
+            found = accounted | {key: replace(job, earlier=earlier.get(key, ())) for key, job in found.items()}
+        there, asked = _names(found), set(ids)
+        found |= {one: Job(one, "unknown") for one in ids if one not in there}
+        return {key: job for key, job in found.items() if key in asked or key.partition("_")[0] in asked}
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs with ``scancel``."""
@@ -97,6 +105,23 @@ class Slurm:
         done = _run(["scontrol", "show", "config"])
         found = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", done.stdout)
         return int(found[1]) - 1 if found and int(found[1]) > 1 else None
+
+    @staticmethod
+    def _check_limits(text: str, said: str) -> None:
+        """Refuse what would wait for ever, or be started again for ever: Slurm takes it all the same."""
+        problem = too_short(text)
+        if problem:
+            raise LightningMMError(f"{problem}; give more --time, or less --warn_before; nothing was queued")
+        found = re.search(r"(?m)^#SBATCH --partition=(\S+)$", text) or re.search(r" in partition (\S+)", said)
+        if found is None or shutil.which("scontrol") is None:
+            return
+        shown = [_run(["scontrol", "show", "partition", "--oneliner", name]).stdout for name in found[1].split(",")]
+        problem = beyond(text, "\n".join(shown))
+        if problem:
+            raise LightningMMError(
+                f"this job would wait in Slurm's queue for ever: {problem}; ask for less, or give another --partition "
+                "or a --qos that allows more; nothing was queued"
+            )
 
     @staticmethod
     def _queued(ids: Sequence[str]) -> dict[str, Job]:
@@ -138,14 +163,15 @@ class Slurm:
             word = said.partition(" ")[0]  # "CANCELLED by 1000"
             state = _STATES.get(word, "unknown")
             ended = state in ("finished", "failed", "cancelled")
-            restarts = 0 if key not in found else (found[key].restarts or 0) + 1
+            earlier = () if key not in found else (*found[key].earlier, found[key].word)
             found[key] = Job(
                 key,
                 state,
                 word,
                 _from_pair(code) if ended else None,
-                restarts,
+                len(earlier),
                 "" if reason == "None" or state != "queued" else reason,
+                earlier,
             )
         return found
 
@@ -156,8 +182,12 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     Raises:
         LightningMMError: If it is not on the PATH or does not answer.
     """
+    # A job inherits the environment: what is submitted from inside a job must not count that one's restarts.
+    environment = {
+        key: value for key, value in os.environ.items() if key not in (TASK, RESTARTS, "SLURM_RESTART_COUNT")
+    }
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
     except (FileNotFoundError, PermissionError):
         raise LightningMMError(
             f"{command[0]} was not found on the PATH: this machine has no Slurm; submit from a login node of the "
@@ -177,12 +207,9 @@ def _words(done: subprocess.CompletedProcess[str]) -> str:
     return f"{text} ({hint})" if hint else text
 
 
-def _belongs(key: str, asked: str) -> bool:
-    return key == asked or key.startswith(f"{asked}_")
-
-
-def _of(asked: str, found: Iterable[str]) -> list[str]:
-    return [key for key in found if _belongs(key, asked)]
+def _names(jobs: Iterable[str]) -> set[str]:
+    """Ids of jobs and tasks, and those of the arrays that the tasks belong to."""
+    return {name for key in jobs for name in (key, key.partition("_")[0])}
 
 
 def _from_wait(status: int) -> int:

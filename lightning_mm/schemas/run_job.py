@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from lightning_mm.schemas.base import Schema
-
-JobId = Annotated[str, Field(pattern=r"^[\w.+:-]{1,100}$")]
+from lightning_mm.schemas.jobs import JobId
 
 
 class RunJobState(Schema):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_what_cannot_be_written_leaves_the_older_file(tmp_path: Path, monkeypatc
         fit(tmp_path, ModelCheckpoint(save_top_k=0), Looks(), resume=ResumeCheckpoint(every_minutes=1e-9))
     assert not list(tmp_path.glob(".*.part"))
     assert after == [content]
+
+
+def test_the_same_failure_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(trainer: Trainer, path: str, *_: Any, **__: Any) -> None:
+        raise LightningMMError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, ModelCheckpoint(save_top_k=0), resume=ResumeCheckpoint(every_minutes=1e-9))
+    said = [str(one.message) for one in caught if "goes on" in str(one.message)]
+    assert said == [
+        "resume.ckpt was not written, and the training goes on: cannot write "
+        f"{tmp_path / 'resume.ckpt'}: No space left on device"
+    ]
 
 
 def test_lightnings_own_requeueing_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

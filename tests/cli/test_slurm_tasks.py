@@ -6,8 +6,8 @@ import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from lightning_mm.cli.errors import explain
-from lightning_mm.cli.slurm_tasks import settle
-from lightning_mm.errors import LightningMMError
+from lightning_mm.cli.slurm_tasks import check_processes, settle
+from lightning_mm.errors import LightningMMError, UsageError
 
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job.sh", "SLURM_PROCID": "0"}
 STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}
@@ -72,3 +72,13 @@ def test_the_tasks_of_a_step_count(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_unequal_nodes_are_refused() -> None:
     with pytest.raises(LightningMMError, match=r"different nodes \(3,1\).*--ntasks-per-node"):
         settled(STEP, SLURM_STEP_TASKS_PER_NODE="3,1")
+
+
+def test_a_training_that_every_task_would_run_alone_is_refused() -> None:
+    environment = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}
+    check_processes(4, environment)
+    check_processes(1, {})
+    with pytest.raises(
+        UsageError, match=r"started 4 processes, .* is for 1; give --trainer.num_nodes 2 and .*devices 2"
+    ):
+        check_processes(1, environment)

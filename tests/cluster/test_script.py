@@ -36,7 +36,7 @@ def slurm(folder: Path, state: str | None, requeues: bool = True) -> dict[str, s
     (folder / "bin").mkdir()
     programs = {"srun": SRUN, "sbatch": f'#!/bin/bash\necho "$LIGHTNING_MM_RESTARTS $@" >>{folder}/sbatch\n'}
     if state is not None:
-        show = f'#!/bin/bash\nif [ "$1" = show ]; then echo " {state} "; exit; fi\n'
+        show = f'#!/bin/bash\nif [ "$1" = show ]; then echo "$3" >>{folder}/shown; echo " {state} "; exit; fi\n'
         programs["scontrol"] = show + f'echo "$@" >>{folder}/scontrol\nexit {0 if requeues else 1}\n'
     for name, text in programs.items():
         (folder / "bin" / name).write_text(text)
@@ -91,6 +91,7 @@ def test_only_the_task_of_an_array_is_queued_again(tmp_path: Path) -> None:
     path = script(tmp_path, "sys.exit(75)")
     run(path, slurm(tmp_path, RUNNING) | {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"})
     assert called(tmp_path, "scontrol") == ["requeue 5_2"]
+    assert called(tmp_path, "shown") == ["5_2"], "job 7 may be the whole array"
 
 
 @pytest.mark.parametrize("state", [None, RUNNING])

@@ -101,6 +101,21 @@ def test_equals_a_study_that_was_run_here(tmp_path: Path) -> None:
     assert [batch.name for batch in submit(study_in(tmp_path), scheduler).batches] == ["2/level1", "2/report"]
 
 
+def test_a_task_that_the_queue_has_forgotten_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, scheduler = study_in(tmp_path), AtOnce()
+    submit(study, scheduler)
+    (tmp_path / "out/base/seed0/fit.done.json").unlink()
+    JobsFolder(study.out.absolute()).write_cell("base/seed0", CellState(state="running", job="1_0"))
+    killed = Job("1_0", "failed", "OUT_OF_MEMORY", 137)
+
+    def asked(self: AtOnce, ids: list[str]) -> dict[str, Job]:
+        return {"1_0": killed} if ids[0] == "1_0" else {"1_1": Job("1_1", "running", "RUNNING")}
+
+    monkeypatch.setattr(AtOnce, "states", asked)
+    found = next(cell for cell in status(study, scheduler).cells if cell.name == "base/seed0")
+    assert (found.state, found.reason) == ("failed", "its job ended: OUT_OF_MEMORY, exit code 137")
+
+
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     study, scheduler = study_in(tmp_path), AtOnce()
     fail(study.out, "base/seed1 fit")

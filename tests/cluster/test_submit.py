@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 (its log keeps the stream of its first import, which a test would close)
 import pytest
 import yaml
 
@@ -129,6 +130,26 @@ def test_what_is_refused_leaves_nothing(
     assert not Path("run").exists()
 
 
+def test_a_fit_that_has_finished_or_another_in_its_folder_is_not_queued(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(BASE.replace("filename: best", "filename: best, save_last: true"))
+    called = accept(tmp_path, monkeypatch)
+    ended = Job("2", "finished", "COMPLETED", 0, 0)
+    monkeypatch.setattr(Slurm, "states", lambda self, ids: dict.fromkeys(ids, ended))
+    submit = ["submit", "slurm", "--unchecked", "--", "fit", *base]
+    assert main(submit) == 0
+    assert main(["fit", "-c", "run/jobs/fit/config.yaml", "--ckpt_path", "auto"]) == 0
+    before = called.read_text()
+    capsys.readouterr()
+    assert main(submit) == 0
+    said = capsys.readouterr().out
+    assert said == "nothing was queued: this fit has finished; to train anew, empty run or give another folder\n"
+    other = failed(capsys, *submit[1:], "--model.init_args.optimizer.init_args.lr", "0.5")
+    assert "of a run with other settings (model.init_args.optimizer.init_args.lr: 0.01 there, 0.5 now)" in other
+    assert "--parsable" not in called.read_text().removeprefix(before)
+
+
 def test_submits_with_a_profile(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,7 +258,7 @@ def test_a_fit_on_two_nodes_is_queued_again_and_goes_on(submits: list[str], caps
     assert "srun" not in log.replace("srun: ", ""), "Lightning's hint is for others"
     capsys.readouterr()
     assert main(["status", "run"]) == 0
-    assert "queued again 1 times" in capsys.readouterr().out
+    assert "queued again 1 time" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -170,6 +170,6 @@ def test_a_full_disk_is_said_and_nobody_waits(server: Server, ranks: int) -> Non
     answer = server.run("main", fit(folder, ranks), training(3), "SIGUSR2", limit=6000, ranks=ranks)
     assert answer == {"code": 75 if ranks == 1 else [75] * ranks, "left": []}, server.log()
     assert "stopped by SIGUSR2; resume.ckpt was not written: cannot write " in server.log()
-    assert "File too large" in server.log()
+    assert "resume.ckpt: File too large" in server.log()
     assert not list((server.folder / folder).glob("*.ckpt"))
     assert not list((server.folder / folder).glob(".*.part"))

@@ -79,6 +79,7 @@ class ResumeCheckpoint(Callback):
         self._validated = -1  # batches of the run at the last validation
         self._to_validate = 0
         self._written = self._stopping = False
+        self._failure = ""  # why it could not save the last time; a full disk is said once
 
     @staticmethod
     def checkpoint(folder: str | Path) -> str | None:
@@ -168,8 +169,9 @@ class ResumeCheckpoint(Callback):
                 failure = self._save(trainer, position)
         self._saved = time.monotonic()
         if not number:
-            if failure:
+            if failure and failure != self._failure:
                 rank_zero_warn(f"{RESUME} was not written, and the training goes on: {failure}")
+            self._failure = failure
             return
         listening.received = number
         listening.quiet = not trainer.is_global_zero
@@ -198,7 +200,7 @@ class ResumeCheckpoint(Callback):
     def _save(self, trainer: Trainer, position: Position) -> str:
         """Write ``resume.ckpt`` as a whole; returns what went wrong in this rank."""
         self._position, told, saved = position, False, False
-        place = Path(trainer.default_root_dir) / RESUME
+        place, part = Path(trainer.default_root_dir) / RESUME, None
         try:
             # Ranks other than the first one touch no file; they take part in what gathers the weights.
             with replaced_file(place) if trainer.is_global_zero else nullcontext() as new:
@@ -212,7 +214,7 @@ class ResumeCheckpoint(Callback):
                 trainer.strategy.broadcast(None)
             elif not saved:
                 trainer.strategy.barrier()  # the others wait there, at the end of save_checkpoint
-            return str(error)
+            return str(error) if part is None else str(error).replace(part, str(place))
         finally:
             self._position = None
         return ""

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from lightning_mm.cli.lightning.checkpoint_files import check_places
 from lightning_mm.cli.lightning.command_line import CommandLine
+from lightning_mm.cli.lightning.parser import plain_config
 from lightning_mm.cli.lightning.preflight import preflight
 from lightning_mm.cli.lightning.run import run_lightning
 from lightning_mm.cli.lightning.weights import check_weights
@@ -22,8 +23,8 @@ HERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
 class Parsed(CommandLine):
     """Parses the config, and makes nothing.
 
-    The facts are ``config``, the whole config of the verb as YAML, ``secrets``, whether it holds some, and ``folder``,
-    the ``default_root_dir``.
+    The facts are ``config``, the whole config of the verb as YAML, ``secrets``, whether it holds some, ``plain``, the
+    config in plain types with what follows from other settings, and single settings of the trainer and the verb.
     """
 
     def _parse_ckpt_path(self) -> None:
@@ -36,6 +37,7 @@ class Parsed(CommandLine):
         config = self.config[subcommand]
         text = self._parser(subcommand).dump(config, skip_none=False)
         self.facts = {"config": text, "secrets": masked(text) != text}
+        self.facts["plain"] = plain_config(self._parser(subcommand), config)
         for key in ("default_root_dir", "strategy", "devices", "num_nodes", "accelerator"):
             self.facts[key] = config["trainer"].get(key)
         for key in ("ckpt_path", "out", "split", "combinations"):

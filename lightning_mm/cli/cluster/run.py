@@ -32,7 +32,9 @@ def show_run(folder: Path, failed: bool, as_json: bool) -> None:
     width = max(map(len, jobs), default=0)
     for name, job in jobs.items():
         facts = [job.word, *([f"exit code {job.exit_code}"] if job.exit_code else []), job.reason]
-        facts += [f"queued again {job.restarts} times"] if job.restarts else []
+        if job.restarts:
+            why = f" after {', '.join(job.earlier)}" if job.earlier else ""
+            facts.append(f"queued again {job.restarts} time{'s' if job.restarts > 1 else ''}{why}")
         print(f"{name:{width}}  {job.state:9} job {job.id}  {', '.join(fact for fact in facts if fact)}".rstrip())
         log = _log(folder / "jobs" / name.partition(" ")[0], job.id, name.endswith(" merge"))
         if log is not None:

@@ -96,7 +96,8 @@ def _lines(queued: Queue, ids: Mapping[str, str]) -> list[str]:
         job = f"job {ids[batch.name]}" if batch.name in ids else "a job"
         names = [cell.name for cell in batch.cells]
         more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        what = f"{len(names)} cells: {', '.join(names[:LISTED])}{more}" if names else "tables, report and record"
+        count = "1 cell" if len(names) == 1 else f"{len(names)} cells"
+        what = f"{count}: {', '.join(names[:LISTED])}{more}" if names else "tables, report and record"
         lines.append(f"{job:9} {batch.name.partition('/')[2]:8} {what}")
     live = len([name for name in queued.live if name in {cell.name for cell in queued.cells}])
     lines.append(f"{len(queued.cells)} cells; {queued.finished} are finished, {live} are queued or running already")

@@ -43,11 +43,11 @@ def run_submit(args: list[str]) -> None:
             raise UsageError("--array and --after are for fit and sweep; the jobs of a study follow from the study")
         from lightning_mm.cli.cluster.study import submit_compare
 
-        _check_resources(scheduler, settings, options.dry_run)
+        _check_resources(scheduler, settings, True, options.dry_run)
         submit_compare(words[1:], options.scheduler, settings, command, options.dry_run)
         return
     _check_words(words, options)
-    _check_resources(scheduler, settings, options.dry_run)
+    _check_resources(scheduler, settings, words[0] == "fit", options.dry_run)
     job = _looked_at(words, options, settings, command)
     if options.dry_run:
         print(job.script().text(), end="")
@@ -56,6 +56,10 @@ def run_submit(args: list[str]) -> None:
             print(f"\n# {job.folder / 'merge.sh'}, after it:\n{merge.text()}", end="")
         return
     job.check_free(scheduler_of)
+    if words[0] == "fit" and _has_finished(job):
+        folder = _shown(job.run_folder)
+        print(f"nothing was queued: this fit has finished; to train anew, empty {folder} or give another folder")
+        return
     submitted = job.submit(scheduler, options.scheduler, options.after)
     log = job.script().log.name.replace("%j", submitted.id).replace("%A_%a", f"{submitted.id}_*")
     folder = _shown(job.folder)
@@ -173,11 +177,12 @@ def _check_words(words: Sequence[str], options: argparse.Namespace) -> None:
         raise UsageError(f"--array: expected 2 or more jobs, got {options.array}")
 
 
-def _check_resources(scheduler: Scheduler, settings: JobSettings, dry_run: bool) -> None:
+def _check_resources(scheduler: Scheduler, settings: JobSettings, resumes: bool, dry_run: bool) -> None:
     """Ask the scheduler whether it takes such a job, before anything takes time."""
     from lightning_mm.cluster.script import Script
 
-    text = Script(settings.name or "lightning-mm", ["fit"], Path(os.devnull), settings, Path.cwd()).text()
+    name = settings.name or "lightning-mm"
+    text = Script(name, ["fit"], Path(os.devnull), settings, Path.cwd(), resumes=resumes).text()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(text, encoding="utf-8")
@@ -205,6 +210,24 @@ def _looked_at(words: Sequence[str], options: argparse.Namespace, settings: JobS
     job = RunJob(words[0], facts, settings, Path.cwd(), command, options.array)
     job.check()
     return job
+
+
+def _has_finished(job: RunJob) -> bool:
+    """Whether nothing of a fit is left to train; a folder that holds one with other settings is refused.
+
+    Raises:
+        UsageError: As the job would, hours later; the message names the settings.
+    """
+    from lightning_mm.cli.lightning.resume import Attempt
+
+    config = job.plain()
+    attempt = Attempt.of(config)
+    state = attempt.state()
+    if state is not None and state.finished:
+        return True
+    with redirect_stdout(sys.stderr):
+        attempt.find(config)
+    return False
 
 
 def _leaves_devices(options: argparse.Namespace, settings: JobSettings) -> bool:

@@ -17,6 +17,7 @@ from lightning_mm.cli.lightning.checkpoint_files import check_content, check_pla
 from lightning_mm.cli.lightning.parser import plain_config
 from lightning_mm.cli.lightning.preflight import facts_of, preflight
 from lightning_mm.cli.lightning.resume import AUTO, HOPELESS, USELESS, Attempt
+from lightning_mm.cli.slurm_tasks import check_processes
 from lightning_mm.cli.stopping import Stop
 from lightning_mm.errors import Stopped, UsageError, shown
 from lightning_mm.files import check_folder
@@ -99,6 +100,7 @@ class CommandLine(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        check_processes(self.trainer.world_size)
         check_places(self.trainer)
         adapts = any(isinstance(one, FrozenBackboneAdapter) for one in self.trainer.callbacks)  # type: ignore[attr-defined]
         self._set_job_type("adapt" if adapts else "fit")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lightning_mm.cluster.graph.cells import REPORT
 from lightning_mm.cluster.graph.folder import JobsFolder
-from lightning_mm.cluster.scheduler import REQUEUE, Job, Scheduler
+from lightning_mm.cluster.scheduler import Job, Scheduler
 from lightning_mm.errors import LightningMMError
 from lightning_mm.schemas.jobs import Ledger
+from lightning_mm.signals import REQUEUE
 
 LIVE = ("queued", "running")
 """States of a job that has not ended."""
@@ -72,7 +73,12 @@ def ask_jobs(folder: JobsFolder, ledger: Ledger, scheduler_of: SchedulerOf) -> J
         own = [one for cell, one in ids.items() if jobs.schedulers[cell] == name]
         try:
             scheduler = scheduler_of(name)
-            said = dict(scheduler.states(list(dict.fromkeys(one.partition("_")[0] for one in own))))
+            arrays = list(dict.fromkeys(one.partition("_")[0] for one in own))
+            said = dict(scheduler.states(arrays))
+            # Slurm soon forgets tasks that have ended, while others of their array still run.
+            forgotten = [one for one in own if one not in said and one.partition("_")[0] not in said]
+            if forgotten:
+                said |= scheduler.states(forgotten)
             followed = _followed(folder, {cell: ids[cell] for cell in ids if jobs.schedulers[cell] == name}, said)
             if followed:
                 ids |= followed

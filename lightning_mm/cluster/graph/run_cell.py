@@ -15,7 +15,7 @@ from lightning_mm.cluster.graph.cells import Cell, Progress, cells_of, progress_
 from lightning_mm.cluster.graph.folder import JobsFolder
 from lightning_mm.cluster.graph.frozen import thaw
 from lightning_mm.cluster.graph.ranks import COMMAND, Ranks
-from lightning_mm.cluster.scheduler import NOT_READY, REQUEUE
+from lightning_mm.cluster.scheduler import NOT_READY
 from lightning_mm.cluster.script import RESTARTS
 from lightning_mm.compare.cell_config import Run
 from lightning_mm.compare.executor import StepError
@@ -24,6 +24,7 @@ from lightning_mm.compare.runner import named
 from lightning_mm.compare.step_runner import Facts, perform
 from lightning_mm.errors import LightningMMError, NotApplicableError, Stopped
 from lightning_mm.schemas.jobs import CellState
+from lightning_mm.signals import REQUEUE
 
 GRACE = 20.0
 """Seconds that a rank with an error waits for rank 0 to say what happened."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_mm.cluster.local.folder import ENDED, JobFolder, jobs_in, numbers
-from lightning_mm.cluster.scheduler import REQUEUE
 from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.compare.executor import threads_of
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import lock
 from lightning_mm.schemas.local_job import LocalTaskState
+from lightning_mm.signals import REQUEUE
 
 INTERVAL = 0.25
 """Seconds between two looks at the files."""

@@ -83,14 +83,22 @@ class RunJob:
 
     def config(self) -> str:
         """The config of the job, frozen, with a strategy for several processes."""
-        config = yaml.safe_load(self.facts["config"])
-        if self.settings.ranks > 1 and config["trainer"].get("strategy") in (None, "auto"):
-            config["trainer"]["strategy"] = "ddp"
-        devices = config["trainer"].get("devices")
-        if isinstance(devices, str) and devices.isdigit():  # jsonargparse takes a number of the command line for a text
-            config["trainer"]["devices"] = int(devices)
+        config = self._for_ranks(yaml.safe_load(self.facts["config"]))
         head = f"# The config of job.sh, as it was when the job was submitted: {' '.join(self.submitted.split())}\n"
         return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+    def plain(self) -> dict[str, Any]:
+        """The config as the job will parse it, what follows from other settings included."""
+        return self._for_ranks(self.facts["plain"])
+
+    def _for_ranks(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        trainer = dict(config["trainer"])
+        if self.settings.ranks > 1 and trainer.get("strategy") in (None, "auto"):
+            trainer["strategy"] = "ddp"
+        devices = trainer.get("devices")
+        if isinstance(devices, str) and devices.isdigit():  # jsonargparse takes a number of the command line for a text
+            trainer["devices"] = int(devices)
+        return {**config, "trainer": trainer}
 
     def script(self) -> Script:
         """The script of the job."""
