@@ -33,6 +33,9 @@ from lightning_mm.tasks.embedding_prediction.vicreg import VICReg, covariance_te
 from tests.support.ranks import run_ranks
 
 NAMES = Modalities(["audio", "video"])
+WEIGHTS = [1.0, 2.0, 0.5]
+UNEVEN = torch.tensor([0, 1, 1, 2, 2, 0])
+"""Classes of which those of the first half weigh more than those of the second."""
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
     "num_sanity_val_steps": 0,
@@ -258,7 +261,8 @@ def test_it_is_exported_with_what_it_learned(tmp_path: Path) -> None:
 
 def gradients_on_rank(rank: int, folder: Path) -> None:
     """Gradients of all but VICReg, whose statistics are those of a rank."""
-    task, given = build(alpha=0.0).train(), batch(6)
+    task, given = build(alpha=0.0, class_weights=WEIGHTS).train(), batch(6)
+    given["target"] = UNEVEN
     given["available"] = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]).bool()
     rows = slice(3 * rank, 3 * rank + 3)
     own = {
@@ -275,9 +279,9 @@ def gradients_on_rank(rank: int, folder: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_equal_one_but_for_vicreg(tmp_path: Path) -> None:
     run_ranks(gradients_on_rank, tmp_path)
-    given = batch(6)
+    given = {**batch(6), "target": UNEVEN}
     given["available"] = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]).bool()
-    _, alone = step(build(alpha=0.0).train(), given)
+    _, alone = step(build(alpha=0.0, class_weights=WEIGHTS).train(), given)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, gradient in alone.items():
         torch.testing.assert_close(ranks[0][name], gradient, rtol=1e-5, atol=1e-7, msg=name)

@@ -264,11 +264,24 @@ def _rows(switching: Any, size: int, place: tuple[int, int]) -> list[dict[str, A
     ]
 
 
+def _uneven(size: int, place: tuple[int, int]) -> list[dict[str, Any]]:
+    """Batches of samples, of which the first rank has more modalities than the second."""
+    given = batch(size * place[1])
+    given["available"] = NAMES.masks(["audio+video"] * 3 + ["audio"] * 2 + ["video"])
+    rows = slice(size * place[0], size * place[0] + size)
+    own = {name: given[name][rows] for name in ("available", "target")}
+    return [{**own, "inputs": {name: value[rows] for name, value in given["inputs"].items()}}] * 2
+
+
+def _batches(switching: str, size: int, place: tuple[int, int]) -> list[dict[str, Any]]:
+    return _uneven(size, place) if switching == "none" else _rows(switching, size, place)
+
+
 def _gradients(rank: int, folder: Path) -> None:
     found = {}
-    for switching in ("random", "half_epoch"):
+    for switching in ("random", "half_epoch", "none"):
         parallel = nn.parallel.DistributedDataParallel(Step(build("layer", 0.0)))
-        for each in _rows(switching, 3, (rank, 2)):  # a second step would fail if a parameter had not been used
+        for each in _batches(switching, 3, (rank, 2)):  # a second step would fail if a parameter had not been used
             parallel.zero_grad()
             parallel(each).backward()
         found[switching] = {name: p.grad for name, p in parallel.module.named_parameters()}
@@ -282,7 +295,7 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
     run_ranks(_gradients, tmp_path)
     for switching, found in torch.load(tmp_path / "gradients.pt").items():
         one = Step(build("layer", 0.0))
-        for each in _rows(switching, 6, (0, 1)):
+        for each in _batches(switching, 6, (0, 1)):
             one.zero_grad()
             one(each).backward()
         for name, parameter in one.named_parameters():

@@ -96,9 +96,8 @@ class EmbeddingPredictionTask(ClassificationTask):
         super().__init__(model, modalities, num_classes, **base)
         self._refuse_other_methods()
         self.base_ckpt = base_ckpt
-        if (
-            base_ckpt is not None
-        ):  # what predicts may be of another form than in the first stage, where it is not trained
+        if base_ckpt is not None:
+            # what predicts may be of another form than in the first stage, where it is not trained
             load_network(model, base_ckpt, parts=("encoders", "heads"))
         self.stage, self.alpha, self.stop_gradient, self.peft_lr = stage, alpha, stop_gradient, peft_lr
         self.vicreg = group_of(VICReg, vicreg, "vicreg")
@@ -130,11 +129,11 @@ class EmbeddingPredictionTask(ClassificationTask):
         target = batch["target"]
         # The fill does not matter here: absent inputs never enter.
         found = self.model.embed(self._inputs(batch), batch["available"], reads=self.stage == "predict")
-        unimodal = self.unimodal_loss(self.model.unimodal(found), found.available, target)
+        unimodal = self.over_processes(self.unimodal_loss(self.model.unimodal(found), found.available, target), target)
         if self.stage == "unimodal":
             self._log_loss("train/loss", unimodal, batch, prog_bar=True)
             return unimodal
-        combined = self.loss(self.model.logits(found), target)
+        combined = self.training_loss(self.model.logits(found), target)
         agreement = self.agreement(found)
         loss = unimodal + combined + self.alpha * agreement
         for name, value in (("unimodal_loss", unimodal), ("combined_loss", combined), ("vicreg", agreement)):

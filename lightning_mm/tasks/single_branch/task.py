@@ -21,6 +21,7 @@ from lightning_mm.tasks.checks import check_batch, check_call
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.metrics.verification import verification_error
 from lightning_mm.tasks.single_branch.loss import orthogonal_projection_loss
+from lightning_mm.tasks.training.strategies import weighted_by_share
 
 MOST_ROWS = 4096
 """The most rows of a modality that verification compares with those of another."""
@@ -108,7 +109,11 @@ class SingleBranchTask(ClassificationTask):
         self.check_target(batch["target"])
         rows = self.network.rows({name: batch["inputs"][name] for name in self.modalities}, batch["available"])
         target = batch["target"][rows.sample]
-        loss = self.loss(rows.logits, target)
+        # processes may have other numbers of rows
+        weight = self.loss_weight(target)
+        loss = weighted_by_share(
+            self.loss(rows.logits, target), target.new_tensor(len(target)) if weight is None else weight
+        )
         if self.orthogonal_weight > 0:
             orthogonal = orthogonal_projection_loss(rows.embeddings, target)
             self._log_loss("train/orthogonal_loss", orthogonal, batch)
