@@ -97,6 +97,13 @@ def test_a_missing_or_doubled_shard_is_named() -> None:
     assert len(merge(parts).rows) == 2 * 7 * 2
 
 
+def test_a_shard_without_a_measured_combination_says_so() -> None:
+    never = Scores()
+    never.observed[:, 2] = False
+    with pytest.raises(LightningMMError, match=r"any of the combinations of shard 3/7; use fewer shards, or leave"):
+        sweep(VoteTask(NAMES), loader(never), shard="3/7", bootstrap=0)
+
+
 def test_costs_of_one_network_count_once() -> None:
     task = VoteTask(NAMES, bias=BIAS)
     whole = swept(task)
