@@ -90,7 +90,8 @@ class VisualQuestionAnsweringTask(BaseTask):
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         self.check_target(target)
         self._check_outputs(outputs, target)
-        # The answer of highest value is the class of a sample, for tables by class and for confusions.
+        # The answer of highest value is the class of a sample, for tables by class and for confusions; the first one
+        # where no answer has a value.
         scores = vqa_scores(outputs, target).float()
         return {"prediction": self.predictions(outputs), "target": target.argmax(1), "vqa_score": scores}
 
