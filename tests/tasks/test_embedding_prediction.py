@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from torchmetrics import R2Score
 
 from lightning_mm import Modalities
-from lightning_mm.callbacks import KeyedSeed
+from lightning_mm.adapters import SSF, Additive
+from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
 from lightning_mm.cli.lightning.export import export_task
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
@@ -220,6 +221,19 @@ def test_two_stages_resume_and_sweep(tmp_path: Path) -> None:
     assert all(torch.equal(one, states[1][name]) for name, one in states[0].items())
     result = sweep({"embedding_prediction": whole}, data(), trainer=Trainer(**QUIET), bootstrap=0)
     assert {row.combination for row in result.rows} == {"audio", "video", "audio+video"}
+
+
+@pytest.mark.filterwarnings("ignore:.*layers are left out of the adapter")  # predictors, as the example is complete
+@pytest.mark.parametrize("stage", ["unimodal", "predict"])
+def test_an_adapter_is_trained_on_the_outputs(stage: Any, tmp_path: Path) -> None:
+    task = build(stage=stage)
+    before = copy.deepcopy(task.model.state_dict())
+    adapter = FrozenBackboneAdapter(SSF(), Additive())
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[adapter], enable_checkpointing=False, **QUIET)
+    trainer.fit(task, data(train_policy=RotatingCombinations()))
+    assert all(torch.equal(value, before[key]) for key, value in task.model.state_dict().items())
+    moved = {name for name, one in task.adapter.banks.named_parameters() if bool((one.detach() != 0).any())}
+    assert any(name.startswith("encoders/audio") for name in moved), moved
 
 
 def test_the_tuned_part_has_a_rate_of_its_own_and_prompts_do_not_decay() -> None:

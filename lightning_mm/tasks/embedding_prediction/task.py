@@ -124,6 +124,8 @@ class EmbeddingPredictionTask(ClassificationTask):
         self.predicted = nn.ModuleList(PredictedEmbedding(model.widths[target]) for _, target in pairs)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if not self.model.training:  # frozen under an adapter, which learns from the outputs
+            return super().training_step(batch, batch_idx)
         check_batch(batch, STEP_KEYS)
         self.check_target(batch["target"])
         target = batch["target"]
