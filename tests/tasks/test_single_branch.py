@@ -212,6 +212,23 @@ def test_hidden_files_are_not_opened_and_measures_are_logged(tmp_path: Path) -> 
         assert accuracy[combination] == pytest.approx((logits.argmax(1) == torch.arange(20) % 3).float().mean().item())
 
 
+def test_the_norm_gap_is_that_of_the_rows_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a process has no row of a modality, so that it must not wait for others in the middle."""
+    task, module = build(norm_gap=True), data(write(tmp_path), switching=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "all_gather", lambda own: torch.stack([own, torch.zeros_like(own)]))
+        (logged,) = trainer(tmp_path).validate(task, module, verbose=False)
+    gained, count = torch.zeros(2), torch.zeros(2)
+    for given in module.val_dataloader():
+        running, fresh = (task.eval()._rows(given, fresh) for fresh in (False, True))
+        target = given["target"][running.sample]
+        right = [(rows.logits.argmax(1) == target).float() for rows in (fresh, running)]
+        gained.index_add_(0, running.modality, right[0] - right[1])
+        count.index_add_(0, running.modality, torch.ones(len(target)))
+    assert [logged[f"val/norm_gap/{name}"] for name in NAMES] == pytest.approx((gained / count).tolist())
+    assert gained.any()
+
+
 def test_extractors_start_with_the_encoders_of_another_network(tmp_path: Path) -> None:
     torch.manual_seed(9)
     other = ClassificationTask(LateFusionClassifier(encoders(), 3), list(NAMES), 3, auxiliary_weight=0.5)
