@@ -342,6 +342,7 @@ def test_mistakes_are_named() -> None:
         EmbeddingPredictionTask(LateFusionClassifier(encoders, 3), list(NAMES), 3)
     for settings, message in (
         ({"alpha": -1.0}, "alpha: expected 0 or more, got -1.0"),
+        ({"peft": "lora", "peft_rank": 0}, "peft_rank must be a whole number of at least 1, got 0"),
         ({"auxiliary_weight": 0.5}, "has a head for every modality; set auxiliary_weight to 0"),
         ({"distillation": Distillation(weight=1.0)}, "has no teacher"),
     ):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from lightning_mm.errors import LightningMMError, check_choice
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 from lightning_mm.models.embedding_prediction import EmbeddingPrediction, Embeddings
 from lightning_mm.models.embedding_prediction.tuning import KINDS, Peft
 from lightning_mm.tasks.base import STEP_KEYS
@@ -89,6 +89,7 @@ class EmbeddingPredictionTask(ClassificationTask):
             )
         check_choice("stage", stage, ("unimodal", "predict"))
         check_choice("peft", peft, KINDS)
+        check_whole("peft_rank", peft_rank, 1)
         for name, value in (("alpha", alpha), ("peft_lr", peft_lr)):
             if not value >= 0:
                 raise LightningMMError(f"{name}: expected 0 or more, got {value}")
