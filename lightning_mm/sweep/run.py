@@ -130,8 +130,8 @@ def sweep(
 
     rows, samples = _figures(tasks, runs, known, collected, seed)
     if not rows:
-        mine = "" if part is None else f" of shard {part.text}; use fewer shards, or leave these combinations out"
-        raise LightningMMError(f"no sample observed all modalities of any of the combinations{mine}")
+        which = "" if part is None else f" of shard {part.text}; use fewer shards, or leave these combinations out"
+        raise LightningMMError(f"no sample observed all modalities of any of the combinations{which}")
     replicates = _resample(tasks, runs, collected, bootstrap, bootstrap_seed, level)
     if replicates:
         rows = [_with_interval(row, replicates) for row in rows]

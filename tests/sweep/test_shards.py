@@ -29,6 +29,11 @@ TIMES = ("inference_seconds", "versions", "commit")
 BIAS = [0.4, -0.2, 0.3]
 
 
+@pytest.fixture(autouse=True)
+def short_sweeps_measure_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_COSTED", 0)
+
+
 def swept(methods: Any, **settings: Any) -> SweepResult:
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
@@ -50,7 +55,9 @@ def written(result: SweepResult, folder: Path) -> tuple[bytes, dict[str, Any], d
     return (folder / "sweep.csv").read_bytes(), {k: v for k, v in content.items() if k not in TIMES}, arrays
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "parts", [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_merged_shards_are_the_sweep_of_one_process(parts: int, tmp_path: Path) -> None:
     whole = written(swept(networks()), tmp_path / "whole")
     folders = [tmp_path / f"{number}of{parts}" for number in range(parts, 0, -1)]
