@@ -14,6 +14,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.checks import checked_class_names
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.metrics.vqa import VqaScore, vqa_loss, vqa_scores
 
 
@@ -60,7 +61,8 @@ class VisualQuestionAnsweringTask(BaseTask):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         self._check_outputs(outputs, target)
-        return vqa_loss(outputs.float(), target.float())
+        logits = at_least_float(outputs)
+        return vqa_loss(logits, target.to(logits.dtype))
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)

@@ -175,6 +175,15 @@ def test_complete_and_late_means_of_the_losses() -> None:
     torch.testing.assert_close(task.unimodal_loss(logits, given["available"], target), expected)
 
 
+def test_losses_in_double_precision_stay_so() -> None:
+    task, given = build(class_weights=[1.0, 2.0, 0.5]).train(), batch()
+    single, _ = step(task, given)
+    given["inputs"] = {name: value.double() for name, value in given["inputs"].items()}
+    loss, _ = step(task.double(), given)
+    assert loss.dtype == torch.float64
+    assert float(loss) == pytest.approx(float(single), rel=1e-5)
+
+
 def test_the_metric_equals_that_of_torchmetrics() -> None:
     torch.manual_seed(0)
     real = torch.randn(40, 5) * torch.tensor([1.0, 2.0, 0.1, 3.0, 1.0]) + 4

@@ -24,6 +24,7 @@ from lightning_mm.tasks.checks import check_batch
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.embedding_prediction.metric import PredictedEmbedding
 from lightning_mm.tasks.embedding_prediction.vicreg import VICReg
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.settings import group_of
 from lightning_mm.tasks.training.parameter_groups import parameter_groups
 
@@ -152,15 +153,10 @@ class EmbeddingPredictionTask(ClassificationTask):
             available: ``Bool[B, M]``.
             target: ``Int64[B]``.
         """
-        losses = torch.stack(
-            [
-                F.cross_entropy(
-                    one.float(), target, self.class_weights, reduction="none", label_smoothing=self.label_smoothing
-                )
-                for one in logits.values()
-            ],
-            dim=1,
-        )
+        settings: dict[str, Any] = {"reduction": "none", "label_smoothing": self.label_smoothing}
+        each = [at_least_float(one) for one in logits.values()]
+        weights = None if self.class_weights is None else self.class_weights.to(each[0].dtype)
+        losses = torch.stack([F.cross_entropy(one, target, weights, **settings) for one in each], dim=1)
         of_samples = torch.where(available, losses, 0.0).sum(1) / available.sum(1).clamp(min=1)
         norm = of_samples.new_tensor(len(target)) if self.class_weights is None else self.class_weights[target].sum()
         return of_samples.sum() / torch.where(norm > 0, norm, 1)
