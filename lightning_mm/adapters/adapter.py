@@ -144,7 +144,7 @@ class Adapter(nn.Module):
         self._available_path = parameter_path(network, "available")
         encoders = {name: self.modalities.index(modality) for modality, name in self.encoders.items()}
         banks = [(site, self.bank(site)) for site in self.sites]
-        self._handles = register_hooks(network, self.current, self.basis, self.prepare, encoders, banks)
+        self._handles = register_hooks(network, self.current, self.basis, self.prepare, encoders, banks, self.fill)
         if grouped is not None:
             network.forward = grouped
 

@@ -28,6 +28,7 @@ def register_hooks(
     prepare: Callable[[nn.Module, Call], Call],
     encoders: Mapping[str, int],
     banks: Sequence[tuple[Site, Bank]],
+    fill: nn.Module | None = None,
 ) -> list[RemovableHandle]:
     """Register the hooks of an adapter on a network.
 
@@ -38,6 +39,7 @@ def register_hooks(
         prepare: Changes the arguments of a call of the network.
         encoders: Names of the modules that may run on distinct rows only, and the columns of their modalities.
         banks: The adapted layers.
+        fill: The placeholder for absent inputs, which may learn.
 
     Returns:
         Handles to remove the hooks with.
@@ -56,7 +58,7 @@ def register_hooks(
         handles.append(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
     for name, rows in absent.items():
         handles.append(modules[name].register_forward_hook(rows.leave, with_kwargs=True, always_call=True))
-    parts = [bank for _, bank in banks]
+    parts = [*(bank for _, bank in banks), basis, *([] if fill is None else [fill])]
     return [*handles, network.register_forward_hook(EndHook(current, parts), always_call=True)]
 
 
@@ -83,17 +85,18 @@ class NetworkHook:
 class EndHook:
     """The last hook in a call of the base, also after an exception, so that layers called alone are not modulated.
 
-    In a distributed run all banks take part in the backward pass, whatever layers the loss depends on.
+    In a distributed run all parts of the adapter take part in the backward pass, whatever layers the loss depends on
+    and whatever modalities the batch lacks.
     """
 
-    def __init__(self, current: Current, banks: Sequence[Bank]) -> None:
-        self.current, self.banks = current, list(banks)
+    def __init__(self, current: Current, parts: Sequence[nn.Module]) -> None:
+        self.current, self.parts = current, list(parts)
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         call = self.current.situation.call
         modulated = call is not None and call.route is not None
         self.current.end()
-        return joined(output, (one for bank in self.banks for one in bank.parameters())) if modulated else None
+        return joined(output, (one for part in self.parts for one in part.parameters())) if modulated else None
 
 
 class EntryHook:

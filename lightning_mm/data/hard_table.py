@@ -24,8 +24,9 @@ class HardTable(Dataset[dict[str, Any]]):
 
     Unlike a policy that drops modalities at random, under which every value is seen sooner or later. A data set with a
     method ``read_some(index, modalities)``, which returns a sample with these inputs, is asked for what exists only, so
-    that other files are not opened and need not be there; of other data sets samples are read whole and the rest of
-    them is thrown away. Samples of which nothing exists are left out.
+    that other files are not opened and need not be there; of other data sets (also of a subclass with a
+    ``__getitem__`` of its own and no such method) samples are read whole and the rest of them is thrown away. Samples
+    of which nothing exists are left out.
 
     Args:
         dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}``.
@@ -72,7 +73,7 @@ class HardTable(Dataset[dict[str, Any]]):
         sample: Mapping[str, Any]
         if rng is not None:
             sample = self.dataset.draw_sample(row, rng)
-        elif hasattr(self.dataset, "read_some"):
+        elif _reads_some(self.dataset):
             sample = self.dataset.read_some(row, names)
         else:
             sample = self.dataset[row]
@@ -81,3 +82,9 @@ class HardTable(Dataset[dict[str, Any]]):
         # a mistyped modality is left out, and reported by who reads the sample
         known = [name for name in self.modalities if name in sample["inputs"] or name not in names]
         return {**sample, "inputs": {name: sample["inputs"].get(name) if name in names else None for name in known}}
+
+
+def _reads_some(dataset: object) -> bool:
+    """Whether the class that says how a sample is read also says how a part of it is."""
+    told = (vars(one) for one in type(dataset).__mro__)
+    return next(("read_some" in own for own in told if "read_some" in own or "__getitem__" in own), False)

@@ -129,6 +129,9 @@ def sweep(
     collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer, reuse)
 
     rows, samples = _figures(tasks, runs, known, collected, seed)
+    if not rows:
+        which = "" if part is None else f" of shard {part.text}; use fewer shards, or leave these combinations out"
+        raise LightningMMError(f"no sample observed all modalities of any of the combinations{which}")
     replicates = _resample(tasks, runs, collected, bootstrap, bootstrap_seed, level)
     if replicates:
         rows = [_with_interval(row, replicates) for row in rows]
@@ -300,8 +303,6 @@ def _figures(
                 )
             for name, values in statistics.items():
                 samples[f"{run.method}/{combination}/{name}"] = values.numpy()
-    if not rows:
-        raise LightningMMError("no sample observed all modalities of any of the combinations")
     return rows, samples
 
 

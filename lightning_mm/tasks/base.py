@@ -60,6 +60,7 @@ class BaseTask(LightningModule):
         auxiliary_weight: Above zero, each encoder of ``model.encoders`` gets a linear head, and this times the mean of
             the heads' losses is added in training, see :class:`~lightning_mm.tasks.auxiliary.AuxiliaryHeads`. It
             belongs to the training of a base: without effect once there is an ``adapter``, which freezes the heads.
+            In a distributed run the mean of a head is that over the samples of one process that have its modality.
         late_drop: Whether the outputs, for evaluation, are the mean of the logits of the auxiliary heads of available
             modalities, instead of those of the network; needs ``auxiliary_weight``.
         distillation: The base as the teacher of its ``adapter``; off by default.
@@ -249,7 +250,11 @@ class BaseTask(LightningModule):
 
     def training_loss(self, outputs: Any, target: Any) -> Tensor:
         """:meth:`loss`, in a distributed run weighted so that its mean over processes is that of all samples."""
-        loss, weight = self.loss(outputs, target), self.loss_weight(target)
+        return self.over_processes(self.loss(outputs, target), target)
+
+    def over_processes(self, loss: Tensor, target: Any) -> Tensor:
+        """A mean that was divided by :meth:`loss_weight` of a batch, so that its mean over processes is that of all."""
+        weight = self.loss_weight(target)
         return loss if weight is None else weighted_by_share(loss, weight)
 
     def _log_loss(self, name: str, loss: Tensor, batch: dict[str, Any], prog_bar: bool = False) -> None:

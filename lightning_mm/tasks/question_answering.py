@@ -14,6 +14,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.checks import checked_class_names
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.metrics.vqa import VqaScore, vqa_loss, vqa_scores
 
 
@@ -60,7 +61,8 @@ class VisualQuestionAnsweringTask(BaseTask):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         self._check_outputs(outputs, target)
-        return vqa_loss(outputs.float(), target.float())
+        logits = at_least_float(outputs)
+        return vqa_loss(logits, target.to(logits.dtype))
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)
@@ -90,7 +92,8 @@ class VisualQuestionAnsweringTask(BaseTask):
     def sample_statistics(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         self.check_target(target)
         self._check_outputs(outputs, target)
-        # The answer of highest value is the class of a sample, for tables by class and for confusions.
+        # The answer of highest value is the class of a sample, for tables by class and for confusions; the first one
+        # where no answer has a value.
         scores = vqa_scores(outputs, target).float()
         return {"prediction": self.predictions(outputs), "target": target.argmax(1), "vqa_score": scores}
 

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from lightning_mm.errors import LightningMMError, check_choice
 from lightning_mm.tasks.auxiliary import AuxiliaryHeads
 from lightning_mm.tasks.base import BaseTask
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.metrics.classification import ClassOneAUROC, auroc, class_one_probability
 from lightning_mm.tasks.metrics.sentiment import (
     Pearson,
@@ -80,10 +81,11 @@ class SentimentTask(BaseTask):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         if self.binary:
-            logits = self._logits(outputs).float()
-            return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], target.float())
-        values = self._values(outputs).float()
-        return F.l1_loss(values, target.float()) if self.loss_name == "l1" else F.mse_loss(values, target.float())
+            logits = at_least_float(self._logits(outputs))
+            return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], target.to(logits.dtype))
+        values = at_least_float(self._values(outputs))
+        target = target.to(values.dtype)
+        return F.l1_loss(values, target) if self.loss_name == "l1" else F.mse_loss(values, target)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return self._logits(outputs).argmax(dim=1) if self.binary else self._values(outputs)

@@ -35,7 +35,7 @@ def follow_fit(
         LightningMMError: If ``wandb_run.json`` is damaged.
     """
     logger = _logger_of(trainer)
-    if logger is None:
+    if logger is None or logger.disabled:
         return
     logger.set_defaults(group=os.environ.get(STUDY), config=_linked("base_run", base))
     folder = str(trainer.default_root_dir)

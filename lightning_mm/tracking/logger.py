@@ -134,6 +134,11 @@ class OfflineFirstWandbLogger(WandbLogger):
             self._id = self._wandb_init["id"]
 
     @property
+    def disabled(self) -> bool:
+        """Whether runs record nothing, as ``WANDB_MODE=disabled`` asks."""
+        return self._wandb_init["mode"] == "disabled"
+
+    @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The run, opened when it is first asked for; see Lightning."""

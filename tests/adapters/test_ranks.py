@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from lightning_mm.adapters import IA3, Adapted, Kind, adapt
+from lightning_mm.adapters import IA3, SSF, Adapted, Hyper, Kind, adapt
 from lightning_mm.adapters.ranks import joined
+from lightning_mm.missing import Learned
 from tests.support.adapter_networks import randomise, trained_statistics
 from tests.support.every_kind import KINDS, NAMES, Network, inputs
 
@@ -154,3 +155,23 @@ def test_joined_outputs_may_be_modified_in_place(tmp_path: Path) -> None:
     assert leaf.grad is not None
     assert leaf.grad.tolist() == [2.0, 2.0]
     assert other.grad is None
+
+
+@pytest.mark.filterwarnings("ignore:.*layers are left out")
+def test_a_placeholder_that_learns_may_be_idle_in_a_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fill = Learned(dict.fromkeys(NAMES, 4), channel_axis=-1)
+    adapted = adapt(Network(), NAMES, SSF(), basis=Hyper(), fill=fill, example=((), inputs(2)))
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(adapted)
+        for _ in range(2):  # the second step would fail if a parameter had not taken part in the first
+            parallel(**inputs(6), available=MASKS[[3, 4, 5] * 2]).square().sum().backward()
+    finally:
+        dist.destroy_process_group()
+    own = adapted.adapter.fill
+    assert isinstance(own, Learned)
+    gradients = {name: own.rows[name].grad for name in NAMES}
+    assert gradients["a"] is not None
+    assert gradients["a"].any()
+    assert gradients["c"] is None or not gradients["c"].any()

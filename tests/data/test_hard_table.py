@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm import Modalities
 from lightning_mm.data import ModalityDropoutDataModule, Ombria, RavdessFeatures
+from lightning_mm.data.hard_table import HardTable
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Complete, FixedCombination, PairedShare
 from tests.support.fake_data import write_data
@@ -128,3 +129,40 @@ def test_rows_of_a_table_that_are_hidden_may_be_deleted(tmp_path: Path) -> None:
     file.write_text("".join(kept))
     for batch in batches(data):
         assert batch["observed"].tolist() == [[False, True]] * len(batch["observed"])
+
+
+class Some(Numbers):
+    def read_some(self, index: int, modalities: list[str]) -> dict[str, Any]:
+        values = {name: torch.full((1,), -1.0 - index) if name in modalities else None for name in ("a", "b")}
+        return {"inputs": values, "target": index}
+
+
+class Changed(Some):
+    """A user's subclass, which changes how a sample is read and does not know of parts."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"inputs": {name: torch.full((1,), 100.0 + index) for name in ("a", "b")}, "target": index}
+
+
+def test_a_subclass_that_reads_samples_in_its_own_way_is_read_so() -> None:
+    names = Modalities(["a", "b"])
+    for made, offset, sign in ((Some(), -1, -1), (Changed(), 100, 1)):
+        table = HardTable(made, names, FixedCombination("b"), seed=0)
+        assert table[3]["inputs"] == {"a": None, "b": torch.tensor([float(offset + sign * 3)])}
+
+
+def test_rows_of_one_modality_are_those_that_the_table_has() -> None:
+    table = PairedShare(0.3)
+    data = ModalityDropoutDataModule(
+        lambda _: Numbers(), ["a", "b"], Complete(), batch_size=4, train_observed=table, switching="random"
+    )
+    expected = table.draw(Modalities(["a", "b"]), range(20), epoch=0, seed=0).nonzero().tolist()
+    for epoch in range(2):
+        found = []
+        data.setup("fit")
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        for batch in loader:
+            assert (batch["available"] <= batch["observed"]).all()
+            found += [[int(i), int(row.nonzero())] for i, row in zip(batch["index"], batch["available"])]
+        assert sorted(found) == expected

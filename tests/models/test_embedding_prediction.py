@@ -276,6 +276,10 @@ def test_only_the_chosen_parameters_of_encoders_are_trained(kind: Any) -> None:
     with torch.no_grad():
         outputs = network.eval()(values)
         assert (not torch.allclose(outputs, before, atol=1e-4)) or kind == "none"
+        folded = copy.deepcopy(network)
+        folded.fold()
+        torch.testing.assert_close(folded(values), outputs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(network(values), outputs, rtol=0, atol=0)  # the copy shares its classes
         network.fold()
         torch.testing.assert_close(network(values), outputs, rtol=1e-5, atol=1e-6)
     assert not any("parametrizations" in name for name in network.state_dict())

@@ -29,6 +29,11 @@ TIMES = ("inference_seconds", "versions", "commit")
 BIAS = [0.4, -0.2, 0.3]
 
 
+@pytest.fixture(autouse=True)
+def short_sweeps_measure_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_mm.sweep.module.FEWEST_COSTED", 0)
+
+
 def swept(methods: Any, **settings: Any) -> SweepResult:
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
@@ -50,7 +55,9 @@ def written(result: SweepResult, folder: Path) -> tuple[bytes, dict[str, Any], d
     return (folder / "sweep.csv").read_bytes(), {k: v for k, v in content.items() if k not in TIMES}, arrays
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "parts", [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_merged_shards_are_the_sweep_of_one_process(parts: int, tmp_path: Path) -> None:
     whole = written(swept(networks()), tmp_path / "whole")
     folders = [tmp_path / f"{number}of{parts}" for number in range(parts, 0, -1)]
@@ -95,6 +102,13 @@ def test_a_missing_or_doubled_shard_is_named() -> None:
     with pytest.raises(LightningMMError, match=message):
         merge([parts[0], other, *parts[2:]])
     assert len(merge(parts).rows) == 2 * 7 * 2
+
+
+def test_a_shard_without_a_measured_combination_says_so() -> None:
+    never = Scores()
+    never.observed[:, 2] = False
+    with pytest.raises(LightningMMError, match=r"any of the combinations of shard 3/7; use fewer shards, or leave"):
+        sweep(VoteTask(NAMES), loader(never), shard="3/7", bootstrap=0)
 
 
 def test_costs_of_one_network_count_once() -> None:

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from torchmetrics import R2Score
 
 from lightning_mm import Modalities
-from lightning_mm.callbacks import KeyedSeed
+from lightning_mm.adapters import SSF, Additive
+from lightning_mm.callbacks import FrozenBackboneAdapter, KeyedSeed
 from lightning_mm.cli.lightning.export import export_task
 from lightning_mm.data import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
@@ -33,6 +34,9 @@ from lightning_mm.tasks.embedding_prediction.vicreg import VICReg, covariance_te
 from tests.support.ranks import run_ranks
 
 NAMES = Modalities(["audio", "video"])
+WEIGHTS = [1.0, 2.0, 0.5]
+UNEVEN = torch.tensor([0, 1, 1, 2, 2, 0])
+"""Classes of which those of the first half weigh more than those of the second."""
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
     "num_sanity_val_steps": 0,
@@ -171,6 +175,15 @@ def test_complete_and_late_means_of_the_losses() -> None:
     torch.testing.assert_close(task.unimodal_loss(logits, given["available"], target), expected)
 
 
+def test_losses_in_double_precision_stay_so() -> None:
+    task, given = build(class_weights=[1.0, 2.0, 0.5]).train(), batch()
+    single, _ = step(task, given)
+    given["inputs"] = {name: value.double() for name, value in given["inputs"].items()}
+    loss, _ = step(task.double(), given)
+    assert loss.dtype == torch.float64
+    assert float(loss) == pytest.approx(float(single), rel=1e-5)
+
+
 def test_the_metric_equals_that_of_torchmetrics() -> None:
     torch.manual_seed(0)
     real = torch.randn(40, 5) * torch.tensor([1.0, 2.0, 0.1, 3.0, 1.0]) + 4
@@ -219,6 +232,19 @@ def test_two_stages_resume_and_sweep(tmp_path: Path) -> None:
     assert {row.combination for row in result.rows} == {"audio", "video", "audio+video"}
 
 
+@pytest.mark.filterwarnings("ignore:.*layers are left out of the adapter")  # predictors, as the example is complete
+@pytest.mark.parametrize("stage", ["unimodal", "predict"])
+def test_an_adapter_is_trained_on_the_outputs(stage: Any, tmp_path: Path) -> None:
+    task = build(stage=stage)
+    before = copy.deepcopy(task.model.state_dict())
+    adapter = FrozenBackboneAdapter(SSF(), Additive())
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[adapter], enable_checkpointing=False, **QUIET)
+    trainer.fit(task, data(train_policy=RotatingCombinations()))
+    assert all(torch.equal(value, before[key]) for key, value in task.model.state_dict().items())
+    moved = {name for name, one in task.adapter.banks.named_parameters() if bool((one.detach() != 0).any())}
+    assert any(name.startswith("encoders/audio") for name in moved), moved
+
+
 def test_the_tuned_part_has_a_rate_of_its_own_and_prompts_do_not_decay() -> None:
     task = build(peft="ssf", peft_lr=0.5, optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.2, weight_decay=0.3))
     optimizer: Any = task.configure_optimizers()
@@ -258,7 +284,8 @@ def test_it_is_exported_with_what_it_learned(tmp_path: Path) -> None:
 
 def gradients_on_rank(rank: int, folder: Path) -> None:
     """Gradients of all but VICReg, whose statistics are those of a rank."""
-    task, given = build(alpha=0.0).train(), batch(6)
+    task, given = build(alpha=0.0, class_weights=WEIGHTS).train(), batch(6)
+    given["target"] = UNEVEN
     given["available"] = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]).bool()
     rows = slice(3 * rank, 3 * rank + 3)
     own = {
@@ -275,9 +302,9 @@ def gradients_on_rank(rank: int, folder: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_equal_one_but_for_vicreg(tmp_path: Path) -> None:
     run_ranks(gradients_on_rank, tmp_path)
-    given = batch(6)
+    given = {**batch(6), "target": UNEVEN}
     given["available"] = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]).bool()
-    _, alone = step(build(alpha=0.0).train(), given)
+    _, alone = step(build(alpha=0.0, class_weights=WEIGHTS).train(), given)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, gradient in alone.items():
         torch.testing.assert_close(ranks[0][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
@@ -324,6 +351,7 @@ def test_mistakes_are_named() -> None:
         EmbeddingPredictionTask(LateFusionClassifier(encoders, 3), list(NAMES), 3)
     for settings, message in (
         ({"alpha": -1.0}, "alpha: expected 0 or more, got -1.0"),
+        ({"peft": "lora", "peft_rank": 0}, "peft_rank must be a whole number of at least 1, got 0"),
         ({"auxiliary_weight": 0.5}, "has a head for every modality; set auxiliary_weight to 0"),
         ({"distillation": Distillation(weight=1.0)}, "has no teacher"),
     ):

@@ -68,6 +68,7 @@ def test_metrics_of_a_task() -> None:
     assert metric.compute().item() == pytest.approx(0.4)
     expected = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / 3
     torch.testing.assert_close(own.loss(outputs, target), expected)
+    assert own.loss(outputs.double(), target).dtype == torch.float64
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,9 @@ def test_a_clip_without_experts_has_similarity_zero() -> None:
     found.sum().backward()
     assert text.grad is not None
     assert text.grad.isfinite().all()
+
+
+@pytest.mark.wrong_types
+def test_arrays_are_named() -> None:
+    with pytest.raises(LightningMMError, match=r"expected owner as a tensor, got a ndarray; write torch\.as_tensor"):
+        retrieval_metrics(torch.zeros(2, 2), np.array([0, 1]))  # type: ignore[arg-type]

@@ -116,6 +116,19 @@ def test_fit_learns_the_signal(loss: Any) -> None:
     assert runner.logged_metrics["val/miou"] > before["val/miou"] + 0.2
 
 
+class Margin(SemanticSegmentationTask):
+    """A task of a user with a loss of its own."""
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return super().loss(outputs, target) + 7.0
+
+
+def test_a_loss_of_a_subclass_is_trained() -> None:
+    task, given = Margin(Pixels(), list(CHANNELS), 3), next(iter(loader()))
+    outputs = task(given["inputs"], given["available"])
+    assert torch.equal(task.training_loss(outputs, given["target"]), task.loss(outputs, given["target"]))
+
+
 def test_loss_of_an_epoch_counts_every_sample_once() -> None:
     task, data = build(), loader("test")
     (logged,) = trainer().test(task, data, verbose=False)

@@ -212,6 +212,23 @@ def test_hidden_files_are_not_opened_and_measures_are_logged(tmp_path: Path) -> 
         assert accuracy[combination] == pytest.approx((logits.argmax(1) == torch.arange(20) % 3).float().mean().item())
 
 
+def test_the_norm_gap_is_that_of_the_rows_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a process has no row of a modality, so that it must not wait for others in the middle."""
+    task, module = build(norm_gap=True), data(write(tmp_path), switching=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "all_gather", lambda own: torch.stack([own, torch.zeros_like(own)]))
+        (logged,) = trainer(tmp_path).validate(task, module, verbose=False)
+    gained, count = torch.zeros(2), torch.zeros(2)
+    for given in module.val_dataloader():
+        running, fresh = (task.eval()._rows(given, fresh) for fresh in (False, True))
+        target = given["target"][running.sample]
+        right = [(rows.logits.argmax(1) == target).float() for rows in (fresh, running)]
+        gained.index_add_(0, running.modality, right[0] - right[1])
+        count.index_add_(0, running.modality, torch.ones(len(target)))
+    assert [logged[f"val/norm_gap/{name}"] for name in NAMES] == pytest.approx((gained / count).tolist())
+    assert gained.any()
+
+
 def test_extractors_start_with_the_encoders_of_another_network(tmp_path: Path) -> None:
     torch.manual_seed(9)
     other = ClassificationTask(LateFusionClassifier(encoders(), 3), list(NAMES), 3, auxiliary_weight=0.5)
@@ -264,11 +281,24 @@ def _rows(switching: Any, size: int, place: tuple[int, int]) -> list[dict[str, A
     ]
 
 
+def _uneven(size: int, place: tuple[int, int]) -> list[dict[str, Any]]:
+    """Batches of samples, of which the first rank has more modalities than the second."""
+    given = batch(size * place[1])
+    given["available"] = NAMES.masks(["audio+video"] * 3 + ["audio"] * 2 + ["video"])
+    rows = slice(size * place[0], size * place[0] + size)
+    own = {name: given[name][rows] for name in ("available", "target")}
+    return [{**own, "inputs": {name: value[rows] for name, value in given["inputs"].items()}}] * 2
+
+
+def _batches(switching: str, size: int, place: tuple[int, int]) -> list[dict[str, Any]]:
+    return _uneven(size, place) if switching == "none" else _rows(switching, size, place)
+
+
 def _gradients(rank: int, folder: Path) -> None:
     found = {}
-    for switching in ("random", "half_epoch"):
+    for switching in ("random", "half_epoch", "none"):
         parallel = nn.parallel.DistributedDataParallel(Step(build("layer", 0.0)))
-        for each in _rows(switching, 3, (rank, 2)):  # a second step would fail if a parameter had not been used
+        for each in _batches(switching, 3, (rank, 2)):  # a second step would fail if a parameter had not been used
             parallel.zero_grad()
             parallel(each).backward()
         found[switching] = {name: p.grad for name, p in parallel.module.named_parameters()}
@@ -282,7 +312,7 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
     run_ranks(_gradients, tmp_path)
     for switching, found in torch.load(tmp_path / "gradients.pt").items():
         one = Step(build("layer", 0.0))
-        for each in _rows(switching, 6, (0, 1)):
+        for each in _batches(switching, 6, (0, 1)):
             one.zero_grad()
             one(each).backward()
         for name, parameter in one.named_parameters():

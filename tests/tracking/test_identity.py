@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tracking import OfflineFirstWandbLogger
+from lightning_mm.tracking.follow import follow_fit
 from lightning_mm.tracking.identity import CHECKPOINT_ENTRY, FitRun, config_key, run_to_continue, slurm_job
 
 RUN = FitRun("abc", "0123", project="p", group="study", step=7)
@@ -71,6 +74,22 @@ def test_a_fit_that_was_ended_before_it_had_a_checkpoint(tmp_path: Path) -> None
     assert run_to_continue(tmp_path, "4567", None, again=True)[0] is None
     FitRun("abc", "0123", finished=True).write(tmp_path)
     assert run_to_continue(tmp_path, "0123", None, again=True)[0] is None, "it has come to its end"
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_damaged_file_is_named_unless_nothing_is_recorded(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "wandb_run.json").write_text("{")
+    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), mode=mode)
+    trainer = Trainer(accelerator="cpu", logger=logger, default_root_dir=tmp_path, enable_checkpointing=False)
+    callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
+    if mode == "disabled":
+        follow_fit(trainer, dict, None, again=False, base=None)
+        assert trainer.callbacks == callbacks  # type: ignore[attr-defined]
+        return
+    with pytest.raises(
+        LightningMMError, match=r"wandb_run\.json is damaged.*remove it: the next fit is then a new run"
+    ):
+        follow_fit(trainer, dict, None, again=False, base=None)
 
 
 def test_the_slurm_job_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

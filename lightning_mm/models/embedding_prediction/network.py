@@ -251,7 +251,8 @@ class EmbeddingPrediction(nn.Module):
             return torch.stack([p.float().sum() * 0.0 for p in encoder.parameters()]).sum().expand(0, width)
         if rows is not None:
             value = take_rows(value, rows, len(present))
-        with torch.no_grad() if self.frozen and not self.tuned else nullcontext():
+        # in eval mode an adapter on the encoders may need gradients
+        with torch.no_grad() if self.frozen and not self.tuned and self.training else nullcontext():
             try:
                 vector = vector_of(encoder, value)
             except LightningMMError as error:

@@ -9,7 +9,7 @@ Shapes: C channels of a layer's output, R rank.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -102,5 +102,8 @@ def fold_tuning(encoders: nn.Module) -> None:
     """Put the changes of ``ssf`` and ``lora`` into the weights and drop their parameters; outputs do not change."""
     for module in list(encoders.modules()):
         if parametrize.is_parametrized(module):
+            # The class that torch made for this layer loses its properties; copies of the layer have the same class.
+            shared: Any = type(module)
+            module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lightning_mm.errors import LightningMMError
 from lightning_mm.results.per_sample.cells import Cell, cells_of
 from lightning_mm.results.per_sample.choose import find_metric, labels_of
-from lightning_mm.results.per_sample.classification import has_classes
+from lightning_mm.results.per_sample.classification import has_classes, has_vqa_score
 from lightning_mm.results.per_sample.metric import Statistics
 from lightning_mm.results.per_sample.regression import has_numbers
 from lightning_mm.results.per_sample.resample import values_of
@@ -77,6 +77,14 @@ def _guessing(whole: Statistics, own: Statistics) -> tuple[dict[str, NDArray[Any
     return None
 
 
+def one_answer_is_right(statistics: Statistics) -> bool:
+    """Whether the values of answers to questions say that exactly one is right, with the value one, as far as seen."""
+    if not has_vqa_score(statistics):
+        return False
+    hit = statistics["prediction"].astype(np.int64) == statistics["target"].astype(np.int64)
+    return bool(hit.any()) and np.array_equal(statistics["vqa_score"], hit)
+
+
 def _guess_class(whole: Statistics, target: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """The most frequent label, with the shares of all labels as probabilities."""
     labels = whole["target"].astype(np.int64)
@@ -85,6 +93,8 @@ def _guess_class(whole: Statistics, target: NDArray[np.int64]) -> dict[str, NDAr
     found: dict[str, NDArray[Any]] = {"prediction": np.full(len(target), int(shares.argmax())), "target": target}
     if "score" in whole:
         found["score"] = np.full(len(target), shares[1] if number > 1 else 0.0, np.float32)
+    elif one_answer_is_right(whole):
+        found["vqa_score"] = (found["prediction"] == target).astype(np.float32)
     elif "confidence" in whole:
         found["confidence"] = np.full(len(target), shares.max(), np.float32)
         found["target_probability"] = shares[target].astype(np.float32)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from lightning_mm.errors import LightningMMError, check_choice
+from lightning_mm.errors import LightningMMError, check_choice, check_whole
 from lightning_mm.models.embedding_prediction import EmbeddingPrediction, Embeddings
 from lightning_mm.models.embedding_prediction.tuning import KINDS, Peft
 from lightning_mm.tasks.base import STEP_KEYS
@@ -24,6 +24,7 @@ from lightning_mm.tasks.checks import check_batch
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.embedding_prediction.metric import PredictedEmbedding
 from lightning_mm.tasks.embedding_prediction.vicreg import VICReg
+from lightning_mm.tasks.losses import at_least_float
 from lightning_mm.tasks.settings import group_of
 from lightning_mm.tasks.training.parameter_groups import parameter_groups
 
@@ -89,6 +90,7 @@ class EmbeddingPredictionTask(ClassificationTask):
             )
         check_choice("stage", stage, ("unimodal", "predict"))
         check_choice("peft", peft, KINDS)
+        check_whole("peft_rank", peft_rank, 1)
         for name, value in (("alpha", alpha), ("peft_lr", peft_lr)):
             if not value >= 0:
                 raise LightningMMError(f"{name}: expected 0 or more, got {value}")
@@ -96,9 +98,8 @@ class EmbeddingPredictionTask(ClassificationTask):
         super().__init__(model, modalities, num_classes, **base)
         self._refuse_other_methods()
         self.base_ckpt = base_ckpt
-        if (
-            base_ckpt is not None
-        ):  # what predicts may be of another form than in the first stage, where it is not trained
+        if base_ckpt is not None:
+            # what predicts may be of another form than in the first stage, where it is not trained
             load_network(model, base_ckpt, parts=("encoders", "heads"))
         self.stage, self.alpha, self.stop_gradient, self.peft_lr = stage, alpha, stop_gradient, peft_lr
         self.vicreg = group_of(VICReg, vicreg, "vicreg")
@@ -125,16 +126,18 @@ class EmbeddingPredictionTask(ClassificationTask):
         self.predicted = nn.ModuleList(PredictedEmbedding(model.widths[target]) for _, target in pairs)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if not self.model.training:  # frozen under an adapter, which learns from the outputs
+            return super().training_step(batch, batch_idx)
         check_batch(batch, STEP_KEYS)
         self.check_target(batch["target"])
         target = batch["target"]
         # The fill does not matter here: absent inputs never enter.
         found = self.model.embed(self._inputs(batch), batch["available"], reads=self.stage == "predict")
-        unimodal = self.unimodal_loss(self.model.unimodal(found), found.available, target)
+        unimodal = self.over_processes(self.unimodal_loss(self.model.unimodal(found), found.available, target), target)
         if self.stage == "unimodal":
             self._log_loss("train/loss", unimodal, batch, prog_bar=True)
             return unimodal
-        combined = self.loss(self.model.logits(found), target)
+        combined = self.training_loss(self.model.logits(found), target)
         agreement = self.agreement(found)
         loss = unimodal + combined + self.alpha * agreement
         for name, value in (("unimodal_loss", unimodal), ("combined_loss", combined), ("vicreg", agreement)):
@@ -150,15 +153,10 @@ class EmbeddingPredictionTask(ClassificationTask):
             available: ``Bool[B, M]``.
             target: ``Int64[B]``.
         """
-        losses = torch.stack(
-            [
-                F.cross_entropy(
-                    one.float(), target, self.class_weights, reduction="none", label_smoothing=self.label_smoothing
-                )
-                for one in logits.values()
-            ],
-            dim=1,
-        )
+        settings: dict[str, Any] = {"reduction": "none", "label_smoothing": self.label_smoothing}
+        each = [at_least_float(one) for one in logits.values()]
+        weights = None if self.class_weights is None else self.class_weights.to(each[0].dtype)
+        losses = torch.stack([F.cross_entropy(one, target, weights, **settings) for one in each], dim=1)
         of_samples = torch.where(available, losses, 0.0).sum(1) / available.sum(1).clamp(min=1)
         norm = of_samples.new_tensor(len(target)) if self.class_weights is None else self.class_weights[target].sum()
         return of_samples.sum() / torch.where(norm > 0, norm, 1)

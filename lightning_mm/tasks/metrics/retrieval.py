@@ -67,6 +67,11 @@ def retrieval_metrics(similarity: Tensor, owner: Tensor) -> dict[str, float]:
     Raises:
         LightningMMError: If shapes do not fit, an owner is no clip, a similarity is NaN, or no caption counts.
     """
+    for name, given in {"similarity": similarity, "owner": owner}.items():
+        if not isinstance(given, Tensor):
+            raise LightningMMError(
+                f"retrieval: expected {name} as a tensor, got a {type(given).__name__}; write torch.as_tensor({name})"
+            )
     if similarity.ndim != 2 or not similarity.is_floating_point():
         raise LightningMMError(
             f"retrieval: expected a similarity Float[Q, V], got {similarity.dtype} {tuple(similarity.shape)}"

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_mm.tasks.losses import at_least_float
+
 NEGATIVE_WEIGHT = 0.7
 """Weight of the cosines of different classes in the code of SBNet."""
 _SMALL = 1e-6
@@ -35,7 +37,7 @@ def orthogonal_projection_loss(
         Ranasinghe et al., Orthogonal Projection Loss, ICCV 2021, in the form of the code of SBNet (arXiv 2303.06129):
         absolute cosines, weight 0.7, and 1e-6 in the denominators.
     """
-    directions = F.normalize(features.float(), dim=1)
+    directions = F.normalize(at_least_float(features), dim=1)
     cosines = directions @ directions.mT
     same = target.unsqueeze(0) == target.unsqueeze(1)
     pairs = same.clone().fill_diagonal_(False)

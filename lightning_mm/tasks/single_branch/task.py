@@ -21,6 +21,7 @@ from lightning_mm.tasks.checks import check_batch, check_call
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.metrics.verification import verification_error
 from lightning_mm.tasks.single_branch.loss import orthogonal_projection_loss
+from lightning_mm.tasks.training.strategies import weighted_by_share
 
 MOST_ROWS = 4096
 """The most rows of a modality that verification compares with those of another."""
@@ -74,6 +75,7 @@ class SingleBranchTask(ClassificationTask):
         self.save_settings(orthogonal_weight=orthogonal_weight, norm_gap=norm_gap, verification=verification)
         self.orthogonal_weight, self.norm_gap, self.verification = orthogonal_weight, norm_gap, verification
         self._tested: list[tuple[Rows, Tensor]] = []
+        self._gaps = torch.zeros(0, 2)  # per modality: rows that batch statistics set right, and rows
 
     @property
     def network(self) -> SingleBranchClassifier:
@@ -108,7 +110,11 @@ class SingleBranchTask(ClassificationTask):
         self.check_target(batch["target"])
         rows = self.network.rows({name: batch["inputs"][name] for name in self.modalities}, batch["available"])
         target = batch["target"][rows.sample]
-        loss = self.loss(rows.logits, target)
+        # processes may have other numbers of rows
+        weight = self.loss_weight(target)
+        loss = weighted_by_share(
+            self.loss(rows.logits, target), target.new_tensor(len(target)) if weight is None else weight
+        )
         if self.orthogonal_weight > 0:
             orthogonal = orthogonal_projection_loss(rows.embeddings, target)
             self._log_loss("train/orthogonal_loss", orthogonal, batch)
@@ -116,17 +122,33 @@ class SingleBranchTask(ClassificationTask):
         self._log_loss("train/loss", loss, batch, prog_bar=True)
         return self.network.fuse(rows, len(batch["target"])), loss
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._gaps = torch.zeros(len(self.modalities), 2, device=self.device)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         loss = super().validation_step(batch, batch_idx, dataloader_idx)
         if self.norm_gap and getattr(self, "adapter", None) is None:
             running, fresh = (self._rows(batch, fresh) for fresh in (False, True))
-            for column, name in enumerate(self.modalities):
+            target = batch["target"][running.sample]
+            gained = (fresh.logits.argmax(1) == target).float() - (running.logits.argmax(1) == target).float()
+            for column in range(len(self.modalities)):
                 mine = running.modality == column
-                if mine.any():
-                    target = batch["target"][running.sample[mine]]
-                    right = [(rows.logits[mine].argmax(1) == target).float().mean() for rows in (fresh, running)]
-                    self._log_share(f"val/norm_gap/{name}", right[0] - right[1], len(target))
+                self._gaps[column] += torch.stack([gained[mine].sum(), mine.sum()])
         return loss
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if self.norm_gap and getattr(self, "adapter", None) is None:
+            # of all processes, as one of them may have no row of a modality
+            each = cast(Tensor, self.all_gather(self._gaps)).reshape(-1, *self._gaps.shape)
+            for name, (gained, count) in zip(self.modalities, each.sum(0)):
+                if count > 0:
+                    self.log(f"val/norm_gap/{name}", gained / count, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._tested = []  # of a test that was ended
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         loss = super().test_step(batch, batch_idx, dataloader_idx)
@@ -154,9 +176,6 @@ class SingleBranchTask(ClassificationTask):
 
     def _rows(self, batch: dict[str, Any], fresh: bool = False) -> Rows:
         return self.network.rows({name: batch["inputs"][name] for name in self.modalities}, batch["available"], fresh)
-
-    def _log_share(self, name: str, value: Tensor, size: int) -> None:
-        self.log(name, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
 
     def _gathered(self, *parts: Tensor) -> list[Tensor]:
         """The rows of all processes, in the order of their ranks; their numbers may differ."""

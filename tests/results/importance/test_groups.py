@@ -171,3 +171,15 @@ def test_what_is_missing_is_said() -> None:
     numbers = {k: v.astype(np.float32) if "/" in k else v for k, v in result.samples.items()}
     with pytest.raises(LightningMMError, match="importance per class needs classes"):
         importance_per_class(replace(result, samples=numbers), METHODS)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.6])
+def test_the_score_of_guessing_an_answer_is_known_where_one_answer_is_right(value: float) -> None:
+    result = three()
+    for name in result.combinations:
+        own = {part: result.samples[f"adapted/{name}/{part}"] for part in ("prediction", "target")}
+        result.samples[f"adapted/{name}/vqa_score"] = value * (own["prediction"] == own["target"])
+    of_one = {key: values for key, values in result.samples.items() if not key.startswith("zero_fill/")}
+    found = value_of_guessing(replace(result, samples=of_one), "vqa_score")
+    expected = (pytest.approx(1 / 3), "always the most frequent label") if value == 1 else None
+    assert found == expected
