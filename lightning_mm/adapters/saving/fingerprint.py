@@ -30,7 +30,7 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _parts(name: str, value: Any) -> Iterator[bytes]:
+def _parts(name: str, value: Any) -> Iterator[bytes | memoryview]:
     """Yield what is hashed of one entry of a ``state_dict``."""
     if isinstance(value, Tensor):
         yield from _parts_of_tensor(name, value.detach())
@@ -48,7 +48,7 @@ def _parts(name: str, value: Any) -> Iterator[bytes]:
         yield f"{name} {type(value).__module__}.{type(value).__qualname__}".encode()
 
 
-def _parts_of_tensor(name: str, tensor: Tensor) -> Iterator[bytes]:
+def _parts_of_tensor(name: str, tensor: Tensor) -> Iterator[bytes | memoryview]:
     if tensor.is_meta or is_lazy(tensor):
         raise LightningMMError(
             f"the weight {name!r} has no values: it is on the device 'meta', or its layer has not run yet (a lazy "
@@ -76,6 +76,6 @@ def _parts_of_tensor(name: str, tensor: Tensor) -> Iterator[bytes]:
         yield from _parts(name, [getattr(tensor, part) for part in names])
     elif tensor.layout == torch.strided:
         yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
-        yield tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     else:
         yield from _parts(name, tensor.to_dense())
