@@ -104,8 +104,8 @@ def test_a_study_through_slurm_is_that_of_compare(
     assert main(["resubmit", str(there)]) == 0
     said = capsys.readouterr().out
     assert [line.split()[2:5] for line in said.splitlines() if line.startswith("job")] == [
-        ["level1", "1", "cells:"],
-        ["level2", "1", "cells:"],
+        ["level1", "1", "cell:"],
+        ["level2", "1", "cell:"],
         ["report", "tables,", "report"],
     ]
     threads = torch.get_num_threads()
