@@ -76,6 +76,6 @@ def _parts_of_tensor(name: str, tensor: Tensor) -> Iterator[bytes | memoryview]:
         yield from _parts(name, [getattr(tensor, part) for part in names])
     elif tensor.layout == torch.strided:
         yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
-        yield memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        yield tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     else:
         yield from _parts(name, tensor.to_dense())
