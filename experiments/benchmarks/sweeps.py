@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from networks import four_encoders
-from timing import Ratio, ratio, summarise, write
+from timing import Ratio, alternating, ratio, summarise, write
 
 from lightning_mm.adapters import SSF, adapt
 from lightning_mm.modalities import Modalities
@@ -144,10 +144,7 @@ def of_passes(
         return seconds
 
     swept(), passes()
-    times = []
-    for pair in range(pairs):
-        first, second = (swept(), passes()) if pair % 2 == 0 else (passes(), swept())
-        times.append((first, second) if pair % 2 == 0 else (second, first))
+    times = alternating(swept, passes, pairs)
     against = "15 separate test passes" + (" with all rows encoded" if every_row else "")
     return summarise(f"{what}: sweep / {against}", times, limit)
 

@@ -56,12 +56,16 @@ def ratio(what: str, ours: Call, base: Call, pairs: int, limit: str = "", grad: 
 
 def timed_pairs(ours: Call, base: Call, pairs: int) -> list[tuple[float, float]]:
     """Time both calls in alternating order, after three warm-up calls of each; seconds of (ours, base)."""
-    times = []
     for _ in range(3):
         ours(), base()
+    return alternating(lambda: clock(ours), lambda: clock(base), pairs)
+
+
+def alternating(ours: Callable[[], float], base: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+    """Call what measures its own seconds in alternating order; seconds of (ours, base)."""
+    times = []
     for pair in range(pairs):
-        order = (ours, base) if pair % 2 == 0 else (base, ours)
-        first, second = (clock(call) for call in order)
+        first, second = (ours(), base()) if pair % 2 == 0 else (base(), ours())
         times.append((first, second) if pair % 2 == 0 else (second, first))
     return times
 

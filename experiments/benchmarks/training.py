@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from networks import two_encoders
-from timing import Ratio, summarise, write
+from timing import Ratio, alternating, summarise, write
 
 from lightning_mm.adapters import SSF, Adapted, LoRA, adapt
 from lightning_mm.callbacks import FrozenBackboneAdapter
@@ -108,6 +108,7 @@ def loop(pairs: int, steps: int) -> Iterator[Ratio]:
             step(adapted, optimizer, batch["inputs"], batch["available"], batch["target"])
         return time.process_time() - started
 
+    lightning(), plain()
     yield summarise(
         "SSF: Trainer with task, FrozenBackboneAdapter and data module / plain torch",
         alternating(lightning, plain, pairs),
@@ -178,15 +179,6 @@ def made_task() -> ClassificationTask:
     torch.manual_seed(0)
     optimizer: Any = lambda groups: torch.optim.AdamW(groups, lr=1e-3)  # noqa: E731
     return ClassificationTask(two_encoders(), list(NAMES), num_classes=10, optimizer=optimizer)
-
-
-def alternating(ours: Callable[[], float], base: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
-    ours(), base()
-    times = []
-    for pair in range(pairs):
-        first, second = (ours(), base()) if pair % 2 == 0 else (base(), ours())
-        times.append((first, second) if pair % 2 == 0 else (second, first))
-    return times
 
 
 class Clock(Callback):

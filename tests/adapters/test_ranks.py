@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning_mm.adapters.ranks import joined
 from lightning_mm.missing import Learned
 from tests.support.adapter_networks import randomise, trained_statistics
 from tests.support.every_kind import KINDS, NAMES, Network, inputs
+from tests.support.ranks import run_ranks
 
 MASKS = NAMES.masks(["a", "b", "a+b", "b+c", "a+b+c", "c"])
 
@@ -53,9 +53,7 @@ def loss_of(outputs: Any) -> Tensor:
     return loss
 
 
-def train_on_two(rank: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def train_on_two(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     for name in KINDS:
         adapted = build(name)
@@ -67,14 +65,13 @@ def train_on_two(rank: int, folder: str) -> None:
         gradients = {key: one.grad for key, one in adapted.adapter.named_parameters()}
         found[name] = gradients, parallel._get_ddp_logging_data()
     if rank == 0:
-        torch.save(found, f"{folder}/found.pt")
-    dist.destroy_process_group()
+        torch.save(found, folder / "found.pt")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*layers are left out")
 def test_two_ranks_train_every_kind_though_the_loss_leaves_layers_out(tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(train_on_two, (str(tmp_path),), nprocs=2, start_method="fork")
+    run_ranks(train_on_two, tmp_path, start="fork")
     found = torch.load(tmp_path / "found.pt", weights_only=False)
     for name in KINDS:
         gradients, facts = found[name]
@@ -90,9 +87,7 @@ def test_two_ranks_train_every_kind_though_the_loss_leaves_layers_out(tmp_path: 
     assert any(one.grad is None for one in build("LoRA").adapter.parameters())
 
 
-def shard_on_two(rank: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+def shard_on_two(rank: int, folder: Path) -> None:
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     found = {}
     for name in SHARDED:
@@ -102,8 +97,7 @@ def shard_on_two(rank: int, folder: str) -> None:
         trained_on(adapted, rank, 2)
         found[name] = {key: one.full_tensor() for key, one in adapted.adapter.named_parameters()}
     if rank == 0:
-        torch.save(found, f"{folder}/found.pt")
-    dist.destroy_process_group()
+        torch.save(found, folder / "found.pt")
 
 
 def doubled(name: str) -> Any:
@@ -127,7 +121,7 @@ def trained_on(adapted: Any, rank: int, ranks: int) -> None:
 @pytest.mark.filterwarnings("ignore:.*layers are left out")
 def test_torch_may_shard_an_adapted_network(tmp_path: Path) -> None:
     """By `fully_shard`, layers on their own and the whole."""
-    torch.multiprocessing.start_processes(shard_on_two, (str(tmp_path),), nprocs=2, start_method="fork")
+    run_ranks(shard_on_two, tmp_path, start="fork")
     found = torch.load(tmp_path / "found.pt")
     for name in SHARDED:
         adapted = doubled(name)

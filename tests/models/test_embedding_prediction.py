@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +126,8 @@ def test_the_gradient_of_prompts_is_theirs_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_golden_prompts(batch_first: bool) -> None:
-    folder = os.environ.get("LIGHTNING_MM_GOLDEN")
-    if not folder:
-        pytest.skip("LIGHTNING_MM_GOLDEN is not set")
-    data = np.load(Path(folder) / "h2_prompts_h4_vqa_h5_similarity.npz")
+def test_golden_prompts(batch_first: bool, golden_root: Path) -> None:
+    data = np.load(golden_root / "h2_prompts_h4_vqa_h5_similarity.npz")
     blocks = nn.ModuleList(torch_block(batch_first=batch_first) for _ in range(3)).double().eval()
     for number, one in enumerate(blocks):
         prefix = f"h2.block{number}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +93,9 @@ def step(task: EmbeddingPredictionTask, given: dict[str, Any]) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("name", ["vicreg_a", "vicreg_b", "vicreg_c"])
-def test_golden_vicreg(name: str) -> None:
-    folder = os.environ.get("LIGHTNING_MM_GOLDEN")
-    if not folder:
-        pytest.skip("LIGHTNING_MM_GOLDEN is not set")
-    values = np.load(Path(folder) / "h1_vicreg_passion.npz")
-    said = json.loads((Path(folder) / "h1_vicreg_passion.json").read_text())[name]
+def test_golden_vicreg(name: str, golden_root: Path) -> None:
+    values = np.load(golden_root / "h1_vicreg_passion.npz")
+    said = json.loads((golden_root / "h1_vicreg_passion.json").read_text())[name]
     a, b = (torch.from_numpy(values[f"{name}__z{one}"]).requires_grad_() for one in "ab")
     loss = VICReg()(a, b)
     loss.backward()  # type: ignore[no-untyped-call]
