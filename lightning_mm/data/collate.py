@@ -90,13 +90,14 @@ class Collate:
         for place, sample in enumerate(samples):
             check_sample(sample, "Collate", sample.get("index", place) if isinstance(sample, Mapping) else place)
         columns = {name: [sample["inputs"].get(name) for sample in samples] for name in self.modalities}
-        observed = torch.tensor([[value is not None for value in column] for column in columns.values()]).T.contiguous()
-        if not observed.any(1).all():
-            place = int((~observed.any(1)).nonzero()[0])
+        seen = np.array([[value is not None for value in column] for column in columns.values()]).T
+        if not seen.any(1).all():
+            place = int((~seen.any(1)).nonzero()[0][0])
             raise LightningMMError(
                 f"sample {samples[place].get('index', f'{place} of a batch')} has none of the modalities "
                 f"{list(self.modalities)}; leave such samples out of the data set"
             )
+        observed = torch.from_numpy(np.ascontiguousarray(seen))
         return {
             "inputs": {name: self._input(name, column, samples[0]) for name, column in columns.items()},
             "available": self._available(samples, observed),

@@ -10,6 +10,7 @@ row is empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -190,9 +191,17 @@ def _word(value: int) -> NDArray[np.uint64]:
 
 
 def _choices(modalities: Modalities, combinations: list[str] | None, include_full: bool) -> Tensor:
-    names = modalities.select(combinations)
+    listed = None if combinations is None else tuple(combinations)
+    return _masks(modalities.names, listed, include_full)
+
+
+@lru_cache(maxsize=64)
+def _masks(names: tuple[str, ...], combinations: tuple[str, ...] | None, include_full: bool) -> Tensor:
+    """The masks to draw from, ``Bool[C, M]``: made once, since every batch draws."""
+    modalities = Modalities(names)
+    chosen = modalities.select(combinations)
     if combinations is None and not include_full:
-        names = names[:-1]
-    if not names:
+        chosen = chosen[:-1]
+    if not chosen:
         raise LightningMMError(f"one modality {list(modalities)} has no incomplete combination; set include_full=True")
-    return modalities.masks(names)
+    return modalities.masks(chosen)

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 
 from lightning_mm import data
+from lightning_mm.cli.allocator import keep_freed_memory
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
@@ -56,6 +57,7 @@ def run_lightning(
     """
     check_configs(args)
     settle()
+    keep_freed_memory()
     # jsonargparse lists in --help, and finds by its name alone, every class that has been imported.
     for name in data.__all__:
         getattr(data, name)
