@@ -78,6 +78,7 @@ def failed(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (["--array", "2"], ["fit"], "--array splits a sweep over jobs"),
         (["--array", "1"], ["sweep"], "--array: expected 2 or more jobs, got 1"),
         (["--array", "2"], ["compare", "-c", "study.yaml"], "--array and --after are for fit and sweep"),
+        ([], ["compare", "-c", "study.yaml", "--jobs", "2"], "give --array_limit before the -- to limit how many"),
         ([], ["fit", "--trainer.devices", "4"], "--trainer.devices follows from what the job asks for"),
         ([], ["fit", "--ckpt_path=last"], "goes on from the newest checkpoint of its own folder"),
         ([], ["sweep", "--shard", "1/2"], "--shard is not for submit; give --array K"),
@@ -147,6 +148,8 @@ def test_a_fit_that_has_finished_or_another_in_its_folder_is_not_queued(
     assert said == "nothing was queued: this fit has finished; to train anew, empty run or give another folder\n"
     other = failed(capsys, *submit[1:], "--model.init_args.optimizer.init_args.lr", "0.5")
     assert "of a run with other settings (model.init_args.optimizer.init_args.lr: 0.01 there, 0.5 now)" in other
+    assert "; a submitted fit goes on from its own checkpoints only: remove it or give another --trainer." in other
+    assert "--ckpt_path" not in other, "which submit refuses"
     assert "--parsable" not in called.read_text().removeprefix(before)
 
 
