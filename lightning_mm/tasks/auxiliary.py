@@ -102,7 +102,7 @@ class AuxiliaryHeads(nn.Module):
             terms: The terms of the task's loss of outputs ``[b, K]`` or ``[b, K, H, W]`` and their targets, see
                 :meth:`~lightning_mm.tasks.BaseTask.loss_terms`.
         """
-        found: list[Sequence[WeightedTerm]] = []
+        found: list[list[tuple[Tensor, Tensor]]] = []
         for column, (name, head) in enumerate(self.heads.items()):
             rows = available[:, column]
             outputs = head(self._features(name, len(rows))[rows])
@@ -114,7 +114,8 @@ class AuxiliaryHeads(nn.Module):
             count = outputs.new_tensor(len(outputs), dtype=torch.float32)
             found.append([(loss, count if weight is None else weight) for loss, weight in terms(outputs, target[rows])])
         most = max(map(len, found))
-        found = [[*one, *[(one[0][0].detach() * 0, one[0][1] * 0)] * (most - len(one))] for one in found]
+        for one in found:  # a head without rows gets as many terms as the others, of weight zero
+            one += one[:1] * (most - len(one))
         losses = torch.stack([torch.stack([loss.float() for loss, _ in one]) for one in found])
         weights = torch.stack([torch.stack([weight.float() for _, weight in one]) for one in found])
         return weighted_by_share(losses, weights).sum(1).mean()
