@@ -317,3 +317,22 @@ def test_locally_a_fit_and_then_a_sweep_in_two_tasks(
         assert f"{name:11}  finished" in shown
     assert main(["cancel", "run"]) == 0
     assert "nothing is queued or running" in capsys.readouterr().out
+
+
+def test_the_status_of_a_run_says_why_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run" / "jobs" / "fit"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"scheduler": "slurm", "id": "7"}))
+    (folder / "7.log").write_text("one\ntwo\nthree\n\nlightning-mm: not queued again after 20 times (max_requeues)\n")
+    ended = Job("7", "failed", "OUT_OF_MEMORY", 253, 20, signal=125)
+    monkeypatch.setattr(Slurm, "states", lambda self, ids: dict.fromkeys(ids, ended))
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "fit  failed    job 7  OUT_OF_MEMORY, signal 125 (out of memory), queued again 20 times",
+        "     | two",
+        "     | three",
+        "     | lightning-mm: not queued again after 20 times (max_requeues)",
+        f"     log: {folder / '7.log'}",
+    ]
