@@ -99,6 +99,13 @@ def wrong_reference(error: BaseException) -> str:
     """Shorten OmegaConf's message about a ``${...}`` that cannot be resolved."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = getattr(error, "full_key", None)
+    if "is not an int" in reason:
+        # references are kept relative to their place, which is another one in the list that += makes of a single value
+        setting = str(place).partition("[")[0].rpartition("trainer.")[2]
+        return (
+            f"{place}: cannot resolve a reference ${{...}} in a setting that += has made a list of; write it as a list "
+            f"in the config file, with - before its class_path, and then add to it with --trainer.{setting}+="
+        )
     return (
         f"{f'{place}: ' if place else ''}cannot resolve a reference ${{...}}: {reason}; write the full path of another "
         "setting, such as ${data.batch_size}, or ${oc.env:NAME} for a variable of the environment"

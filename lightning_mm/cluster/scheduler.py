@@ -6,6 +6,7 @@ LSF would be a third file with the same four methods.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 State = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
+SIGNAL_OF_MEMORY = 125
+"""No signal, but what Slurm shows in its place where the memory ran out."""
 NOT_READY = 3
 """Exit code of a cell of a study that could not run because what it needs is not finished."""
 
@@ -29,6 +32,7 @@ class Job:
         restarts: How often it was requeued, where the scheduler says so.
         reason: Why it waits, in the scheduler's word; empty if it does not wait.
         earlier: How its earlier starts ended, such as ``NODE_FAIL``, where the scheduler keeps that.
+        signal: The number of the signal that ended it, where the scheduler says so.
     """
 
     id: str
@@ -38,6 +42,30 @@ class Job:
     restarts: int | None = None
     reason: str = ""
     earlier: tuple[str, ...] = ()
+    signal: int | None = None
+
+    @property
+    def ended_with(self) -> str:
+        """The exit code or the signal that it ended with, in words; empty if it has not ended, or ended well.
+
+        Example:
+            >>> Job("7", "failed", "OUT_OF_MEMORY", 253, signal=125).ended_with
+            'signal 125 (out of memory)'
+            >>> Job("7", "failed", "FAILED", 3).ended_with
+            'exit code 3'
+        """
+        if self.signal is not None:
+            return f"signal {self.signal} ({_signal_name(self.signal)})"
+        return f"exit code {self.exit_code}" if self.exit_code else ""
+
+
+def _signal_name(number: int) -> str:
+    if number == SIGNAL_OF_MEMORY:
+        return "out of memory"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "of the scheduler"
 
 
 @runtime_checkable

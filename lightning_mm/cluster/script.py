@@ -39,12 +39,14 @@ asked= step=
 """
 _TERM = """\
 # Slurm sends SIGTERM to the command by itself.
-trap '[ -n "$step" ] || exit 143; [ -n "$slurm" ] || kill -TERM "$step"' TERM
+trap '[ -n "$step" ] || { trap - EXIT; exit 143; }; [ -n "$slurm" ] || kill -TERM "$step"' TERM
+trap 'echo "lightning-mm: a line of the set-up ended this with exit code $?; the command was not started" >&2' EXIT
 slurm=${SLURM_JOB_ID:-}
 export LIGHTNING_MM_TASK=${SLURM_ARRAY_TASK_ID:-${LIGHTNING_MM_TASK:-}}
 export LIGHTNING_MM_RESTARTS=$((${SLURM_RESTART_COUNT:-0} + ${LIGHTNING_MM_RESTARTS:-0}))
 """
 _RUN = """\
+trap - EXIT
 # Under Slurm, srun starts every process; elsewhere the command does that itself.
 launch=()
 [ -z "$slurm" ] || launch=(%(srun)s)
@@ -60,6 +62,9 @@ fi
 case $code in 0 | 76) exit "$code" ;; esac  # 76: it gave up, since starting it again does not help
 
 # Is it queued again?
+why="the command asked for it (exit code 75)"
+[ -z "$asked" ] || why="the time limit was near"
+[ -n "$step" ] || why="it was warned of the time limit before the set-up had ended, so the command was not started"
 again=
 [ "$code" != 75 ] && [ -z "$asked" ] || again=yes
 # The id of the last task of an array is that of the array as well.
@@ -68,7 +73,7 @@ this=${this:-$slurm}
 if [ -n "$slurm" ] && command -v scontrol >/dev/null; then
   case "$(scontrol show job "$this" 2>/dev/null)" in
     # 143: ended by SIGTERM. Slurm itself queues a preempted job again only while its script still runs.
-    *JobState=RUNNING*' PreemptTime='[0-9]*) [ "$code" != 143 ] || again=yes ;;
+    *JobState=RUNNING*' PreemptTime='[0-9]*) [ "$code" != 143 ] || { again=yes; why="it was preempted"; } ;;
     *JobState=RUNNING*) ;;
     *Reason=TimeLimit*) %(at_limit)s ;;
     *) again= ;;  # it was cancelled
@@ -78,18 +83,18 @@ elif [ -n "$slurm" ] && [ "$code" = 143 ] && [ -z "$asked" ]; then
 fi
 [ -n "$again" ] || exit "$code"
 if [ "$LIGHTNING_MM_RESTARTS" -ge %(max_requeues)s ]; then
-  echo "lightning-mm: not queued again after $LIGHTNING_MM_RESTARTS times: max_requeues" >&2
+  echo "lightning-mm: not queued again after $LIGHTNING_MM_RESTARTS times (max_requeues); the last time, $why" >&2
   exit 1
 fi
 [ -n "$slurm" ] || exit 75  # `lightning-mm submit local` starts it again
-echo "lightning-mm: job $this is queued again, time $((LIGHTNING_MM_RESTARTS + 1)) of %(max_requeues)s" >&2
+echo "lightning-mm: job $this is queued again, time $((LIGHTNING_MM_RESTARTS + 1)) of %(max_requeues)s: $why" >&2
 scontrol requeue "$this" 2>/dev/null && exit "$code"
 # No scontrol on this node, or it may not: the same script once more, as another job.
 LIGHTNING_MM_RESTARTS=$((LIGHTNING_MM_RESTARTS + 1)) env -u SLURM_RESTART_COUNT \\
   sbatch --dependency="afterany:$this" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$0" >&2
 exit "$code"
 """
-_AT_LIMIT = "again=yes"
+_AT_LIMIT = 'again=yes; why="the time limit ended it"'
 _NOT_AT_LIMIT = 'echo "lightning-mm: it needs more time than --time gives" >&2'
 
 

@@ -135,13 +135,15 @@ class Slurm:
             key, word, reason, code, restarts = (line[i * _WIDTH : (i + 1) * _WIDTH].strip() for i in range(5))
             state = _STATES.get(word, "unknown")
             ended = state in ("finished", "failed", "cancelled")
+            exit_code, number = _from_wait(int(code)) if ended and code.isdigit() else (None, None)
             found[key] = Job(
                 key,
                 state,
                 word,
-                _from_wait(int(code)) if ended and code.isdigit() else None,
+                exit_code,
                 int(restarts) if restarts.isdigit() else None,
                 "" if reason == "None" or state != "queued" else reason,
+                signal=number,
             )
         return found
 
@@ -164,14 +166,16 @@ class Slurm:
             state = _STATES.get(word, "unknown")
             ended = state in ("finished", "failed", "cancelled")
             earlier = () if key not in found else (*found[key].earlier, found[key].word)
+            exit_code, number = _from_pair(code) if ended else (None, None)
             found[key] = Job(
                 key,
                 state,
                 word,
-                _from_pair(code) if ended else None,
+                exit_code,
                 len(earlier),
                 "" if reason == "None" or state != "queued" else reason,
                 earlier,
+                number,
             )
         return found
 
@@ -212,15 +216,16 @@ def _names(jobs: Iterable[str]) -> set[str]:
     return {name for key in jobs for name in (key, key.partition("_")[0])}
 
 
-def _from_wait(status: int) -> int:
-    """The exit code in a status of ``wait``, which ``squeue`` prints."""
-    return status >> 8 if status >> 8 else (128 + status % 128 if status else 0)
+def _from_wait(status: int) -> tuple[int, int | None]:
+    """The exit code and the signal in a status of ``wait``, which ``squeue`` prints."""
+    number = 0 if status >> 8 else status % 128
+    return (128 + number, number) if number else (status >> 8, None)
 
 
-def _from_pair(text: str) -> int | None:
-    """The exit code of ``sacct``: ``code:signal``."""
+def _from_pair(text: str) -> tuple[int | None, int | None]:
+    """The exit code and the signal of ``sacct``: ``code:signal``."""
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None:
-        return None
+        return None, None
     code, number = int(match[1]), int(match[2])
-    return 128 + number if number else code
+    return (128 + number, number) if number else (code, None)

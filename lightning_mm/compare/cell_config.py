@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from lightning_mm.errors import LightningMMError, NotApplicableError
-from lightning_mm.settings_files import read_settings
+from lightning_mm.settings_files import Place, mapped, read_settings
 
 Run = Callable[[list[str]], dict[str, Any]]
 """Runs a command of the command line; returns ``seconds``, ``cpu_seconds`` and ``trained`` parameters of ``fit``."""
+ROOT = "${trainer.default_root_dir}"
 KEPT = ("seed_everything", "trainer", "model", "data")
 
 
@@ -149,6 +150,22 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
         changed["model"] = cut(changed["model"], everything, patch["only"])
         changed["data"]["modalities"] = list(patch["only"])
     return changed
+
+
+def movable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with paths into its ``trainer.default_root_dir`` as references to it, so that another folder holds.
+
+    Example:
+        >>> movable({"trainer": {"default_root_dir": "out/a", "callbacks": [{"dirpath": "out/a/weights"}]}})["trainer"]
+        {'default_root_dir': 'out/a', 'callbacks': [{'dirpath': '${trainer.default_root_dir}/weights'}]}
+    """
+    folder = config["trainer"].get("default_root_dir")
+
+    def change(place: Place, leaf: Any) -> Any:
+        inside = isinstance(leaf, str) and bool(folder) and f"{leaf}/".startswith(f"{folder}/")
+        return ROOT + leaf.removeprefix(folder) if inside and place != ("trainer", "default_root_dir") else leaf
+
+    return {key: mapped(value, change, (key,)) for key, value in config.items()}
 
 
 def cut(value: Any, everything: set[str], only: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.compare.cell_config import Run, config_of
+from lightning_mm.compare.cell_config import Run, config_of, movable
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Step
 from lightning_mm.errors import LightningMMError, NotApplicableError, shown
 from lightning_mm.files import lock, write_atomically
@@ -166,7 +166,7 @@ def _written(step: Step) -> list[Path]:
 def _run(step: Step, run: Run, checkpoint: Path | None, resume: bool) -> Facts:
     if step.stage == "fit":
         try:
-            config = config_of(step.stack, step.overrides, step.patch, run)
+            config = movable(config_of(step.stack, step.overrides, step.patch, run))
         except NotApplicableError as error:
             return {"skipped": str(error)}
         text = f"# lightning-mm {' '.join(step.command) or 'sweep: nothing is trained'}\n"

@@ -31,7 +31,7 @@ class HardTable(Dataset[dict[str, Any]]):
     Args:
         dataset: ``dataset[i] -> {"inputs": {modality: value or None}, "target": ...}``.
         modalities: The modalities that are loaded.
-        table: Says what exists; drawn once, for epoch 0.
+        table: Says what exists; it must say the same in every epoch.
         seed: Seed of the draw.
         name: Name of the data set in errors.
 
@@ -39,7 +39,7 @@ class HardTable(Dataset[dict[str, Any]]):
         available: ``Bool[n, M]`` of the n samples that are left.
 
     Raises:
-        LightningMMError: If no sample is left.
+        LightningMMError: If no sample is left, or the table draws something else in another epoch.
     """
 
     available: Bool[Tensor, "sample modality"]
@@ -47,7 +47,12 @@ class HardTable(Dataset[dict[str, Any]]):
     def __init__(
         self, dataset: Any, modalities: Modalities, table: MissingnessPolicy, seed: int, name: str = "data set"
     ) -> None:
-        drawn = table.draw(modalities, range(len(dataset)), epoch=0, seed=seed)
+        drawn, *later = (table.draw(modalities, range(len(dataset)), epoch=epoch, seed=seed) for epoch in range(4))
+        if not all(torch.equal(drawn, one) for one in later):
+            raise LightningMMError(
+                f"{name}: data.train_observed says what exists at all, but {table!r} draws something else in every "
+                "epoch; use PairedShare, ExactShare or SavedTable, or give it as data.train_policy"
+            )
         self.rows = drawn.any(1).nonzero()[:, 0].tolist()
         if not self.rows:
             raise LightningMMError(f"{name}: the table {table!r} leaves no sample any of {list(modalities)}")

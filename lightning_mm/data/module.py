@@ -16,7 +16,7 @@ from lightning_mm.data.collate import Collate, never_empty
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
-from lightning_mm.data.rows import SWITCHINGS, RowBatchSampler, Switching
+from lightning_mm.data.rows import SWITCHINGS, OrderedRowBatchSampler, RowBatchSampler, Switching
 from lightning_mm.data.sampler import KeyedBatchSampler, OrderedBatchSampler
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
 from lightning_mm.missing.policies import Complete, MissingnessPolicy, UniformCombinations
@@ -127,7 +127,10 @@ class ModalityDropoutDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         length = len(self._split("train"))
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
-            return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
+            if self.switching is None:
+                return self._loader("train", OrderedBatchSampler(length, self.batch_size, train=True))
+            rows = OrderedRowBatchSampler(self._present(), self.switching, self.batch_size, seed=self.seed)
+            return self._loader("train", rows)
         settings: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last, "seed": self.seed}
         if self.switching is None:
             sampler = KeyedBatchSampler(length, train=True, **settings)

@@ -5,11 +5,12 @@ Shapes: N samples, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import SequentialSampler
 
 from lightning_mm.data.sampler import KeyedBatchSampler
 from lightning_mm.errors import LightningMMError
@@ -86,17 +87,31 @@ class RowBatchSampler(KeyedBatchSampler):
         """Rows in the order of this epoch, ``index * M + column``, in parts that share no batch."""
         present, columns = self.present, self.present.shape[1]
         rng = np.random.default_rng([_SHUFFLE, self.seed % 2**64, self.epoch])
+        shuffled: Callable[[NDArray[np.int64]], NDArray[np.int64]] = rng.permutation if self.shuffle else np.asarray
         rows = np.flatnonzero(present)
         if self.switching == "random":
-            return [rng.permutation(rows)]
+            return [shuffled(rows)]
         if self.switching == "half_epoch":
-            parts = [rng.permutation(rows[rows % columns == column]) for column in range(columns)]
+            parts = [shuffled(rows[rows % columns == column]) for column in range(columns)]
             return [part for part in parts if len(part)]
-        samples = rng.permutation(np.flatnonzero(present.any(1)))
+        samples = shuffled(np.flatnonzero(present.any(1)))
         if self.switching == "alternate":
             ordered = samples[:, None] * columns + np.arange(columns)
             return [ordered[present[samples]]]
         counts = present[samples].sum(1)
-        drawn = (random_uniform(self.seed ^ _DRAW, self.epoch, samples.tolist(), 1)[:, 0] * counts).astype(np.int64)
+        epoch = self.epoch if self.shuffle else 0
+        drawn = (random_uniform(self.seed ^ _DRAW, epoch, samples.tolist(), 1)[:, 0] * counts).astype(np.int64)
         order = np.argsort(~present[samples], axis=1, kind="stable")  # present columns first
         return [samples * columns + np.take_along_axis(order, drawn[:, None], axis=1)[:, 0]]
+
+
+class OrderedRowBatchSampler(RowBatchSampler, SequentialSampler):
+    """The same rows in every epoch, samples in data set order: training with ``Trainer(overfit_batches=...)``.
+
+    ``per_sample`` draws one modality of each sample, the same in every epoch. Lightning replaces every sampler that is
+    not a ``SequentialSampler``; hence the second base, of which only the type is used.
+    """
+
+    def __init__(self, present: NDArray[np.bool_], switching: Switching, batch_size: int, **settings: Any) -> None:
+        RowBatchSampler.__init__(self, present, switching, batch_size, **settings)
+        self.shuffle = False

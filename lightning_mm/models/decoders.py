@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from segmentation_models_pytorch.base.initialization import initialize_decoder
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
 from lightning_mm.errors import LightningMMError, check_choice
@@ -32,6 +28,12 @@ def build_decoder(name: DecoderName, widths: Sequence[int], channels: Sequence[i
         U-Net arXiv 1505.04597, FPN arXiv 1612.03144, SegFormer arXiv 2105.15203.
     """
     check_choice("decoder", name, get_args(DecoderName))
+    # imported here, as it takes a second that commands without a decoder need not wait
+    from segmentation_models_pytorch.base.initialization import initialize_decoder
+    from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
     depth = len(widths) - 1
     if name == "unet":
         chosen = _expect(name, channels, [256, 128, 64, 32, 16][-depth:], "one width per scale")

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
 from lightning_mm.errors import LightningMMError, check_whole
@@ -29,6 +28,9 @@ def build_encoder(modality: str, name: str, channels: int, depth: int, weights: 
     Raises:
         LightningMMError: If there is no such encoder, or it cannot be built with these settings.
     """
+    # imported here, as it takes a second that commands without an encoder need not wait
+    from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
+
     check_whole(f"channels of modality {modality!r}", channels, 1)
     if not name.startswith(("tu-", "timm-")) and name not in get_encoder_names():
         close = get_close_matches(name, get_encoder_names(), n=3)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,6 +63,9 @@ class MultiEncoderSegmenter(nn.Module):
         decoder_channels: list[int] | None = None,
         mask_absent: bool = True,
     ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.base.initialization import initialize_head
+
         super().__init__()
         check_choice("encoder_depth", encoder_depth, (3, 4, 5))
         check_positive(num_classes=num_classes)

@@ -19,6 +19,10 @@ class LocalJobState(Schema):
     """Numbers of the tasks of an array; other jobs have none."""
     at_once: Positive | None = None
     """How many of its tasks may run at the same time."""
+    gpus: Count = 0
+    """How many GPUs each of its tasks has to itself; 0 for a share of those that are there."""
+    visible: list[str] | None = None
+    """The GPUs of this machine that its tasks may use; ``None`` if that is not known."""
     jobs: Positive = 1
     """How many tasks of all jobs may run at the same time when one of this job starts."""
 
@@ -31,3 +35,5 @@ class LocalTaskState(Schema):
     exit_code: Count | None = None
     restarts: Count = 0
     reason: str = ""
+    gpus: list[str] = Field(default_factory=list)
+    """The GPUs of a task that runs."""

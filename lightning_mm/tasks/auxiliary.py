@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tasks.training.strategies import weighted_by_share
+
+WeightedTerm = tuple[Tensor, Tensor | None]
+"""A mean, and the scalar that it was divided by; ``None`` for the number of samples."""
 
 _HEARD: ContextVar[dict[EncoderTap, Any] | None] = ContextVar("lightning_mm_auxiliary", default=None)
 """The outputs that taps keep in the calls of this thread; None outside of :meth:`AuxiliaryHeads.listening`."""
@@ -83,27 +87,38 @@ class AuxiliaryHeads(nn.Module):
         finally:
             _HEARD.reset(token)
 
-    def forward(self, available: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def forward(
+        self, available: Tensor, target: Tensor, terms: Callable[[Tensor, Tensor], Sequence[WeightedTerm]]
+    ) -> Tensor:
         """Mean over the modalities of the loss of their heads; call it inside :meth:`listening`, after the network.
 
-        A head gets only the rows that have its modality; without any its loss is zero, with a gradient of zero.
+        A head gets only the rows that have its modality; without any its loss is zero, with a gradient of zero. In a
+        distributed run the loss of a head is weighted so that its mean over processes is that of all rows, of which
+        processes may have unequal numbers; all processes must call this.
 
         Args:
-            available: ``Bool[B, M]``.
+            available: ``Bool[B, M]``, at least one modality in each row.
             target: ``[B, ...]``.
-            loss: The task's mean loss of outputs ``[b, K]`` or ``[b, K, H, W]`` and their targets.
+            terms: The terms of the task's loss of outputs ``[b, K]`` or ``[b, K, H, W]`` and their targets, see
+                :meth:`~lightning_mm.tasks.BaseTask.loss_terms`.
         """
-        terms = []
+        found: list[list[tuple[Tensor, Tensor]]] = []
         for column, (name, head) in enumerate(self.heads.items()):
             rows = available[:, column]
             outputs = head(self._features(name, len(rows))[rows])
             if not len(outputs):
-                terms.append(outputs.float().sum())
+                found.append([(outputs.sum(), outputs.new_zeros(()))])
                 continue
             if self.dense and outputs.shape[-2:] != target.shape[-2:]:
                 outputs = F.interpolate(outputs, target.shape[-2:], mode="bilinear", align_corners=False)
-            terms.append(loss(outputs, target[rows]).float())
-        return torch.stack(terms).mean()
+            count = outputs.new_tensor(len(outputs), dtype=torch.float32)
+            found.append([(loss, count if weight is None else weight) for loss, weight in terms(outputs, target[rows])])
+        most = max(map(len, found))
+        for one in found:  # a head without rows gets as many terms as the others, of weight zero
+            one += one[:1] * (most - len(one))
+        losses = torch.stack([torch.stack([loss.float() for loss, _ in one]) for one in found])
+        weights = torch.stack([torch.stack([weight.float() for _, weight in one]) for one in found])
+        return weighted_by_share(losses, weights).sum(1).mean()
 
     def mean_logits(self, available: Tensor, outputs: Tensor) -> Tensor:
         """Mean of the logits of the heads of available modalities; call it inside :meth:`listening`, after the network.

@@ -23,7 +23,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import FeatureFill, Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
-from lightning_mm.tasks.auxiliary import AuxiliaryHeads
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads, WeightedTerm
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
 from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
 from lightning_mm.tasks.finite.check import FiniteCheck
@@ -133,6 +133,10 @@ class BaseTask(LightningModule):
     def loss_weight(self, target: Any) -> Tensor | None:
         """What :meth:`loss` divides a sum by, if that is not the number of samples: a sum of class weights."""
         return None
+
+    def loss_terms(self, outputs: Any, target: Any) -> list[WeightedTerm]:
+        """The terms whose sum is :meth:`loss`, each with what it was divided by, see :meth:`loss_weight`."""
+        return [(self.loss(outputs, target), self.loss_weight(target))]
 
     def predictions(self, outputs: Any) -> Any:
         """What the metrics compare with the target, batch first (classes rather than logits)."""
@@ -284,7 +288,7 @@ class BaseTask(LightningModule):
         ):
             outputs, loss = self._shared_step(batch, "train")
             if heads is not None:
-                auxiliary = heads(batch["available"], batch["target"], self.loss)
+                auxiliary = heads(batch["available"], batch["target"], self.loss_terms)
                 self._log_loss("train/auxiliary_loss", auxiliary, batch)
                 loss = loss + self.auxiliary_weight * auxiliary
             if comparison is not None:

@@ -13,7 +13,7 @@ from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy, MulticlassJaccardIndex
 
 from lightning_mm.errors import LightningMMError, check_choice
-from lightning_mm.tasks.auxiliary import AuxiliaryHeads
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads, WeightedTerm
 from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.checks import check_labels, checked_class_names
 from lightning_mm.tasks.losses import CrossEntropyLoss, DiceLoss, OhemCrossEntropyLoss
@@ -103,14 +103,17 @@ class SemanticSegmentationTask(BaseTask):
         return torch.stack([term(outputs, target) for term in self.criterion]).sum()
 
     def training_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        terms = self.loss_terms(outputs, target)
+        return torch.stack([loss if norm is None else weighted_by_share(loss, norm) for loss, norm in terms]).sum()
+
+    def loss_terms(self, outputs: Tensor, target: Tensor) -> list[WeightedTerm]:
         if type(self).loss is not SemanticSegmentationTask.loss:  # that of a subclass, of which nothing is known here
-            return super().training_loss(outputs, target)
+            return super().loss_terms(outputs, target)
         self._check_outputs(outputs, target)
-        terms = []
-        for term in self.criterion:
-            value = term(outputs, target)
-            terms.append(weighted_by_share(value, term.norm(target)) if isinstance(term, CrossEntropyLoss) else value)
-        return torch.stack(terms).sum()
+        return [
+            (term(outputs, target), term.norm(target) if isinstance(term, CrossEntropyLoss) else None)
+            for term in self.criterion
+        ]
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)

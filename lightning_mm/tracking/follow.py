@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_mm.errors import LightningMMError
@@ -52,10 +53,9 @@ def follow_fit(
     logger.follow_fit(Path(folder), key, before, partial(step_of, trainer))
 
 
-def link_sweep(trainer: Trainer, ckpt_path: str | None) -> None:
+def link_sweep(loggers: Sequence[Logger], ckpt_path: str | None) -> None:
     """Let the run of a sweep name the fit that trained its network."""
-    logger = _logger_of(trainer)
-    if logger is not None:
+    for logger in _ours(loggers):
         fit = _fit_run(ckpt_path)
         group = os.environ.get(STUDY) or (fit.group if fit is not None else None)
         logger.set_defaults(group=group, config=_linked("fit_run", ckpt_path))
@@ -69,8 +69,12 @@ def _read(ckpt_path: str | None) -> Mapping[str, Any] | None:
 
 
 def _logger_of(trainer: Trainer) -> OfflineFirstWandbLogger | None:
+    return next(iter(_ours(trainer.loggers)), None)
+
+
+def _ours(loggers: Sequence[Logger]) -> list[OfflineFirstWandbLogger]:
     """The logger of W&B, which has one run per process."""
-    return next((one for one in trainer.loggers if isinstance(one, OfflineFirstWandbLogger)), None)
+    return [one for one in loggers if isinstance(one, OfflineFirstWandbLogger)][:1]
 
 
 def _linked(name: str, path: object) -> dict[str, Any]:

@@ -52,6 +52,27 @@ def test_is_a_scheduler(queue: Local) -> None:
     assert isinstance(queue, Scheduler)
 
 
+def test_running_jobs_have_gpus_of_their_own(queue: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    body = 'echo "$CUDA_VISIBLE_DEVICES" >"$1"; sleep 0.7'
+    two = queue.submit(script(tmp_path, body.replace("$1", "two"), "two.sh", "--gpus-per-node=2"))
+    other = queue.submit(script(tmp_path, body.replace("$1", "other"), "other.sh", "--gres=gpu:a100:2"))
+    share = queue.submit(script(tmp_path, body.replace("$1", "share"), "share.sh"))
+    seen: set[tuple[str, ...]] = set()
+
+    def look(found: dict[str, Job]) -> bool:
+        seen.add(tuple(key for key, job in found.items() if job.state == "running"))
+        return ended(found)
+
+    wait_for(queue, [two, other, share], look)
+    assert (tmp_path / "two").read_text() == "3,5\n"
+    assert (tmp_path / "other").read_text() == "3,5\n", "it waits for two GPUs that no other job has"
+    assert (tmp_path / "share").read_text() == "7\n", "an equal share among two jobs"
+    assert (two, other) not in seen
+    with pytest.raises(LightningMMError, match=r"this machine has 3 GPUs .*, got --gpus_per_node 4"):
+        queue.check(script(tmp_path, "true", "four.sh", "--gpus-per-node=4"))
+
+
 def test_runs_one_after_the_other(queue: Local, tmp_path: Path) -> None:
     first = queue.submit(script(tmp_path, "sleep 0.5; echo first >>order; echo said; exit 4"))
     last = queue.submit(script(tmp_path, "echo last >>order", "last.sh"), after=[first])

@@ -1,81 +1,81 @@
-"""A job of two nodes whose command asks to be queued again ends with the same bits as one that was left alone."""
+"""A job of two nodes that is warned and queued again ends with the same bits as one that was left alone."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.support.moments import MORE, submit_fit
 from tests.support.repository import REPOSITORY
-from tests.support.signal_at import SIGNAL_AT
-from tests.support.tiny_run import BASE
+from tests.support.wandb_server import environment, running_server
 
 pytestmark = pytest.mark.slow
 
-MORE = """
-data: {num_workers: 1, dataset: {init_args: {train_length: 24}}}
+LOGGER = """
 trainer:
-  num_sanity_val_steps: 0
-  max_epochs: 2
-  devices: 1
-  num_nodes: 2
-  strategy: ddp
-  callbacks:
-  - class_path: lightning_mm.callbacks.KeyedSeed
-  - class_path: lightning_mm.callbacks.FrozenBackboneAdapter
-  - class_path: tests.support.signal_at.SignalAt
-  - class_path: tests.support.batch_record.BatchRecord
-  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-    init_args: {dirpath: "${trainer.default_root_dir}", filename: best, save_last: true, enable_version_counter: false}
+  logger:
+    class_path: lightning_mm.tracking.OfflineFirstWandbLogger
+    init_args:
+      project: fits
+      save_dir: "${trainer.default_root_dir}"
+      flush_seconds: 0.2
+      settings: {x_disable_stats: true, console: "off", x_file_stream_transmit_interval: 1.0}
 """
-SCRIPT = """#!/bin/bash
-export MASTER_PORT=$((20000 + SLURM_JOB_ID))
-srun --kill-on-bad-exit=1 %(python)s -m lightning_mm fit -c base.yaml -c more.yaml --ckpt_path auto \\
-  --trainer.default_root_dir "$1"
-code=$?
-echo "the step ended with $code"
-[ $code != 75 ] || { scontrol requeue "$SLURM_JOB_ID"; sleep 60; }
-exit $code
-"""
+WANDB = MORE.replace("\ntrainer:\n", LOGGER, 1).replace(
+    "  callbacks:\n", "  callbacks:\n  - class_path: lightning.pytorch.callbacks.LearningRateMonitor\n", 1
+)
 
 
-def test_a_job_that_was_requeued_ends_with_the_same_bits(slurm: object, tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "more.yaml").write_text(MORE)
-    (tmp_path / "job.sh").write_text(SCRIPT % {"python": sys.executable})
-    options = ["-N2", "--ntasks-per-node=1", "--requeue", "--open-mode=append"]
-    jobs = {}
-    for name, at in (("whole", ""), ("requeued", "requeued SIGUSR2 self")):
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **({SIGNAL_AT: at} if at else {})}
-        command = ["sbatch", "--parsable", *options, "-o", f"{name}.out", "job.sh", name]
-        jobs[name] = subprocess.run(
-            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-        ).stdout.strip()
-    facts = {name: ended(job) for name, job in jobs.items()}
-    said = {name: (tmp_path / f"{name}.out").read_text() for name in jobs}
-    assert [facts[name]["JobState"] for name in jobs] == ["COMPLETED", "COMPLETED"], said
-    assert [facts[name]["Restarts"] for name in jobs] == ["0", "1"], said
-    assert "the step ended with 75" in said["requeued"]
-    assert "goes on from requeued/resume.ckpt, step 2" in said["requeued"]
-    one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in jobs)
-    assert [key for key in one if not torch.equal(one[key], two[key])] == []
-    for rank in (0, 1):
-        one, two = ((tmp_path / name / f"batches.{rank}.txt").read_text() for name in jobs)
-        assert one == two, "no batch is trained twice or left out"
+def test_a_job_that_was_requeued_ends_with_the_same_bits(
+    slurm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the cases of ``tests/cluster/moments.py``, which runs them all."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    whole, requeued = (submit_fit(tmp_path, 2, moment) for moment in ("", "in accumulated gradients"))
+    facts = [fit.wait() for fit in (whole, requeued)]
+    assert [one["JobState"] for one in facts] == ["COMPLETED", "COMPLETED"], requeued.log
+    assert [one["Restarts"] for one in facts] == ["0", "1"], requeued.log
+    assert "is queued again, time 1 of 20" in requeued.log
+    assert "resume.ckpt, step 5" in requeued.log
+    assert requeued.is_equal(whole)
+    assert requeued.batches == whole.batches, "no batch is trained twice or left out"
+    assert list(whole.batches) == ["batches.0.txt", "batches.1.txt"]
 
 
-def ended(job: str) -> dict[str, str]:
-    """What Slurm says of a job once it has ended."""
-    end = time.monotonic() + 240
-    while True:
-        shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
-        facts = dict(re.findall(r"(\w+)=(\S*)", shown))
-        if facts["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT") or time.monotonic() > end:
-            return facts
-        time.sleep(0.5)
+def test_over_a_requeue_it_is_one_run_of_wandb(slurm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Online, and offline with ``wandb sync`` afterwards: every step once, strictly rising, without a gap."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    with running_server() as server:
+        known = environment(server, str(tmp_path / "client"))
+        for name, value in known.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("WANDB_DATA_DIR")
+        fits = {}
+        for mode in ("online", "offline"):
+            (tmp_path / mode).mkdir()
+            monkeypatch.setenv("WANDB_MODE", mode)
+            fits[mode] = submit_fit(tmp_path / mode, 1, "in accumulated gradients", WANDB)
+        for fit in fits.values():
+            facts = fit.wait()
+            assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), fit.log
+        ids = {mode: json.loads((fit.folder / "wandb_run.json").read_text())["id"] for mode, fit in fits.items()}
+        assert set(server.runs) == {ids["online"]}
+        *_, words = (line for line in fits["offline"].log.splitlines() if line.startswith("wandb sync "))
+        assert len(list((fits["offline"].folder / "wandb").glob("offline-run-*"))) == 2
+        command = [sys.executable, "-m", *words.split()]
+        subprocess.run(command, env={**os.environ, **known}, check=True, capture_output=True, timeout=120)
+        assert set(server.runs) == set(ids.values())
+        for name in ids.values():
+            run = server.runs[name]
+            assert [line["_step"] for line in run.history] == list(range(15))
+            assert [line["trainer/global_step"] for line in run.history] == list(range(15))
+            assert all("lr-AdamW" in line for line in run.history)
+            assert sum("train/loss" in line for line in run.history) == 3
+            assert not [offset for offset, count in Counter(run.writes).items() if count > 1], "no line is sent twice"

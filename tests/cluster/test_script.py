@@ -107,7 +107,9 @@ def test_gives_up(tmp_path: Path) -> None:
     environment = slurm(tmp_path, RUNNING) | {"SLURM_RESTART_COUNT": "2", "LIGHTNING_MM_RESTARTS": "1"}
     found, said = run(path, environment)
     assert (found, called(tmp_path, "scontrol")) == (1, [])
-    assert "not queued again after 3 times" in said
+    assert (
+        "not queued again after 3 times (max_requeues); the last time, the command asked for it (exit code 75)" in said
+    )
 
 
 @pytest.mark.parametrize(("handler", "code"), [("signal.SIG_DFL", 128 + signal.SIGUSR2), ("saves", 75)])
@@ -128,8 +130,18 @@ time.sleep(30)"""
 
 def test_a_warning_during_set_up_starts_nothing(tmp_path: Path) -> None:
     path = script(tmp_path, "open('started', 'w')", setup=["kill -USR2 $$"])
-    found, _ = run(path, slurm(tmp_path, RUNNING))
+    found, said = run(path, slurm(tmp_path, RUNNING))
     assert (found, called(tmp_path, "scontrol")) == (75, ["requeue 7"])
+    assert not (tmp_path / "started").exists()
+    assert "time 1 of 20: it was warned of the time limit before the set-up had ended" in said
+
+
+@pytest.mark.parametrize("line", ["exit 4", "cd /nowhere || exit 4"])
+def test_a_set_up_that_ends_the_script_says_so(line: str, tmp_path: Path) -> None:
+    path = script(tmp_path, "open('started', 'w')", setup=[line])
+    found, said = run(path, slurm(tmp_path, RUNNING))
+    assert (found, called(tmp_path, "scontrol")) == (4, [])
+    assert "a line of the set-up ended this with exit code 4; the command was not started" in said
     assert not (tmp_path / "started").exists()
 
 

@@ -58,7 +58,7 @@ def test_no_slurm_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("line", "job"),
     [
         ("7|COMPLETED|0:0|None", Job("7", "finished", "COMPLETED", 0, 0)),
-        ("7|CANCELLED by 1000|0:15|None", Job("7", "cancelled", "CANCELLED", 143, 0)),
+        ("7|CANCELLED by 1000|0:15|None", Job("7", "cancelled", "CANCELLED", 143, 0, signal=15)),
         ("7|FAILED|3:0|JobArrayTaskLimit", Job("7", "failed", "FAILED", 3, 0)),
         (
             "7|REQUEUED|75:0|None\n7|PENDING|0:0|BeginTime",
@@ -90,7 +90,27 @@ def test_accounting_knows_tasks_that_the_queue_has_forgotten(monkeypatch: pytest
     answers(monkeypatch, squeue=(0, queue, ""), sacct=(0, "7_0|OUT_OF_MEMORY|0:125|None\n7_1|RUNNING|0:0|None", ""))
     running = Job("7_1", "running", "RUNNING", None, 0)
     assert Slurm().states(["7"]) == {"7_1": running}
-    assert Slurm().states(["7_0", "7_1"]) == {"7_0": Job("7_0", "failed", "OUT_OF_MEMORY", 253, 0), "7_1": running}
+    assert Slurm().states(["7_0", "7_1"]) == {
+        "7_0": Job("7_0", "failed", "OUT_OF_MEMORY", 253, 0, signal=125),
+        "7_1": running,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pair", "status", "words"),
+    [
+        ("0:0", 0, ""),
+        ("3:0", 3 << 8, "exit code 3"),
+        ("0:9", 9, "signal 9 (SIGKILL)"),
+        ("0:125", 125, "signal 125 (out of memory)"),
+        ("0:110", 110, "signal 110 (of the scheduler)"),
+    ],
+)
+def test_a_signal_is_shown_as_one(pair: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, squeue=(1, "", "Invalid job id"), sacct=(0, f"7|FAILED|{pair}|None", ""))
+    assert Slurm().states(["7"])["7"].ended_with == words
+    answers(monkeypatch, squeue=(0, "".join(f"{text:48}" for text in ("7", "FAILED", "None", str(status), "0")), ""))
+    assert Slurm().states(["7"])["7"].ended_with == words
 
 
 def test_without_accounting_old_jobs_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

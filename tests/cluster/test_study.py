@@ -289,3 +289,19 @@ def test_a_script_that_may_not_requeue_itself_submits_another_job(tmp_path: Path
     JobsFolder(study.out).write_cell("base/seed0", CellState(state="running", step="fit", job="9_0", restarts=1))
     found = status(study, scheduler).cells[0]
     assert (found.state, found.job, found.restarts) == ("running", "9_0", 1)
+
+
+def test_a_sweep_that_was_ended_says_that_it_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, scheduler = study_in(tmp_path), AtOnce()
+    submit(study, scheduler)
+    (study.out / "zero_fill/seed0/test.done.json").unlink()
+    number = len(scheduler.submitted) + 1
+    note = CellState(state="running", step="test", job=f"{number}_0", host="node1", time="now")
+    JobsFolder(study.out).write_cell("zero_fill/seed0", note)
+    monkeypatch.setenv("LIGHTNING_MM_RESTARTS", "1")
+    submit(study, scheduler)
+    assert set(states(study, scheduler).values()) == {"finished"}
+    (log,) = (study.out / "_jobs" / "2").glob("level*-0.log")
+    said = "zero_fill/seed0 test was ended before, and starts anew, as only trainings go on where they were"
+    assert said in log.read_text()
+    assert "starts anew" not in "".join(path.read_text() for path in (study.out / "_jobs" / "1").glob("*.log"))

@@ -78,6 +78,7 @@ def failed(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (["--array", "2"], ["fit"], "--array splits a sweep over jobs"),
         (["--array", "1"], ["sweep"], "--array: expected 2 or more jobs, got 1"),
         (["--array", "2"], ["compare", "-c", "study.yaml"], "--array and --after are for fit and sweep"),
+        ([], ["compare", "-c", "study.yaml", "--jobs", "2"], "give --array_limit before the -- to limit how many"),
         ([], ["fit", "--trainer.devices", "4"], "--trainer.devices follows from what the job asks for"),
         ([], ["fit", "--ckpt_path=last"], "goes on from the newest checkpoint of its own folder"),
         ([], ["sweep", "--shard", "1/2"], "--shard is not for submit; give --array K"),
@@ -147,6 +148,8 @@ def test_a_fit_that_has_finished_or_another_in_its_folder_is_not_queued(
     assert said == "nothing was queued: this fit has finished; to train anew, empty run or give another folder\n"
     other = failed(capsys, *submit[1:], "--model.init_args.optimizer.init_args.lr", "0.5")
     assert "of a run with other settings (model.init_args.optimizer.init_args.lr: 0.01 there, 0.5 now)" in other
+    assert "; a submitted fit goes on from its own checkpoints only: remove it or give another --trainer." in other
+    assert "--ckpt_path" not in other, "which submit refuses"
     assert "--parsable" not in called.read_text().removeprefix(before)
 
 
@@ -314,3 +317,22 @@ def test_locally_a_fit_and_then_a_sweep_in_two_tasks(
         assert f"{name:11}  finished" in shown
     assert main(["cancel", "run"]) == 0
     assert "nothing is queued or running" in capsys.readouterr().out
+
+
+def test_the_status_of_a_run_says_why_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run" / "jobs" / "fit"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"scheduler": "slurm", "id": "7"}))
+    (folder / "7.log").write_text("one\ntwo\nthree\n\nlightning-mm: not queued again after 20 times (max_requeues)\n")
+    ended = Job("7", "failed", "OUT_OF_MEMORY", 253, 20, signal=125)
+    monkeypatch.setattr(Slurm, "states", lambda self, ids: dict.fromkeys(ids, ended))
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "fit  failed    job 7  OUT_OF_MEMORY, signal 125 (out of memory), queued again 20 times",
+        "     | two",
+        "     | three",
+        "     | lightning-mm: not queued again after 20 times (max_requeues)",
+        f"     log: {folder / '7.log'}",
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_mm.compare.cell_config import cut, patched, recast, resolve
+from lightning_mm.compare.cell_config import cut, movable, patched, recast, resolve
 from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.errors import LightningMMError, NotApplicableError
 
@@ -56,6 +56,20 @@ def test_patches() -> None:
     assert changed["data"]["train_policy"] == policy
     assert changed["model"]["init_args"]["fill"] == {"class_path": "f"}
     assert CONFIG["data"]["train_policy"] is None, "the config itself stays"
+
+
+def test_a_cell_that_is_run_again_elsewhere_writes_there() -> None:
+    """Only what is inside of its folder moves with it."""
+    callbacks = [{"init_args": {"dirpath": "/out/a/seed0", "more": "/out/a/seed01"}}]
+    trainer = {"default_root_dir": "/out/a/seed0", "callbacks": callbacks, "logger": None}
+    config = {"trainer": trainer, "model": {"base_ckpt": "/out/base/seed0/best.ckpt"}, "seed_everything": 0}
+    moved = movable(config)
+    assert moved["trainer"]["default_root_dir"] == "/out/a/seed0"
+    assert moved["trainer"]["callbacks"] == [
+        {"init_args": {"dirpath": "${trainer.default_root_dir}", "more": "/out/a/seed01"}}
+    ]
+    assert (moved["model"], moved["seed_everything"]) == (config["model"], 0)
+    assert callbacks[0]["init_args"]["dirpath"] == "/out/a/seed0", "the config itself stays"
 
 
 def test_arguments_of_a_callback_are_changed() -> None:

@@ -14,7 +14,7 @@ from lightning_mm import Modalities
 from lightning_mm.data import ModalityDropoutDataModule, Ombria, RavdessFeatures
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Complete, FixedCombination, PairedShare
+from lightning_mm.missing import Complete, FixedCombination, PairedShare, UniformCombinations
 from tests.support.fake_data import write_data
 
 
@@ -61,6 +61,11 @@ def test_a_network_of_one_modality_gets_the_samples_that_have_it() -> None:
     assert targets == set(both[:, 1].nonzero()[:, 0].tolist())
     with pytest.raises(LightningMMError, match="leaves no sample any of"):
         ModalityDropoutDataModule(lambda _: Numbers(), ["b"], train_observed=_Nothing()).setup("fit")
+    with pytest.raises(
+        LightningMMError,
+        match=r"Numbers \(train\): data.train_observed says .* UniformCombinations.*in every epoch; use PairedShare",
+    ):
+        ModalityDropoutDataModule(lambda _: Numbers(), ["a", "b"], train_observed=UniformCombinations()).setup("fit")
     with pytest.raises(LightningMMError, match="of lacks 'b'"):
         PairedShare(0.3, of="a+c").draw(Modalities(["b"]), [0], epoch=0, seed=0)
     with pytest.raises(LightningMMError, match="no whole number; choose another block"):

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from lightning_mm.data import ModalityDropoutDataModule
-from lightning_mm.data.rows import RowBatchSampler
+from lightning_mm.data.rows import SWITCHINGS, RowBatchSampler
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing import Complete, ExactShare, UniformCombinations
 
@@ -147,6 +148,31 @@ def test_a_table_of_the_policy_is_kept_and_other_policies_are_refused() -> None:
     assert rows == int(np.where(kept.any(1, keepdims=True), kept, present).sum()) < int(present.sum())
     with pytest.raises(LightningMMError, match=r"'random' visits a fixed set of modalities, but train_policy Uniform"):
         batches(train_policy=UniformCombinations())
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`")
+@pytest.mark.parametrize("switching", SWITCHINGS)
+def test_overfit_batches_repeats_the_first_rows(switching: Any) -> None:
+    seen: list[list[tuple[int, list[bool]]]] = []
+
+    class Rows(LightningModule):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+            seen.append(list(zip(batch["index"].tolist(), batch["available"].tolist())))
+
+        def validation_step(self, *_: Any) -> None:
+            pass
+
+        def configure_optimizers(self) -> None:
+            pass
+
+    data = ModalityDropoutDataModule(lambda _: Table(), list("abc"), Complete(), batch_size=5, switching=switching)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, overfit_batches=1, enable_model_summary=False, **quiet)
+    trainer.fit(Rows(), datamodule=data)
+    first, again = seen
+    assert first == again, "the same rows in every epoch"
+    assert [sum(available) for _, available in first] == [1] * 5, "a row is one modality of a sample"
+    assert [index for index, _ in first] == sorted(index for index, _ in first)
 
 
 @pytest.mark.wrong_types

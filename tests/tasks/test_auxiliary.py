@@ -22,6 +22,7 @@ from lightning_mm.sweep import sweep
 from lightning_mm.tasks import BaseTask, ClassificationTask, SemanticSegmentationTask, SentimentTask
 from lightning_mm.tasks.auxiliary import _HEARD
 from lightning_mm.tasks.checkpoints import load_weights
+from tests.support.ranks import run_ranks
 
 WIDTHS = {"audio": 4, "video": 3}
 NAMES = Modalities(WIDTHS)
@@ -232,6 +233,63 @@ def test_under_an_adapter_they_are_idle_and_the_sweep_runs(tmp_path: Path) -> No
     again = build()
     FrozenBackboneAdapter().attach(again, mixed(), "test")
     load_weights(again, tmp_path / "adapter.ckpt")
+
+
+def pixel_task(**settings: Any) -> SemanticSegmentationTask:
+    torch.manual_seed(0)
+    return SemanticSegmentationTask(Pixels(), list(WIDTHS), 3, auxiliary_weight=0.5, **settings)
+
+
+def unequal(dense: bool, rows: slice) -> dict[str, Any]:
+    """Rows of a batch whose halves have other numbers of each modality, of which the second half lacks one."""
+    available = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 0], [1, 0], [1, 0], [1, 0], [1, 0]]).bool()
+    generator = torch.Generator().manual_seed(1)
+    size = (4, 4) if dense else ()
+    inputs = {name: torch.randn(8, width, *size, generator=generator) for name, width in WIDTHS.items()}
+    target = torch.randint(3, (8, *size), generator=generator)
+    if dense:
+        target[:2] = target[6, :2] = 255
+    batch = {"inputs": inputs, "available": available, "target": target}
+    return {key: take(value, rows) for key, value in batch.items()}
+
+
+def take(value: Any, rows: slice) -> Any:
+    return {name: one[rows] for name, one in value.items()} if isinstance(value, dict) else value[rows]
+
+
+TASKS = {
+    "classes": lambda: build(),
+    "weighted classes": lambda: build(class_weights=[0.2, 1.0, 3.0]),
+    "pixels": lambda: pixel_task(ignore_index=255),
+}
+
+
+def gradients(name: str, rows: slice) -> dict[str, Tensor]:
+    task = TASKS[name]()
+    step(task, unequal(name == "pixels", rows)).backward()
+    return {key: one.grad for key, one in task.named_parameters() if one.grad is not None}
+
+
+def gradients_of_half(rank: int, folder: Path) -> None:
+    found = {}
+    for name in TASKS:
+        found[name] = gradients(name, slice(4 * rank, 4 * rank + 4))
+        for gradient in found[name].values():  # what DistributedDataParallel does
+            torch.distributed.all_reduce(gradient)
+            gradient /= 2
+    if rank == 0:
+        torch.save(found, folder / "gradients.pt")
+
+
+@pytest.mark.slow
+def test_two_ranks_with_unequal_rows_have_the_gradients_of_one(tmp_path: Path) -> None:
+    run_ranks(gradients_of_half, tmp_path, start="fork")
+    for name, found in torch.load(tmp_path / "gradients.pt", weights_only=True).items():
+        expected = gradients(name, slice(8))
+        assert set(found) == set(expected)
+        assert sum(key.startswith("auxiliary.") for key in found) == 4
+        for key, gradient in expected.items():
+            torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-6)
 
 
 def without(model: nn.Module, part: str) -> nn.Module:

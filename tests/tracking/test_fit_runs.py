@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lightning_mm.results import read
 from tests.support.offline_run import OfflineRun
 from tests.support.recorded_fit import Commands, write_configs
 from tests.support.wandb_server import Server, StoredRun, environment, running_server
@@ -153,6 +155,52 @@ def test_tables_reach_the_server_from_another_machine(
     (table,) = [one for one in server.artifacts.values() if one.run == name and one.kind == "table"]
     assert table.state == "COMMITTED"
     assert [file for file in table.files if file.endswith(".table.json")]
+
+
+def test_the_shards_of_a_sweep_are_one_run_when_they_are_merged(
+    offline: tuple[Path, str], work: Path, server: Server, commands: Commands
+) -> None:
+    folder, before, out = offline[0], set(server.runs), work / "merged"
+    for shard in ("1/2", "2/2"):
+        ended = commands.run(*sweep(folder), "--shard", shard)
+        assert ended.code == 0, ended.text
+    assert set(server.runs) == before, "a shard alone is no run"
+    ended = commands.run("merge", str(folder / "sweep_shards"), "--out", str(out))
+    assert ended.code == 0, ended.text
+    (name,) = set(server.runs) - before
+    run = server.runs[name]
+    assert (run.meta["jobType"], run.exit) == ("sweep", 0)
+    assert run.config["fit_run"]["id"] == state(folder)["id"]
+    logged = {key: value for line in run.history for key, value in line.items()}
+    for row in read(out).rows:
+        assert logged[f"sweep/{row.combination}/{row.metric}"] == row.value
+    pictures = {path.name for path in (out / "pictures").glob("*.png")}
+    assert len(pictures) == 3
+    ended = commands.run(*sweep(folder), "--out", str(work / "whole"), WANDB_MODE="disabled")
+    assert ended.code == 0, ended.text
+    for name in pictures:
+        assert (out / "pictures" / name).read_bytes() == (work / "whole" / "pictures" / name).read_bytes()
+
+
+def test_a_second_logger_is_added_on_the_command_line(work: Path, server: Server, commands: Commands) -> None:
+    folder, before = work / "two", set(server.runs)
+    more = ["--trainer.logger+=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={folder}/csv"]
+    words = fit(folder, *more, "--trainer.logger.flush_logs_every_n_steps=1")
+    ended = commands.run(*words)
+    assert ended.code == 2
+    assert "in a setting that += has made a list of; write it as a list in the config file" in ended.text
+    assert "and then add to it with --trainer.logger+=" in ended.text
+
+    config = folder / "logger.yaml"
+    config.write_text(config.read_text().replace("  logger:\n    class_path", "  logger:\n  - class_path"))
+    ended = commands.run(*words)
+    assert ended.code == 0, ended.text
+    (name,) = set(server.runs) - before
+    check(server.runs[name])
+    (table,) = folder.glob("csv/**/metrics.csv")
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    assert [int(line["step"]) for line in lines if line["train/step"]] == list(range(12))
+    assert ended.text.count("wandb sync") == 0
 
 
 def test_another_fit_in_the_folder_is_a_new_run(offline: tuple[Path, str], work: Path, commands: Commands) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+SHOWN = 3
+"""Last lines of the log of a job that failed."""
 BAD = ("failed", "cancelled", "unknown")
 """States of a job that did not do what it should."""
 
@@ -22,6 +24,7 @@ def show_run(folder: Path, failed: bool, as_json: bool) -> None:
         failed: Whether to list only those that did not end well.
         as_json: Whether to print JSON.
     """
+    from lightning_mm.cluster.graph.status import last_lines
     from lightning_mm.cluster.schedulers import scheduler_of
     from lightning_mm.cluster.submission.run_job import jobs_of
 
@@ -31,13 +34,15 @@ def show_run(folder: Path, failed: bool, as_json: bool) -> None:
         return
     width = max(map(len, jobs), default=0)
     for name, job in jobs.items():
-        facts = [job.word, *([f"exit code {job.exit_code}"] if job.exit_code else []), job.reason]
+        facts = [job.word, job.ended_with, job.reason]
         if job.restarts:
             why = f" after {', '.join(job.earlier)}" if job.earlier else ""
             facts.append(f"queued again {job.restarts} time{'s' if job.restarts > 1 else ''}{why}")
         print(f"{name:{width}}  {job.state:9} job {job.id}  {', '.join(fact for fact in facts if fact)}".rstrip())
         log = _log(folder / "jobs" / name.partition(" ")[0], job.id, name.endswith(" merge"))
         if log is not None:
+            for line in last_lines(log, SHOWN) if job.state == "failed" else ():
+                print(f"{'':{width}}  | {line}")
             print(f"{'':{width}}  log: {log}")
 
 

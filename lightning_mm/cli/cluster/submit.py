@@ -26,6 +26,10 @@ SCHEDULERS = {"slurm": "a cluster, with sbatch", "local": "this machine, in the 
 VERBS = ("fit", "sweep", "compare")
 FROM_RESOURCES = ("accelerator", "devices", "num_nodes")
 """Settings of the trainer that follow from what the job asks for."""
+OTHER_SETTINGS = (
+    "a submitted fit goes on from its own checkpoints only: remove it or give another --trainer.default_root_dir to "
+    "start anew, and --model.init_args.base_ckpt to start from its weights"
+)
 USAGE = "lightning-mm submit slurm|local [options] -- fit|sweep|compare ARGUMENTS"
 
 
@@ -41,6 +45,12 @@ def run_submit(args: list[str]) -> None:
     if words[0] == "compare":
         if options.array is not None or options.after:
             raise UsageError("--array and --after are for fit and sweep; the jobs of a study follow from the study")
+        if any(word.partition("=")[0] == "--jobs" for word in words):
+            how = "--jobs" if options.scheduler == "local" else "--array_limit"
+            raise UsageError(
+                f"--jobs: each network of a submitted study is a task of its own; give {how} before the -- to limit "
+                "how many run at the same time"
+            )
         from lightning_mm.cli.cluster.study import submit_compare
 
         _check_resources(scheduler, settings, True, options.dry_run)
@@ -196,17 +206,20 @@ def _check_resources(scheduler: Scheduler, settings: JobSettings, resumes: bool,
 
 def _looked_at(words: Sequence[str], options: argparse.Namespace, settings: JobSettings, command: str) -> RunJob:
     """The job of a command whose config is right."""
-    start = time.perf_counter()
-    from lightning_mm.cli.cluster.look import look
     from lightning_mm.cluster.script import trainer_settings
     from lightning_mm.cluster.submission.run_job import RunJob
 
+    start = time.perf_counter()
+    from lightning_mm.cli.cluster.look import look
+
+    imported = time.perf_counter()
     chosen = {} if _leaves_devices(options, settings) else trainer_settings(settings)
     with redirect_stdout(sys.stderr):  # the output of --dry_run is the script
         facts = look([*words, *(f"--{key}={value}" for key, value in chosen.items())], options.unchecked)
-    took = time.perf_counter() - start
+    took = time.perf_counter() - imported
     what = "read" if options.unchecked else "looked at: network, data and trainer made, a few samples run"
-    print(f"lightning-mm: the config was {what} ({took:.1f} s)", file=sys.stderr)
+    times = f"{took:.1f} s, after {imported - start:.1f} s to import PyTorch and Lightning"
+    print(f"lightning-mm: the config was {what} ({times})", file=sys.stderr)
     job = RunJob(words[0], facts, settings, Path.cwd(), command, options.array)
     job.check()
     return job
@@ -226,7 +239,7 @@ def _has_finished(job: RunJob) -> bool:
     if state is not None and state.finished:
         return True
     with redirect_stdout(sys.stderr):
-        attempt.find(config)
+        attempt.find(config, OTHER_SETTINGS)
     return False
 
 

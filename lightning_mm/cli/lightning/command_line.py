@@ -159,7 +159,7 @@ class CommandLine(LightningCLI):
     def sweep(self, **settings: Any) -> None:
         """Run the trainer's sweep with the whole config, which it keeps with the results."""
         self._set_job_type("sweep")
-        link_sweep(self.trainer, settings.get("ckpt_path"))
+        link_sweep(self.trainer.loggers, settings.get("ckpt_path"))
         config = self.config[str(self.subcommand)]
         settings["config"] = plain_config(self._parser(self.subcommand), config)
         self.trainer.sweep(**settings)  # type: ignore[attr-defined]

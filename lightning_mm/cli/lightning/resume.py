@@ -31,6 +31,10 @@ RESTARTS = ("LIGHTNING_MM_RESTARTS", "SLURM_RESTART_COUNT")
 USELESS = 2
 """Requeues without a step after which a run gives up."""
 HOPELESS = f"{USELESS} requeues have brought no step, so this run gives up; give the job more time, or less to start"
+WAY_OUT = (
+    "to go on from it all the same give --ckpt_path and this path, to start anew remove it or give another "
+    "--trainer.default_root_dir"
+)
 _FREE = (
     "ckpt_path", "weights_only", "trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar",
     "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler", "trainer.max_time",
@@ -110,8 +114,12 @@ class Attempt:
         state = self.state()
         return 0 if state is None else max(self.restart - state.restart, 0)
 
-    def find(self, config: Mapping[str, Any]) -> Path | None:
+    def find(self, config: Mapping[str, Any], way_out: str = WAY_OUT) -> Path | None:
         """The checkpoint to go on from: the farthest ``resume.ckpt`` or ``last.ckpt`` of this run, if there is one.
+
+        Args:
+            config: Of the verb, in plain types.
+            way_out: What to do if there are only checkpoints of runs with other settings.
 
         Raises:
             UsageError: If there are only checkpoints of runs with other settings; the message names what differs.
@@ -130,10 +138,7 @@ class Attempt:
             else:
                 own.append((int(content.get("global_step", 0)), path.stat().st_mtime_ns, path))
         if others and not own:
-            raise UsageError(
-                f"ckpt_path auto: {others[0]}; to go on from it all the same give --ckpt_path and this path, to start "
-                "anew remove it or give another --trainer.default_root_dir"
-            )
+            raise UsageError(f"ckpt_path auto: {others[0]}; {way_out}")
         for one in others:
             say(f"ckpt_path auto: left out: {one}")
         self.has_resume = any(path.name == RESUME for _, _, path in own)

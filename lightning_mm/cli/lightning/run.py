@@ -73,7 +73,7 @@ def run_lightning(
     # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
     one = {"subcommands": staticmethod(lambda: {verb: command_line.subcommands()[verb]}), "stop": stop}
     noting = type("Parser", (Parser,), {"references": References(verb)})
-    with _own_wandb_run():
+    with own_wandb_run():
         ran = type("CommandLine", (command_line,), one)(
             BaseTask,
             data.ModalityDropoutDataModule,
@@ -95,7 +95,7 @@ def is_no_tip(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _own_wandb_run() -> Iterator[None]:
+def own_wandb_run() -> Iterator[None]:
     """Finish the W&B run that was opened inside, so that the next command of this process opens another."""
     before = _current_wandb_run()
     failed = 1

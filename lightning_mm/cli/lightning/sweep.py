@@ -81,9 +81,11 @@ def sweep_task(
             these; sweep.json names them, or says why there is none.
         shard: Which part of the sweep to run, e.g. 2/4 for every fourth combination from the second one on, as a task
             of a job array does; out is then sweep_shards/2of4/ by default. `lightning-mm merge` puts all parts
-            together, and the result is that of one process.
+            together, and the result is that of one process; it also writes the W&B run.
     """
     part = None if shard is None else Shard.parse(shard)
+    if part is not None:
+        trainer.loggers = []  # the run of a sweep is written when its parts are merged
     name = "sweep" if split == "test" else f"sweep_{split}"
     own = Path(name) if part is None else Path(f"{name}_shards") / f"{part.number}of{part.of}"
     folder = Path(out or Path(trainer.default_root_dir) / own)
@@ -125,7 +127,7 @@ def sweep_task(
         if part is not None:
             whole = Path(trainer.default_root_dir) / name
             print(f"shard {part.text}; all together: lightning-mm merge {folder.parent} --out {whole}")
-        elif trainer.loggers:
+        if trainer.loggers:
             log_result(trainer.loggers, result, drawn, written["png"], adapter)
     return result
 

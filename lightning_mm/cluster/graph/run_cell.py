@@ -55,7 +55,7 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
     if cell is None:
         raise LightningMMError(f"{folder.study}: the study has no cell {name!r}; submit it again")
     progress = progress_of(plan, _with_needs(cell, cells))
-    state = begun()
+    before, state = folder.read_cell(name), begun()
 
     def together(command: list[str]) -> Facts:
         ranks.announce(command)
@@ -83,6 +83,7 @@ def run_cell(folder: JobsFolder, name: str, run: Run, ranks: Ranks) -> int:
             continue
         if step.marker in facts:
             continue
+        _say_that_it_starts_anew(folder, step, before, state)
         folder.write_cell(name, _changed(state, "running", step))
         try:
             facts[step.marker] = found = perform(step, together, resume=True)
@@ -176,6 +177,19 @@ def _changed(state: CellState, now: str, step: Step, reason: str = "") -> CellSt
 
 def _name(folder: JobsFolder, step: Step) -> str:
     return f"{step.folder.relative_to(folder.study.absolute())} {step.stage}"
+
+
+def _say_that_it_starts_anew(folder: JobsFolder, step: Step, before: CellState | None, state: CellState) -> None:
+    """Say of a step that is no training that an earlier start of this job was ended in it."""
+    if step.stage == "fit" or not state.restarts or before is None or before.step != step.stage:
+        return
+    if before.job == state.job and before.state in ("running", "stopped"):
+        print(
+            f"lightning-mm: {_name(folder, step)} was ended before, and starts anew, as only trainings go on where "
+            f"they were; if the time limit ended it, cancel this, and give more: lightning-mm resubmit {folder.study} "
+            "--time TIME",
+            flush=True,
+        )
 
 
 def _why(error: Exception) -> str:

@@ -184,7 +184,7 @@ def _ended(job: Job | None, note: CellState | None, locked: bool) -> tuple[State
 
 
 def _said(job: Job) -> str:
-    code = "" if job.exit_code is None else f"exit code {job.exit_code}"
+    code = job.ended_with or ("exit code 0" if job.exit_code == 0 else "")
     return ", ".join(part for part in (job.word, code) if part) or "failed"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_mm.cluster.local.folder import ENDED, JobFolder, jobs_in, numbers
+from lightning_mm.cluster.local.gpus import VISIBLE, gpus_for
 from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.compare.executor import threads_of
 from lightning_mm.errors import LightningMMError
@@ -110,9 +111,10 @@ class Keeper:
             if self.job_state.at_once is not None and len(self.running) >= self.job_state.at_once:
                 return
             with lock(self.job.path.parent / ".lock", wait=True):
-                if not self._is_my_turn():
+                gpus = self._gpus() if self._is_my_turn() else None
+                if gpus is None:
                     return
-                started = {"state": "running", "word": "RUNNING", "reason": ""}
+                started = {"state": "running", "word": "RUNNING", "reason": "", "gpus": gpus}
                 self._note(task, self.states[task].model_copy(update=started))
             self.running[task] = Running(self._run_script(task))
 
@@ -131,10 +133,27 @@ class Keeper:
                 return False
         return running < self.job_state.jobs
 
+    def _gpus(self) -> list[str] | None:
+        """The GPUs of a task that starts now: none if it takes what it finds, ``None`` if it has to wait for some."""
+        visible = self.job_state.visible
+        if not visible or not (self.job_state.gpus or self.job_state.jobs > 1):
+            return []
+        used: list[str] = []
+        for other in jobs_in(self.job.path.parent):
+            if not other.lives():
+                continue
+            with suppress(LightningMMError):  # somebody has damaged its files
+                for task in numbers(other.read()):
+                    state = other.read_task(task)
+                    used += state.gpus if state.state == "running" else []
+        return gpus_for(visible, used, self.job_state.gpus, self.job_state.jobs)
+
     def _run_script(self, task: int | None) -> subprocess.Popen[bytes]:
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(threads_of(self.job_state.jobs)))
         environment[RESTARTS] = str(self.states[task].restarts)
+        if self.states[task].gpus:
+            environment[VISIBLE] = ",".join(self.states[task].gpus)
         if task is not None:
             environment[TASK] = str(task)
         with self.job.log_of(task).open("ab") as output:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_mm.cluster.local.folder import CAN_RUN, ENDED, JobFolder, forget_old, jobs_in, queue_folder
+from lightning_mm.cluster.local.gpus import visible_gpus
 from lightning_mm.cluster.scheduler import Job
 from lightning_mm.cluster.script import RESTARTS, TASK
 from lightning_mm.errors import LightningMMError
@@ -46,6 +47,12 @@ class Local:
         nodes = re.search(r"(?m)^#SBATCH --nodes=(\d+)", script.read_text(encoding="utf-8"))
         if nodes and int(nodes[1]) > 1:
             raise LightningMMError(f"submit local has one node, this machine; got {nodes[1]} (--nodes)")
+        gpus, visible = gpus_of(script.read_text(encoding="utf-8")), visible_gpus()
+        if visible is not None and gpus > len(visible):
+            raise LightningMMError(
+                f"this machine has {len(visible)} GPU{'s' if len(visible) != 1 else ''} (CUDA_VISIBLE_DEVICES, or "
+                f"nvidia-smi), got --gpus_per_node {gpus}"
+            )
 
     def submit(self, script: Path, after: Sequence[str] = (), array: str | None = None) -> str:
         """Start the keeper of a job."""
@@ -67,6 +74,8 @@ class Local:
                 after=list(after),
                 tasks=tasks,
                 at_once=at_once,
+                gpus=gpus_of(text),
+                visible=visible_gpus(),
                 jobs=int(own[1]) if own else self.jobs,
             )
         )
@@ -101,6 +110,17 @@ class Local:
             number, _, task = one.partition("_")
             if number in there and any(job.state not in ENDED for job in self.states([one]).values()):
                 there[number].ask_to_cancel(int(task) if task.isdigit() else None)
+
+
+def gpus_of(script: str) -> int:
+    """How many GPUs a script asks for on a node.
+
+    Example:
+        >>> gpus_of("#SBATCH --gres=gpu:a100:4"), gpus_of("#SBATCH --gpus-per-node=2"), gpus_of("#SBATCH --mem=4")
+        (4, 2, 0)
+    """
+    found = re.search(r"(?m)^#SBATCH --(?:gpus-per-node=|gres=\S*:)(\d+)$", script)
+    return int(found[1]) if found else 0
 
 
 def tasks_of(array: str | None) -> tuple[list[int] | None, int | None]:

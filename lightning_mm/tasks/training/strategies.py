@@ -48,8 +48,8 @@ def weighted_by_share(loss: Tensor, weight: Tensor) -> Tensor:
     ``DistributedDataParallel`` averages gradients over processes, which may have unequal numbers of labelled pixels.
 
     Args:
-        loss: A mean, a scalar.
-        weight: What it was divided by, a scalar, zero if nothing counts here.
+        loss: A mean; or several, of any shape.
+        weight: What it was divided by, of the same shape, zero if nothing counts here.
 
     Returns:
         ``loss * weight / mean of weight over processes``; in one process ``loss``. All processes must call this.

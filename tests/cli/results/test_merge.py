@@ -12,6 +12,7 @@ import pytest
 from lightning_mm.cli import main
 from lightning_mm.results import SweepResult, read, renamed, write_csv, write_json
 from lightning_mm.results.files import write_samples
+from lightning_mm.results.pictures import find_pictures
 from tests.support.repository import REPOSITORY
 from tests.support.sweep_results import classified
 
@@ -39,6 +40,10 @@ def test_methods_and_seeds_that_were_run_apart(tmp_path: Path) -> None:
     folders = [write(result, tmp_path / str(place)) for place, result in enumerate((one, other, lora))]
     assert main(["merge", *folders, "--out", str(tmp_path / "out")]) == 0
     merged = read(tmp_path / "out")
+    drawn = find_pictures(tmp_path / "out", merged.modalities)
+    assert [(one.kind, one.combination) for one in drawn] == [
+        ("confusion", name) for name in ("rgb", "depth", "rgb+depth")
+    ]
     assert merged.methods == ["zero_fill", "adapted", "lora"]
     assert merged.seeds("adapted") == [0, 1]
     assert merged.value("lora", "rgb") == one.value("adapted", "rgb")

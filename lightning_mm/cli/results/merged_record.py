@@ -1,0 +1,36 @@
+"""The W&B run of a sweep that was run in shards, written when they are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_mm.cli.lightning.run import own_wandb_run
+from lightning_mm.results.pictures import Picture
+from lightning_mm.results.result import SweepResult
+from lightning_mm.tracking import OfflineFirstWandbLogger, log_result
+from lightning_mm.tracking.follow import link_sweep
+
+
+def log_shards(
+    result: SweepResult,
+    settings: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    heat_map: Path,
+    adapter: Path | None,
+) -> None:
+    """Log a merged sweep as the sweep of one process does.
+
+    Args:
+        result: The merged sweep, already saved to disk.
+        settings: Arguments of the logger in its configuration.
+        pictures: Files of its predictions.
+        heat_map: The file of its heat map.
+        adapter: The folder of the adapter that was swept.
+    """
+    with own_wandb_run():
+        logger = OfflineFirstWandbLogger(**settings)
+        logger.set_defaults(job_type="sweep")
+        link_sweep([logger], result.config.get("ckpt_path"))
+        log_result([logger], result, pictures, heat_map, adapter)
