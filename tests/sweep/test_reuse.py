@@ -124,7 +124,9 @@ def test_every_kind_of_adapter(kind: str, behind: bool) -> None:
     torch.manual_seed(0)
     network = every_kind.Network().eval()
     every_kind.trained_statistics(network)
-    where = {"exclude": ["encoders.*"]} if behind else {}
+    if behind and kind == "PredictedFeatures":
+        pytest.skip("it acts on encoders only")
+    where = {"exclude": ["encoders.*"]} if behind and "Predicted" not in kind else {}
     adapted = adapt(network, NAMES, every_kind.KINDS[kind](), example=((), every_kind.inputs(2)), **where)
     randomise(adapted.adapter)
     task = OutputTask(network, adapter=adapted.adapter)

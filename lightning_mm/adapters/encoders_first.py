@@ -1,0 +1,70 @@
+"""Run a network in two steps, for adapters that need the outputs of all encoders at once.
+
+An encoder of an absent modality may run before that of a present one. So the network first runs up to its last encoder,
+and then as a whole, where encoders return what they returned before. Nothing needs to be known of the network, and no
+encoder runs twice; what comes before or between the encoders does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from torch import nn
+
+from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.network.encoded import EncodersDone
+from lightning_mm.adapters.network.inputs import Call
+
+
+def run_encoders(call: AdapterCall, forward: Callable[..., Any], given: Call) -> None:
+    """Run the first step of a call, if it has one.
+
+    Args:
+        call: The running call.
+        forward: The ``forward`` of the network.
+        given: Its arguments.
+    """
+    if call.encoded is None:
+        return
+    with suppress(EncodersDone):
+        forward(*given[0], **given[1])
+    call.encoded.collecting = False
+    call.entered.clear()  # by modules around the last encoder
+    call.merged.clear()
+
+
+class EncodedForward:
+    """A replacement for the ``forward`` of an encoder; an object, so that it survives deepcopy and pickle.
+
+    Args:
+        encoder: The encoder.
+        name: Its name in the network.
+        current: Access to the running call of the adapter.
+    """
+
+    def __init__(self, encoder: nn.Module, name: str, current: Current) -> None:
+        self.encoder, self.name, self.current = encoder, name, current
+        self.own = vars(encoder).get("forward")  # set on the object
+        encoder.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.current.situation.call
+        encoded = None if call is None else call.encoded
+        if encoded is not None and not encoded.collecting:
+            for output in encoded.take(self.name):
+                return output
+        if self.own is not None:
+            output = self.own(*args, **kwargs)
+        else:
+            output = type(self.encoder).forward(self.encoder, *args, **kwargs)
+        if encoded is not None and encoded.collecting:
+            encoded.keep(self.name, output)
+        return output
+
+    def remove(self) -> None:
+        """Restore the ``forward`` of the encoder."""
+        vars(self.encoder).pop("forward", None)
+        if self.own is not None:
+            self.encoder.forward = self.own
