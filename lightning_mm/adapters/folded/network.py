@@ -156,10 +156,8 @@ def fold_network(
     proving = example if example is not None else adapter.example
     if prove and not complete and proving is not None and adapter.attached:
         originals = _layers(base, adapter)
-        changed = {site.name for site in copied.sites if copied.bank(site).at_layer} - {
-            site.name for site in copied.sites if bank_key(site.name) in kept
-        }
-        pairs = {site: (originals[site], module) for site, module in layers.items() if site in changed}
+        changed = [one.name for one in copied.sites if copied.bank(one).at_layer and bank_key(one.name) not in kept]
+        pairs = {site: (originals[site], layers[site]) for site in changed}
         Proof(base, adapter, available, proving, pairs).check(folded, name, given=example is not None)
     if example is not None:
         fold_constant_encoders(folded, name, example)

@@ -62,7 +62,7 @@ class PredictedFeaturesBank(Bank):
         encoded = call.encoded
         if encoded is None:
             return output
-        layout, batch = call.site.layout(output), len(encoded.available)
+        layout, batch = call.site.layout(output), encoded.available.shape[0]
         features = layout.channels_last(output, batch)
         with full_precision(output.device.type):
             if encoded.collecting:
@@ -98,14 +98,11 @@ class PredictedFeaturesBank(Bank):
             present = call.encoded.available[:, source].view(-1, *[1] * (code.ndim - 1))
             # no product with the mask: 0 * NaN is NaN
             total, count = total + torch.where(present, code @ up, 0.0), count + present.int()
-        change = self.bias.expand(len(features), 1, -1) if isinstance(total, float) else total / count.clamp(min=1)
+        change = self.bias.expand(features.shape[0], 1, -1) if isinstance(total, float) else total / count.clamp(min=1)
         change = change if isinstance(total, float) else change + self.bias
         return (
             change if change.ndim == features.ndim else change.view(*change.shape[:2], *[1] * (features.ndim - 3), -1)
         )
-
-    def fold(self, call: LayerCall) -> None:
-        raise LightningMMError("a prediction from other encoders is not a change of weights; keep the hooks instead")
 
 
 class PredictedFeatures(Kind):
