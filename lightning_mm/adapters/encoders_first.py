@@ -14,19 +14,32 @@ from typing import Any
 from torch import nn
 
 from lightning_mm.adapters.call import AdapterCall, Current
-from lightning_mm.adapters.network.encoded import EncodersDone
+from lightning_mm.adapters.network.encoded import Encoded, EncodersDone
 from lightning_mm.adapters.network.inputs import Call
 
 
-def run_encoders(call: AdapterCall, forward: Callable[..., Any], given: Call) -> None:
+def first_step(expected: int, call: AdapterCall, sure: bool) -> Encoded | None:
+    """Return what a first step collects; None if nothing needs it.
+
+    Args:
+        expected: Number of encoders whose outputs others need.
+        call: The running call.
+        sure: Whether the call has one even if no sample is known to lack a modality.
+    """
+    if not expected or call.available is None or (call.codes is None and not sure):
+        return None
+    return Encoded(call.available, expected)
+
+
+def run_encoders(call: AdapterCall, forward: Callable[..., Any] | None, given: Call) -> None:
     """Run the first step of a call, if it has one.
 
     Args:
         call: The running call.
-        forward: The ``forward`` of the network.
+        forward: The ``forward`` of the network; None if parts of the batch run apart, each with a first step.
         given: Its arguments.
     """
-    if call.encoded is None:
+    if call.encoded is None or forward is None:
         return
     with suppress(EncodersDone):
         forward(*given[0], **given[1])

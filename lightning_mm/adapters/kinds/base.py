@@ -14,6 +14,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import LayerCall
 from lightning_mm.adapters.layers.layout import Site
 from lightning_mm.adapters.layers.types import acts_as
@@ -101,6 +102,18 @@ class Kind:
     def bank(self, site: Site, rows: int) -> Bank:
         """Create a fresh bank for one layer."""
         raise NotImplementedError
+
+
+def parameters_at_once(banks: nn.Module, basis: Basis) -> int:
+    """Count the parameters of banks in the rows of the combination that uses the most rows."""
+    with_rows = shared = 0
+    for module in banks.modules():
+        own = sum(one.numel() for one in module.parameters(recurse=False))
+        if getattr(module, "has_rows", True):
+            with_rows += own
+        else:
+            shared += own
+    return basis.most_rows() * with_rows // len(basis.names) + shared
 
 
 def chosen_by_pattern(kind: Kind, network: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
