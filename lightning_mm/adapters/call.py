@@ -54,8 +54,10 @@ class AdapterCall:
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
+        if self.route is None or tracing():
+            return
         tables: list[Tensor] = [table for table in banks.parameters() if table.ndim == 2]
-        if not tables or self.route is None or tracing():
+        if not tables:
             return
         with full_precision(self.route.device.type):
             mixed = self.basis.mix(self.route, (torch.cat(tables, 1) if len(tables) > 1 else tables[0]).float())
