@@ -7,8 +7,9 @@ encoder runs twice; what comes before or between the encoders does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,24 @@ from torch import nn
 from lightning_mm.adapters.call import AdapterCall, Current
 from lightning_mm.adapters.network.encoded import Encoded, EncodersDone
 from lightning_mm.adapters.network.inputs import Call
+from lightning_mm.adapters.tracing import tracing
+
+_FIRST: ContextVar[bool] = ContextVar("lightning_mm_first_step", default=False)
+
+
+def will_run_again() -> bool:
+    """Return whether a module that runs now does so again in the second step, for those who record outputs."""
+    return _FIRST.get()
+
+
+@contextmanager
+def _repeated(value: bool) -> Iterator[None]:
+    token = None if tracing() else _FIRST.set(value)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _FIRST.reset(token)
 
 
 def first_step(expected: int, call: AdapterCall, sure: bool) -> Encoded | None:
@@ -41,7 +60,7 @@ def run_encoders(call: AdapterCall, forward: Callable[..., Any] | None, given: C
     """
     if call.encoded is None or forward is None:
         return
-    with suppress(EncodersDone):
+    with suppress(EncodersDone), _repeated(True):
         forward(*given[0], **given[1])
     call.encoded.collecting = False
     call.entered.clear()  # by modules around the last encoder
@@ -68,13 +87,17 @@ class EncodedForward:
         if encoded is not None and not encoded.collecting:
             for output in encoded.take(self.name):
                 return output
-        if self.own is not None:
-            output = self.own(*args, **kwargs)
-        else:
-            output = type(self.encoder).forward(self.encoder, *args, **kwargs)
-        if encoded is not None and encoded.collecting:
-            encoded.keep(self.name, output)
+        if encoded is None or not encoded.collecting:
+            return self._run(*args, **kwargs)
+        with _repeated(False):
+            output = self._run(*args, **kwargs)
+        encoded.keep(self.name, output)
         return output
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return type(self.encoder).forward(self.encoder, *args, **kwargs)
 
     def remove(self) -> None:
         """Restore the ``forward`` of the encoder."""

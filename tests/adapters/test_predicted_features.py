@@ -30,6 +30,7 @@ from lightning_mm.adapters import (
 from lightning_mm.errors import LightningMMError, NotApplicableError
 from lightning_mm.export import Runtime, export_adapted
 from lightning_mm.modalities import Modalities
+from lightning_mm.tasks.teacher.features import features_of, tapped
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise
 
@@ -275,6 +276,22 @@ def test_maps_and_tokens(aligned: bool) -> None:
     for row in range(2):
         one = {name: value[row : row + 1] for name, value in given.items()}
         torch.testing.assert_close(adapted(**one, available=masks[:1])[0], whole[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_may_teach_the_outputs_of_encoders() -> None:
+    """Taps of distillation see every layer once in a call, encoders with what was predicted."""
+    adapted, names = make(moved=False), ["encoders.a", "heads.a", "heads.c", "last"]
+    with adapted.adapter.every_row():
+        with tapped(adapted.base, names) as taps:
+            adapted(**inputs(), available=MASKS)
+        fresh = features_of(taps)
+        randomise(adapted.adapter)
+        with tapped(adapted.base, names) as taps:
+            adapted(**inputs(), available=MASKS)
+        found = features_of(taps)
+    assert {name: len(one) for name, one in found.items()} == dict.fromkeys(names, 1)
+    changed = (found["encoders.a"][0] != fresh["encoders.a"][0]).any(1)
+    assert torch.equal(changed, ~MASKS[:, 0])
 
 
 def test_it_learns_a_modality_that_another_one_determines() -> None:

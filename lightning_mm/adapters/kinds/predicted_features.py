@@ -115,7 +115,7 @@ class PredictedFeatures(Kind):
     :class:`Together`, other kinds use the basis as always. ``C (M R + 1) + R`` parameters for each encoder.
 
     The network runs in two steps: up to its last encoder, then as a whole; encoders run once. The task loss trains it;
-    no loss on features is needed.
+    ``distillation.layers`` of a task, with the names of the encoders, adds one on their outputs.
 
     Args:
         rank: R, the numbers that each encoder passes to the others.
