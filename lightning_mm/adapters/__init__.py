@@ -13,6 +13,7 @@ from lightning_mm.adapters.kinds.bottleneck import Bottleneck, BottleneckBank
 from lightning_mm.adapters.kinds.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.kinds.lora import LoRA, LoRABank
 from lightning_mm.adapters.kinds.norm_tuning import NormTuning, NormTuningBank
+from lightning_mm.adapters.kinds.predicted_features import PredictedFeatures, PredictedFeaturesBank
 from lightning_mm.adapters.kinds.prompts import PromptBank, PromptTokens
 from lightning_mm.adapters.kinds.ssf import SSF, ScaleOnly, ShiftOnly, SSFBank
 from lightning_mm.adapters.kinds.together import Together, TogetherBank
@@ -25,8 +26,8 @@ from lightning_mm.adapters.saving.folder import list_adapters
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
     "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
-    "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PromptBank",
-    "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together", "TogetherBank", "adapt",
-    "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load", "place",
-    "refit_batch_norm", "sensitivity", "sensitivity_table",
+    "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PredictedFeatures",
+    "PredictedFeaturesBank", "PromptBank", "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together",
+    "TogetherBank", "adapt", "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load",
+    "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
 ]  # fmt: skip

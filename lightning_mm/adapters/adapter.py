@@ -20,9 +20,10 @@ from torch.utils.hooks import RemovableHandle
 from lightning_mm.adapters.absent_rows import incomplete_codes
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, Watch
+from lightning_mm.adapters.encoders_first import EncodedForward, first_step, run_encoders
 from lightning_mm.adapters.grouped import GroupedForward
-from lightning_mm.adapters.hooks import NetworkHook, register_hooks
-from lightning_mm.adapters.kinds.base import Bank, Kind
+from lightning_mm.adapters.hooks import NetworkHook, predictions, register_hooks
+from lightning_mm.adapters.kinds.base import Bank, Kind, parameters_at_once
 from lightning_mm.adapters.layers.half import HALF, moved
 from lightning_mm.adapters.layers.in_place import invertible_banks
 from lightning_mm.adapters.layers.layout import Site
@@ -92,7 +93,7 @@ class Adapter(nn.Module):
         self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | EncodedForward] = []
         self._base: FrozenState | None = None
         self._available_path: InputPath | None = None
 
@@ -102,8 +103,7 @@ class Adapter(nn.Module):
 
     def parameters_per_combination(self, bank: nn.Module | None = None) -> int:
         """Count the parameters, of all banks or of one, in the rows of the combination that uses the most rows."""
-        numbers = sum(one.numel() for one in (bank or self.banks).parameters())
-        return self.basis.most_rows() * numbers // len(self.basis.names)
+        return parameters_at_once(bank or self.banks, self.basis)
 
     def summary(self) -> str:
         """Describe in a few lines what is adapted, and what is left out and why."""
@@ -144,6 +144,7 @@ class Adapter(nn.Module):
         self._available_path = parameter_path(network, "available")
         encoders = {name: self.modalities.index(modality) for modality, name in self.encoders.items()}
         banks = [(site, self.bank(site)) for site in self.sites]
+        self._predictions = len(predictions(banks))  # these need the outputs of all encoders
         self._handles = register_hooks(network, self.current, self.basis, self.prepare, encoders, banks, self.fill)
         if grouped is not None:
             network.forward = grouped
@@ -224,6 +225,7 @@ class Adapter(nn.Module):
         call = fill_absent(call, available, self.fill, self.paths)
         assert situation.call is not None
         self.begin(situation.call, available)
+        run_encoders(situation.call, None if self.grouped else network.forward, call)
         return call
 
     def check(self, available: Tensor, call: Call) -> Bool[Tensor, "batch modality"]:
@@ -242,10 +244,10 @@ class Adapter(nn.Module):
             return  # nothing to modulate, and the check is cheap
         # in grouped mode all samples have one combination, so they share one row of coefficients
         call.route = self.basis.route(available[:1] if self.grouped else available)
-        if eager:
-            call.mix_ahead(self.banks)
-            if call.grad_enabled:
-                call.invertible = invertible_banks(self.banks, self.basis.rows_at_once())
+        call.encoded = first_step(self._predictions, call, sure=not eager or not situation.merges)
+        call.mix_ahead(self.banks)
+        if eager and call.grad_enabled:
+            call.invertible = invertible_banks(self.banks, self.basis.rows_at_once())
 
 
 def bank_key(name: str) -> str:

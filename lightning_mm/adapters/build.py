@@ -70,7 +70,15 @@ def build_adapter(
     _refuse_lazy(network)
     paths = locate_inputs(network, modalities, inputs, example)
     given = example_of(network, example, paths, fill is not None)
-    details, reasons, explicit, on_purpose = _choose(network, kind, targets, exclude)
+    if encoders and fill is None:
+        raise LightningMMError(
+            "`encoders` needs a fill: without one, samples that lack a modality still differ in that input; "
+            "pass a fill, or leave out `encoders`"
+        )
+    with quiet(network):
+        found_encoders = find_encoders(network, modalities, encoders if fill else {}, paths, given)
+    every, refused = kind.choose_encoders(network, modalities, found_encoders)
+    details, reasons, explicit, on_purpose = _choose(network, kind, every, refused, targets, exclude)
     channels = {name: about["channel_axis"] for name, about in details.items() if "channel_axis" in about}
     modules = {name: network.get_submodule(name) for name in details}
     found, unroutable = probe(network, modules, given, grouped, channels)
@@ -90,13 +98,6 @@ def build_adapter(
             f"layer; remove it from {type(kind).__name__}, or name layers for it"
         )
     _warn_of_batch_statistics(network)
-    if encoders and fill is None:
-        raise LightningMMError(
-            "`encoders` needs a fill: without one, samples that lack a modality still differ in that input; "
-            "pass a fill, or leave out `encoders`"
-        )
-    with quiet(network):
-        found_encoders = find_encoders(network, modalities, encoders if fill else {}, paths, given)
     # copies, since a basis is bound to its modalities and one object may be passed to several adapters
     kind, basis, fill = copy.deepcopy((kind, basis or OneHot(), fill))
     following = _modules_for_training(network, given)
@@ -109,13 +110,17 @@ def build_adapter(
 
 
 def _choose(
-    network: nn.Module, kind: Kind, targets: Sequence[str] | None, exclude: Sequence[str]
+    network: nn.Module,
+    kind: Kind,
+    every: dict[str, dict[str, Any]],
+    refused: dict[str, str],
+    targets: Sequence[str] | None,
+    exclude: Sequence[str],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str], dict[str, str]]:
     """Return details of the layers to adapt, the reasons to leave out others, and the names given literally.
 
     The last item holds the reasons for layers that are left out on purpose and without a warning.
     """
-    every, refused = kind.choose(network)
     all_names = dict(network.named_modules())
     for pattern in (*(targets or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in all_names):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.layers.layout import Site
+from lightning_mm.adapters.network.encoded import Encoded
 from lightning_mm.adapters.tracing import full_precision, tracing
 from lightning_mm.errors import LightningMMError
 
@@ -49,11 +50,14 @@ class AdapterCall:
         self.entered: list[LayerCall] = []  # layers that are between their two hooks
         self.merged: list[Any] = []  # running encoders, see absent_rows
         self.mixed: dict[int, Tensor] = {}
+        self.encoded: Encoded | None = None  # outputs of encoders, for banks that need them all
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
+        if self.route is None or tracing():
+            return
         tables: list[Tensor] = [table for table in banks.parameters() if table.ndim == 2]
-        if not tables or self.route is None or tracing():
+        if not tables:
             return
         with full_precision(self.route.device.type):
             mixed = self.basis.mix(self.route, (torch.cat(tables, 1) if len(tables) > 1 else tables[0]).float())
@@ -91,6 +95,11 @@ class LayerCall:
         self._call, self.site, self.module = call, site, module
         self.args, self.kwargs = self.given = args, kwargs or {}
         self.basis, self.route, self.in_place = call.basis, call.route, False
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The outputs of the encoders in this call; None if nothing needs them."""
+        return self._call.encoded
 
     @property
     def input(self) -> Any:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_mm.adapters.call import AdapterCall, Current
+from lightning_mm.adapters.encoders_first import run_encoders
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.adapters.tracing import tracing
 from lightning_mm.errors import LightningMMError
@@ -71,6 +73,7 @@ class GroupedForward:
             self.current.begin(one)
             try:
                 self.begin(one, available[rows])
+                run_encoders(one, partial(forward, self.network), part)
                 outputs.append(forward(self.network, *part[0], **part[1]))
             finally:
                 self.current.end()

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, LayerCall
+from lightning_mm.adapters.encoders_first import EncodedForward
 from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.in_place import may_overwrite
 from lightning_mm.adapters.layers.layout import Site
@@ -29,7 +30,7 @@ def register_hooks(
     encoders: Mapping[str, int],
     banks: Sequence[tuple[Site, Bank]],
     fill: nn.Module | None = None,
-) -> list[RemovableHandle]:
+) -> list[RemovableHandle | EncodedForward]:
     """Register the hooks of an adapter on a network.
 
     Args:
@@ -45,7 +46,7 @@ def register_hooks(
         Handles to remove the hooks with.
     """
     modules, absent = dict(network.named_modules()), {name: AbsentRows(current, at) for name, at in encoders.items()}
-    handles = [
+    handles: list[RemovableHandle | EncodedForward] = [
         network.register_forward_pre_hook(OpenHook(current, basis), prepend=True),
         network.register_forward_pre_hook(NetworkHook(prepare), with_kwargs=True),
     ]
@@ -53,13 +54,34 @@ def register_hooks(
         handles.append(modules[name].register_forward_pre_hook(rows.enter, with_kwargs=True))
     for site, bank in banks:
         module = modules[site.name]
+        if not bank.at_layer:
+            continue
         if bank.changes_input:
             handles.append(module.register_forward_pre_hook(EntryHook(current, site, bank), with_kwargs=True))
         handles.append(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
     for name, rows in absent.items():
         handles.append(modules[name].register_forward_hook(rows.leave, with_kwargs=True, always_call=True))
+    handles += register_predictions(modules, current, banks)
     parts = [*(bank for _, bank in banks), basis, *([] if fill is None else [fill])]
     return [*handles, network.register_forward_hook(EndHook(current, parts), always_call=True)]
+
+
+def register_predictions(
+    modules: Mapping[str, nn.Module], current: Current, banks: Sequence[tuple[Site, Bank]]
+) -> list[RemovableHandle | EncodedForward]:
+    """Register the hooks of the banks that act on the outputs of encoders, see ``Bank.behind_encoder``."""
+    handles: list[RemovableHandle | EncodedForward] = []
+    for site, bank in predictions(banks):
+        module = modules[site.name]
+        handles.append(EncodedForward(module, site.name, current))
+        handles.append(module.register_forward_hook(SiteHook(current, site, bank), with_kwargs=True))
+    return handles
+
+
+def predictions(banks: Sequence[tuple[Site, Bank]]) -> list[tuple[Site, Bank]]:
+    """Return the banks that act on the outputs of encoders for all samples, also those inside of other banks."""
+    found = ((site, one) for site, bank in banks for one in bank.modules())
+    return [(site, one) for site, one in found if isinstance(one, Bank) and one.behind_encoder]
 
 
 class OpenHook:

@@ -122,12 +122,15 @@ class Reusing(Replacement):
 
 @contextmanager
 def replaced_forwards(modules: Iterable[nn.Module], make: Callable[[nn.Module], Replacement]) -> Iterator[None]:
-    """Set another ``forward`` on modules that have that of their class."""
+    """Set another ``forward`` on modules for a while."""
     with ExitStack() as stack:
         for module in modules:
-            made = make(module)
+            made, before = make(module), vars(module).get("forward")
             vars(module)["forward"] = made
-            stack.callback(vars(module).pop, "forward", None)
+            if before is None:
+                stack.callback(vars(module).pop, "forward", None)
+            else:
+                stack.callback(vars(module).update, forward=before)
         yield
 
 

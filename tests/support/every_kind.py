@@ -22,6 +22,7 @@ from lightning_mm.adapters import (
     NormTuning,
     OneHot,
     Pairwise,
+    PredictedFeatures,
     PromptTokens,
     ScaleOnly,
     Shared,
@@ -46,6 +47,8 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "PromptTokens": lambda: PromptTokens(2),
     "Together": lambda: Together([SSF(), LoRA(2), PromptTokens(1)]),
     "BatchNormSSF": BatchNormSSF,
+    "PredictedFeatures": PredictedFeatures,
+    "SSF + PredictedFeatures": lambda: Together([SSF(), PredictedFeatures(2)]),
 }
 BASES: dict[str, Callable[[], Basis]] = {
     "OneHot": OneHot,

@@ -99,7 +99,7 @@ def adapted_layers(network: nn.Module, banks: dict[str, nn.Module]) -> dict[str,
 
     A layer that was wrapped after adapting, e.g. by ``torch.compile``, is found in its wrapper.
     """
-    names = {id(bank): name for name, bank in banks.items()}
+    names = {id(one): name for name, bank in banks.items() for one in bank.modules()}
     return {
         names[id(hook.bank)]: module
         for module in network.modules()

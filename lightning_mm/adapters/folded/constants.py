@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_mm.adapters.hooks import SiteHook
 from lightning_mm.adapters.network.encoders import same_tensors
 from lightning_mm.adapters.network.inputs import Call
 from lightning_mm.errors import LightningMMError
@@ -109,6 +110,8 @@ def fold_constant_encoders(
     if not encoders:
         return []
     seen: dict[str, tuple[Any, Any]] = {}
+    # a prediction from other encoders is no part of the constant
+    predictions = {module: _without_predictions(module) for module in encoders.values()}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -142,4 +145,14 @@ def fold_constant_encoders(
             f"the encoders of {', '.join(seen)} cannot be constants: their outputs differ between calls; "
             "fold without `example`"
         )
+    for module, hooks in predictions.items():
+        module._forward_hooks.update(hooks)
     return list(seen)
+
+
+def _without_predictions(module: nn.Module) -> dict[int, Any]:
+    """Take the hooks of the adapter off an encoder and return them."""
+    hooks = {key: hook for key, hook in module._forward_hooks.items() if isinstance(hook, SiteHook)}
+    for key in hooks:
+        del module._forward_hooks[key]
+    return hooks

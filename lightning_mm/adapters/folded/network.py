@@ -16,7 +16,9 @@ from lightning_mm.adapters.adapter import Adapter, bank_key
 from lightning_mm.adapters.call import AdapterCall, LayerCall
 from lightning_mm.adapters.folded.at_output import AtOutput, Places, adapted_layers
 from lightning_mm.adapters.folded.constants import OneRowForward, fold_constant_encoders
+from lightning_mm.adapters.folded.predictions import Predictions
 from lightning_mm.adapters.folded.proof import Proof
+from lightning_mm.adapters.hooks import predictions
 from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.fold import refuse_parametrised
 from lightning_mm.adapters.layers.half import HALF
@@ -40,6 +42,7 @@ class Folded(nn.Module):
         fill: Placeholder for absent inputs; with None inputs are not changed.
         paths: Path to the input of each modality in a call.
         at_output: Adapters of layers whose weights could not hold them.
+        predictions: Banks that predict the outputs of encoders.
     """
 
     available: Bool[Tensor, " modality"]
@@ -52,6 +55,7 @@ class Folded(nn.Module):
         fill: Fill | None,
         paths: Mapping[str, InputPath],
         at_output: Mapping[str, AtOutput] = MappingProxyType({}),
+        predictions: Predictions | None = None,
     ) -> None:
         super().__init__()
         self.network, self.combination, self.fill, self.paths = network, combination, fill, dict(paths)
@@ -60,6 +64,7 @@ class Folded(nn.Module):
         self.present = available.tolist()
         if at_output:
             self.at_output = nn.ModuleDict(at_output).requires_grad_(False)
+        self.predictions = predictions
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +82,8 @@ class Folded(nn.Module):
                 call = path.put(call, self.fill(name, values[name], none_available))
         if self.available_path is not None:
             call = self.available_path.put(call, self.available.expand(size, -1))
+        if self.predictions is not None:
+            return self.predictions.run(self.network, call, size)
         return self.network(*call[0], **call[1])
 
     def train(self, mode: bool = True) -> Folded:
@@ -120,6 +127,8 @@ def fold_network(
         half = next((one.dtype for one in network.parameters() if one.dtype in HALF), None)
         for site in copied.sites:
             bank, module = copied.bank(site), layers[site.name]
+            if not bank.at_layer:
+                continue
             cause = _check(network, site, bank, module)
             if cause is None:
                 holder = weight_holder(module)
@@ -140,11 +149,15 @@ def fold_network(
         if modality not in adapter.modalities.parse(name):
             module = network.get_submodule(encoder)
             module.forward = OneRowForward(module, modality)
-    folded = Folded(network, name, available, copied.fill, copied.paths, kept)
+    banks = [] if complete else predictions([(site, copied.bank(site)) for site in copied.sites])
+    fixed = [one for modality, one in copied.encoders.items() if modality not in adapter.modalities.parse(name)]
+    predicted = Predictions(network, banks, copied.basis, available, fixed) if banks else None
+    folded = Folded(network, name, available, copied.fill, copied.paths, kept, predicted)
     proving = example if example is not None else adapter.example
     if prove and not complete and proving is not None and adapter.attached:
         originals = _layers(base, adapter)
-        pairs = {site: (originals[site], module) for site, module in layers.items() if bank_key(site) not in kept}
+        changed = [one.name for one in copied.sites if copied.bank(one).at_layer and bank_key(one.name) not in kept]
+        pairs = {site: (originals[site], layers[site]) for site in changed}
         Proof(base, adapter, available, proving, pairs).check(folded, name, given=example is not None)
     if example is not None:
         fold_constant_encoders(folded, name, example)

@@ -30,11 +30,16 @@ class TogetherBank(Bank):
         super().__init__()
         self.banks = nn.ModuleDict({str(place): bank for place, bank in banks.items()})
         self.changes_input = any(bank.changes_input for bank in banks.values())
-        self.foldable = all(bank.foldable for bank in banks.values())
+        self.foldable = all(bank.foldable for bank in banks.values() if bank.at_layer)
+
+    @property
+    def at_layer(self) -> bool:
+        return bool(self.in_order())
 
     def in_order(self) -> list[Bank]:
-        """Return the banks in the order in which they act: first those that read the input of the layer."""
+        """Return the banks at the layer in the order in which they act: first those that read its input."""
         banks = [cast(Bank, bank) for bank in self.banks.values()]
+        banks = [bank for bank in banks if bank.at_layer]
         return sorted(banks, key=lambda bank: not bank.needs_input)
 
     def enter(self, call: LayerCall) -> Call:
@@ -74,7 +79,12 @@ class Together(Kind):
         self.targets = tuple(dict.fromkeys(target for kind in kinds for target in kind.targets))
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        chosen, refused = zip(*(kind.choose(network) for kind in self.kinds))
+        return self.choose_encoders(network, (), {})
+
+    def choose_encoders(
+        self, network: nn.Module, modalities: Sequence[str], encoders: Mapping[str, str]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        chosen, refused = zip(*(kind.choose_encoders(network, modalities, encoders) for kind in self.kinds))
         details: dict[str, dict[str, Any]] = {
             name: {"kinds": [layers.get(name) for layers in chosen]}
             for name, _ in network.named_modules()

@@ -43,7 +43,7 @@ def probe(
     modules: Mapping[str, nn.Module],
     example: Example,
     grouped: bool = False,
-    channels: Mapping[str, int] = MappingProxyType({}),
+    channels: Mapping[str, int | Mapping[int, int]] = MappingProxyType({}),
 ) -> tuple[dict[str, Site], dict[str, str]]:
     """Run the example and describe the outputs of ``modules``.
 
@@ -52,7 +52,8 @@ def probe(
         modules: Name to submodule of the network.
         example: A typical call.
         grouped: Whether the network runs on one combination at a time, so that the batch axis does not matter.
-        channels: Channel axes that are already known, by module name; negative ones count from the last axis.
+        channels: Channel axes that are already known, by module name; negative ones count from the last axis. One for
+            all outputs, or one for each number of axes.
 
     Returns:
         The sites that can be adapted, and for the other modules the reason why not.
@@ -124,7 +125,7 @@ def _shapes(
     modules: Mapping[str, nn.Module],
     example: Example,
     seen: _Seen | None = None,
-    channels: Mapping[str, int] = MappingProxyType({}),
+    channels: Mapping[str, int | Mapping[int, int]] = MappingProxyType({}),
 ) -> dict[str, list[tuple[int, ...]]]:
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
     outputs = Outputs()
@@ -139,7 +140,10 @@ def _shapes(
         if len(shape) in axes:
             return
         if name in channels:
-            axes[len(shape)] = (channels[name] % len(shape), shape[channels[name]])
+            known = channels[name]
+            at = known.get(len(shape)) if isinstance(known, Mapping) else known
+            if at is not None:
+                axes[len(shape)] = (at % len(shape), shape[at])
             return
         axis = _channel_axis(module, args, kwargs, output)
         if axis is not None:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_mm.adapters.encoders_first import will_run_again
 from lightning_mm.errors import LightningMMError
 
 Features = dict[str, list[Tensor]]
@@ -30,6 +31,8 @@ class FeatureTap:
         self.features: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if will_run_again():
+            return
         first = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(first, Tensor) or not first.is_floating_point():
             came = first.dtype if isinstance(first, Tensor) else type(first).__name__
