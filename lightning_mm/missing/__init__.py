@@ -1,5 +1,6 @@
 """Policies that draw which modalities are available, and fills, which are placeholders for absent ones."""
 
+from lightning_mm.missing.csv_table import CsvTable
 from lightning_mm.missing.feature_file import EncoderFeatures, read_features, save_features
 from lightning_mm.missing.feature_fills import FeatureFill, FeatureMean, FeatureRegression, FeatureRetrieval
 from lightning_mm.missing.fills import (
@@ -23,14 +24,15 @@ from lightning_mm.missing.policies import (
     RotatingCombinations,
     UniformCombinations,
 )
+from lightning_mm.missing.rates import MissingRates
 from lightning_mm.missing.shares import ExactShare, PairedShare
 from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Complete", "Constant", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
+    "Complete", "Constant", "CsvTable", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
     "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
-    "MeanInput", "MissingnessPolicy", "Noise", "PairedShare", "PerModality", "RotatingCombinations", "SavedTable",
-    "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
-    "save_features", "save_mean_inputs", "save_table",
+    "MeanInput", "MissingRates", "MissingnessPolicy", "Noise", "PairedShare", "PerModality", "RotatingCombinations",
+    "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs",
+    "read_features", "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip
