@@ -57,7 +57,7 @@ TINY_STREAM = "{class_path: tests.support.cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
     "scenes": {"data.dataset.init_args.size": 32, "data.dataset.init_args.test_length": 8},
     "ombria": {"data.dataset.init_args.size": 32},
-    "ms_lesions": {"data.dataset.init_args.size": 32},
+    "ms_lesions": {"data.dataset.init_args.size": 48},
     "utd_mhad": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},

@@ -305,9 +305,9 @@ def test_files_that_a_table_hides_may_be_deleted(tmp_path: Path) -> None:
         exists = table.draw(Modalities(names), range(len(train)), epoch=0, seed=0)
         assert not exists.all()
         if deleted:
-            for row, tile in enumerate(train.names):
+            for row, files in enumerate(train._files):
                 for column, name in enumerate(names):
-                    for file in [] if exists[row, column] else train.modality_files(tile)[name]:
+                    for file in [] if exists[row, column] else files[name]:
                         file.unlink()
         torch.manual_seed(0)
         network = UniversalSegmenter(Ombria.channels, 2, size=8, cell=4, widths=[4, 6])
