@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from lightning_mm.data.datasets.ravdess_features import RavdessFeatures
     from lightning_mm.data.datasets.scenes import Scenes
     from lightning_mm.data.datasets.utd_mhad import UtdMhad
+    from lightning_mm.data.datasets.volumes.brats import BraTS
     from lightning_mm.data.module import ModalityDropoutDataModule
 
 __all__ = [
-    "AVDigits", "Augmentation", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips", "Dihedral",
-    "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
-    "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria", "RandomCrop",
-    "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad", "WarpSequences",
+    "AVDigits", "Augmentation", "BraTS", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips",
+    "Dihedral", "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS",
+    "MFNet", "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria",
+    "RandomCrop", "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad",
+    "WarpSequences",
 ]  # fmt: skip
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "datasets.ravdess_features": "RavdessFeatures",
     "datasets.scenes": "Scenes",
     "datasets.utd_mhad": "UtdMhad",
+    "datasets.volumes.brats": "BraTS",
     "module": "ModalityDropoutDataModule",
 }
 """Module to the names that come from it."""

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_mm.data import CmuMosei, CmuMosi, Food101, MCubeS, MFNet, NtuRgbd, NYUDv2
 from tests.support.fake import (
     av_digits,
+    brats,
     cmu_mosi,
     easy_vqa,
     food101,
@@ -55,6 +56,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "cmu_mosi": cmu_mosi.write,
     "cmu_mosei": lambda root: cmu_mosi.write(root, kind=CmuMosei),
     "food101": food101.write,
+    "brats": lambda root: brats.write(root, listed=True),
 }
 
 FETCHED: dict[str, Any] = {

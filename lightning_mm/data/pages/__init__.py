@@ -13,8 +13,9 @@ from lightning_mm.data.pages.nyudv2 import NYUDV2
 from lightning_mm.data.pages.ombria import OMBRIA
 from lightning_mm.data.pages.ravdess_features import RAVDESS_FEATURES
 from lightning_mm.data.pages.utd_mhad import UTD_MHAD
+from lightning_mm.data.pages.volumes.brats import BRATS
 
 PAGES = (
-    *(CMU_MOSEI, CMU_MOSI, EASY_VQA, FOOD101, AV_DIGITS, MCUBES, MFNET, MOSI_FEATURES, MS_LESIONS, NTU_RGBD, NYUDV2),
-    *(OMBRIA, RAVDESS_FEATURES, UTD_MHAD),
+    *(BRATS, CMU_MOSEI, CMU_MOSI, EASY_VQA, FOOD101, AV_DIGITS, MCUBES, MFNET, MOSI_FEATURES, MS_LESIONS, NTU_RGBD),
+    *(NYUDV2, OMBRIA, RAVDESS_FEATURES, UTD_MHAD),
 )
