@@ -9,8 +9,9 @@ from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
 from lightning_mm.tasks.single_branch.task import SingleBranchTask
 from lightning_mm.tasks.teacher.distillation import Distillation
+from lightning_mm.tasks.universal.task import UniversalTask
 
 __all__ = [
     "BaseTask", "ClassificationTask", "Distillation", "EmbeddingPredictionTask", "SemanticSegmentationTask",
-    "SentimentTask", "SingleBranchTask", "VisualQuestionAnsweringTask", "WarmupPolynomial",
+    "SentimentTask", "SingleBranchTask", "UniversalTask", "VisualQuestionAnsweringTask", "WarmupPolynomial",
 ]  # fmt: skip

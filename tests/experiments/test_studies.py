@@ -25,7 +25,7 @@ def repeats(method: str, named: list[str]) -> bool:
 
 
 def methods_of(path: Path) -> list[str]:
-    named = [one.name for one in read_study(path).methods if one.name != BASE]
+    named = [one.name for one in read_study(path).methods if one.swept]
     return [method for method in named if not repeats(method, named)]
 
 
@@ -46,7 +46,7 @@ SHARES = shared_out(STUDIES)
 
 
 def test_shares_of_the_studies() -> None:
-    every = {one.name for path in STUDIES for one in read_study(path).methods}
+    every = {one.name for path in STUDIES for one in read_study(path).methods if one.swept}
     run = {method for methods in SHARES.values() for method in methods}
     assert all(method.endswith(BASES) and method.rpartition("_")[0] in run for method in every - run - {BASE})
     assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
