@@ -41,7 +41,17 @@ QUICK = ("scenes", "av_digits", "mosi", "easy_vqa", "cmu_mosi", "mfnet", "ntu_rg
 SLOW = (
     *(
         f"{family}/ssf.yaml"
-        for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "ravdess", "utd_mhad")
+        for family in (
+            "brats",
+            "cmu_mosei",
+            "iemocap",
+            "mcubes",
+            "ms_lesions",
+            "nyudv2",
+            "ombria",
+            "ravdess",
+            "utd_mhad",
+        )
     ),
     *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
     *("av_digits/single_branch.yaml", "utd_mhad/single_branch.yaml"),

@@ -16,10 +16,11 @@ train.txt  val.txt  test.txt  (names of patients, one a line; optional)
     notes="""\
 Labels in the files: 1 necrotic core, 2 oedema, 4 (2023 and later: 3) enhancing tumour. Published figures are Dice of
 the whole tumour (1+2+4), its core (1+4) and the enhancing part (4), means over patients; an enhancing prediction of
-fewer than 500 voxels is often removed. Name the year, the split and whether you removed: the official validation patients
-have no public labels and are another split than those cut from the training patients. Published splits [recalled]:
-199/29/57 (2018), 219/50/100 (2020). In the 2020 data the labels of patient 355 have another name, W39_..._Segm.nii:
-rename them to BraTS20_Training_355_seg.nii. Tables of what exists in training: lightning_mm.missing.CsvTable.""",
+fewer than 500 voxels is often removed. Name the year, the split and whether you removed: the official validation
+patients have no public labels and are another split than those cut from the training patients. Published splits
+[recalled]: 199/29/57 (2018), 219/50/100 (2020). In the 2020 data the labels of patient 355 have another name
+[recalled], W39_1998.09.19_Segm.nii: rename them to BraTS20_Training_355_seg.nii. Tables of what exists in training:
+lightning_mm.missing.CsvTable.""",
     modalities=("flair", "t1ce", "t1", "t2"),
     class_names=("background", "necrotic", "oedema", "enhancing"),
 )
