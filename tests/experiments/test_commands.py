@@ -44,6 +44,7 @@ SLOW = (
         for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "ravdess", "utd_mhad")
     ),
     *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
+    *("brats/ssf.yaml", "iemocap/ssf.yaml"),
     *("av_digits/single_branch.yaml", "utd_mhad/single_branch.yaml"),
     *("food101/prompts.yaml", "food101/eta_70.yaml", "food101/lose_image.yaml"),
 )

@@ -18,7 +18,15 @@ from torch.utils.data import Dataset
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
 from lightning_mm.data.pages.ms_lesions import MS_LESIONS
-from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
+from lightning_mm.data.readers.arrays import (
+    BOOLEANS,
+    INTEGERS,
+    NUMBERS,
+    STRINGS,
+    check_labels,
+    fit_about_centre,
+    read_npz,
+)
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
@@ -132,10 +140,11 @@ class MsLesions(Dataset[dict[str, Any]]):
             arrays = _read(self.root / _file(patient))
             rows = self._rows(arrays["z"])
             exists = np.ones(arrays["image"].shape[:2], dtype=bool)
-            for name, has in observed.items():
-                exists[rows, list(self.channels).index(name)] = has[len(slices) : len(slices) + len(rows)]
-            images.append(_fit(_normalise(arrays["image"], exists)[rows], self.size))
-            masks.append(_fit(arrays["mask"][rows], self.size))
+            for column, name in enumerate(self.channels):
+                if name in observed:
+                    exists[rows, column] = observed[name][len(slices) : len(slices) + len(rows)]
+            images.append(fit_about_centre(_normalise(arrays["image"], exists)[rows], (self.size, self.size)))
+            masks.append(fit_about_centre(arrays["mask"][rows], (self.size, self.size)))
             slices += [(patient, int(z)) for z in arrays["z"][rows]]
         self._images, self._masks = np.concatenate(images), np.concatenate(masks)
         self.slices: tuple[tuple[str, int], ...] = tuple(slices)
@@ -193,18 +202,3 @@ def _normalise(image: Array, exists: Array) -> Array:
         if values.size:
             normalised[:, k][brain] = (values - values.mean()) / (values.std() or 1.0)
     return normalised
-
-
-def _fit(image: Array, size: int) -> Array:
-    """Pad with 0 or crop the last two axes about their centre to ``size`` each."""
-    fitted = np.zeros((*image.shape[:-2], size, size), dtype=image.dtype)
-    kept, placed = zip(*(_overlap(side, size) for side in image.shape[-2:]))
-    fitted[(..., *placed)] = image[(..., *kept)]
-    return fitted
-
-
-def _overlap(side: int, size: int) -> tuple[slice, slice]:
-    """Say what is kept of an axis, and where it is placed, when ``side`` entries become ``size`` about their centre."""
-    length = min(side, size)
-    kept, placed = (side - length) // 2, (size - length) // 2
-    return slice(kept, kept + length), slice(placed, placed + length)
