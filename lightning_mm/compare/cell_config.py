@@ -44,7 +44,7 @@ def recast(stack: Sequence[Path], classes: Mapping[str, Any] | None) -> Iterator
     Args:
         stack: Config files; those that name no class of a network stay as they are.
         classes: ``task`` and ``network``: the classes; ``of``: the class of the task in the files; ``keep``: which
-            arguments of the network stay. None changes nothing.
+            arguments of the network stay, ``also``: which others do if they are there. None changes nothing.
 
     Raises:
         NotApplicableError: If the files are for another task, or their network lacks an argument that stays.
@@ -85,7 +85,9 @@ def _recast(task: Any, classes: Mapping[str, Any], path: Path) -> bool:
     task["class_path"] = classes["task"]
     arguments["model"] = {
         "class_path": classes["network"],
-        "init_args": {key: value for key, value in given.items() if key in classes["keep"]},
+        "init_args": {
+            key: value for key, value in given.items() if key in (*classes["keep"], *classes.get("also", ()))
+        },
     }
     return True
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lightning_mm.compare.recipes import BASE, FillFile
+from lightning_mm.compare.recipes import FillFile
 from lightning_mm.compare.study import Method, Study
 from lightning_mm.version import __version__
 
@@ -99,7 +99,7 @@ class Plan:
         If the study validates, also those of all methods with one network for all combinations.
         """
         if method.tuned is None:
-            checked = self.study.validate and method.name != BASE and not method.recipe.each
+            checked = self.study.validate and method.swept and not method.recipe.each
             return self.sweeps(method, seed, None, "val") if checked else []
         if seed not in (method.tune_seeds or self.study.seeds):
             return []
@@ -107,7 +107,7 @@ class Plan:
 
     def tests(self, method: Method, value: Any) -> list[Step]:
         """Sweeps of the test split, for all seeds."""
-        if method.name == BASE:
+        if not method.swept:
             return [self.fit(method, None, seed, None) for seed in self.study.seeds]
         return [step for seed in self.study.seeds for step in self.sweeps(method, seed, value, "test")]
 
@@ -151,7 +151,7 @@ class Plan:
             needs.append(self.fit(start, None, seed, None))
             if recipe.trains:
                 overrides["model.init_args.base_ckpt"] = str(needs[0].folder / CHECKPOINT)
-        patch: dict[str, Any] = {"callbacks": list(recipe.callbacks), "init_args": dict(method.callbacks)}
+        patch: dict[str, Any] = {"callbacks": list(recipe.callbacks), "init_args": method.arguments}
         for key in ("train_policy", "val_policy"):
             if getattr(recipe, key) is not None:
                 patch[key] = getattr(recipe, key)

@@ -38,6 +38,8 @@ class Recipe:
         overlay: Whether the study must give a config file that defines the method.
         classes: Other classes of task and network than those of the config, see
             :func:`lightning_mm.compare.cell_config.recast`.
+        arguments: Arguments of callbacks in the config, by the callback's class; those of a study win over them.
+        swept: Whether its network is a row of the table; else others start from it, and it is no use by itself.
     """
 
     what: str
@@ -53,6 +55,8 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     overlay: bool = False
     classes: Mapping[str, Any] | None = None
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    swept: bool = True
 
 
 def _missing(name: str, **init_args: Any) -> dict[str, Any]:
@@ -68,6 +72,14 @@ _PREDICTION = {
     "task": "lightning_mm.tasks.EmbeddingPredictionTask",
     "network": "lightning_mm.models.EmbeddingPrediction",
     "keep": ("encoders", "num_classes"),
+}
+
+_UNIVERSAL = {
+    "of": "SemanticSegmentationTask",
+    "task": "lightning_mm.tasks.UniversalTask",
+    "network": "lightning_mm.models.UniversalSegmenter",
+    "keep": ("channels", "num_classes"),
+    "also": ("widths", "head_width"),
 }
 
 RECIPES: dict[str, Recipe] = {
@@ -121,6 +133,21 @@ RECIPES: dict[str, Recipe] = {
         start="unimodal",
         val_policy=_missing("RotatingCombinations", include_full=False),
         classes=_PREDICTION,
+    ),
+    "autoencoder": Recipe(
+        "reconstructs what is hidden of the modalities that a sample has",
+        start=None,
+        val_policy=_missing("RotatingCombinations", include_full=False),
+        settings={"model.init_args.stage": "reconstruct"},
+        classes=_UNIVERSAL,
+        arguments={"ModelCheckpoint": {"monitor": "val/loss", "mode": "min"}},
+        swept=False,
+    ),
+    "universal": Recipe(
+        "the network of autoencoder trained to segment, on samples that it completed too",
+        start="autoencoder",
+        classes=_UNIVERSAL,
+        **_ALL,
     ),
     "modality_dropout": Recipe("the whole network trained with modalities dropped at random", start=None, **_ALL),
     "single_branch": Recipe(

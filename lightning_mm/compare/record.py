@@ -66,7 +66,7 @@ def _planned(
         (method, seed, plan.sweeps(method, seed, values[method.name], "test"))
         for method in study.methods
         for seed in study.seeds
-        if method.name != BASE and method.name in result.methods
+        if method.swept and method.name in result.methods
     ]
     bases = _bases(study, [steps for *_, steps in cells], facts, upload)
     for seed in study.seeds:  # the bases first: what is made of them comes after

@@ -38,7 +38,7 @@ def collect(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any
     plan, results, notes = Plan(study), list[SweepResult](), list[str]()
     seconds: dict[str, float] = {}
     for method in study.methods:
-        if method.name == BASE:
+        if not method.swept:
             continue
         steps = plan.tests(method, (choices.get(method.name) or {}).get("value"))
         skipped = [str(facts[step.marker]["skipped"]) for step in steps if "skipped" in facts[step.marker]]
@@ -141,7 +141,7 @@ def write(
             seeds = method.tune_seeds if method.tuned and method.tune_seeds else study.seeds
             steps = (
                 []
-                if method.name == BASE or method.recipe.each
+                if not method.swept or method.recipe.each
                 else [s for k in seeds for s in plan.sweeps(method, k, value, "val")]
             )
             if steps and not any("skipped" in facts[step.marker] for step in steps):
@@ -169,7 +169,7 @@ def draw(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], 
     """Draw the predictions of a finished study, one picture per combination; samples are those of the first seed."""
     plan, found = Plan(study), list[Examples]()
     for method in study.methods:
-        if method.name == BASE:
+        if not method.swept:
             continue
         for step in plan.sweeps(method, study.seeds[0], (choices.get(method.name) or {}).get("value"), "test"):
             one = None if "skipped" in facts[step.marker] else read_examples(step.folder / "sweep")

@@ -56,6 +56,20 @@ class Method:
     combinations: tuple[str, ...] | None = None
 
     @property
+    def swept(self) -> bool:
+        """Whether the method is a row of the table; the base is not, which `zero_fill` shows."""
+        return self.recipe.swept and self.name != BASE
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Class name of a callback to its changed arguments, those of the study over those of the recipe."""
+        of_recipe = self.recipe.arguments
+        return {
+            name: {**of_recipe.get(name, {}), **self.callbacks.get(name, {})}
+            for name in {**of_recipe, **self.callbacks}
+        }
+
+    @property
     def tuned(self) -> tuple[str, Sequence[Any]] | None:
         """The key and its values, if there is a choice."""
         return next(((key, values) for key, values in self.tune.items()), None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lightning_mm.data.augment.sequences import JitterSequences, WarpSequences
     from lightning_mm.data.collate import Collate
     from lightning_mm.data.datasets.av_digits import AVDigits
-    from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi
+    from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi, Iemocap
     from lightning_mm.data.datasets.image_text.easy_vqa import EasyVqa
     from lightning_mm.data.datasets.image_text.food101 import Food101
     from lightning_mm.data.datasets.mcubes import MCubeS
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from lightning_mm.data.datasets.ravdess_features import RavdessFeatures
     from lightning_mm.data.datasets.scenes import Scenes
     from lightning_mm.data.datasets.utd_mhad import UtdMhad
+    from lightning_mm.data.datasets.volumes.brats import BraTS
     from lightning_mm.data.module import ModalityDropoutDataModule
 
 __all__ = [
-    "AVDigits", "Augmentation", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips", "Dihedral",
-    "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "JitterSequences", "MCubeS", "MFNet",
-    "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria", "RandomCrop",
-    "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad", "WarpSequences",
+    "AVDigits", "Augmentation", "BraTS", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips",
+    "Dihedral", "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "Iemocap", "JitterSequences",
+    "MCubeS", "MFNet", "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria",
+    "RandomCrop", "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad",
+    "WarpSequences",
 ]  # fmt: skip
 
 _MODULES = {
@@ -41,7 +43,7 @@ _MODULES = {
     "augment.sequences": "JitterSequences WarpSequences",
     "collate": "Collate",
     "datasets.av_digits": "AVDigits",
-    "datasets.cmu_mosi": "CmuMosei CmuMosi",
+    "datasets.cmu_mosi": "CmuMosei CmuMosi Iemocap",
     "datasets.image_text.easy_vqa": "EasyVqa",
     "datasets.image_text.food101": "Food101",
     "datasets.mcubes": "MCubeS",
@@ -54,6 +56,7 @@ _MODULES = {
     "datasets.ravdess_features": "RavdessFeatures",
     "datasets.scenes": "Scenes",
     "datasets.utd_mhad": "UtdMhad",
+    "datasets.volumes.brats": "BraTS",
     "module": "ModalityDropoutDataModule",
 }
 """Module to the names that come from it."""

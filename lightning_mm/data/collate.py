@@ -63,7 +63,8 @@ class Collate:
             the shape that the modality would have in that sample.
 
     Shape:
-        ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 if samples carry none.
+        ``available``, ``observed``: ``Bool[B, M]``; ``index``: ``Int64[B]``, -1 if samples carry none; ``corner``:
+        ``Int64[B, dims]``, the first position of a crop in the whole sample, if all samples say it.
 
     Raises:
         LightningMMError: When called, if shapes or keys differ between samples, a sample has none of the modalities, or
@@ -98,13 +99,16 @@ class Collate:
                 f"{list(self.modalities)}; leave such samples out of the data set"
             )
         observed = torch.from_numpy(np.ascontiguousarray(seen))
-        return {
+        batch = {
             "inputs": {name: self._input(name, column, samples[0]) for name, column in columns.items()},
             "available": self._available(samples, observed),
             "observed": observed,
             "target": map_tensors(_stack([as_tensors(s["target"], "target") for s in samples], "target"), _label),
             "index": torch.tensor([sample.get("index", -1) for sample in samples]),
         }
+        if all("corner" in sample for sample in samples):
+            batch["corner"] = torch.stack([torch.as_tensor(sample["corner"]) for sample in samples])
+        return batch
 
     def _available(
         self, samples: Sequence[Mapping[str, Any]], observed: Bool[Tensor, "batch modality"]

@@ -17,6 +17,8 @@ from lightning_mm.modalities import Modalities
 Sample = dict[str, Any]
 Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
+KEPT = ("corner",)
+"""Other entries of a sample that reach the batch: the first position of a crop in the whole sample."""
 _AUGMENT = 0xA6  # keeps this stream of random numbers apart from the sampler's
 _DRAW = 0xD4  # and this one from the augmentation's
 _SEARCH = 64  # samples searched for the name of a modality that the first one lacks
@@ -73,7 +75,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         ]
 
     def read(self, index: int, epoch: int) -> Sample:
-        """Read one sample: the wanted inputs (None if not observed), ``target``, ``index`` and ``epoch``."""
+        """Read one sample: wanted inputs (None if not observed), ``target``, ``index``, ``epoch``, and a ``corner``."""
         raw = self._raw(index, self._generator(_DRAW, index, epoch) if self.redraws else None)
         inputs = {name: raw["inputs"].get(name) for name in self.modalities}
         if all(value is None for value in inputs.values()):
@@ -81,7 +83,7 @@ class KeyedDataset(Dataset[list[Sample]]):
                 f"{self.name}: sample {index} has none of the modalities {list(self.modalities)}, only "
                 f"{sorted(map(str, raw['inputs']))}; leave such samples out of the data set"
             )
-        sample: Sample = {"inputs": inputs, "target": raw["target"]}
+        sample: Sample = {"inputs": inputs, "target": raw["target"], **{key: raw[key] for key in KEPT if key in raw}}
         if self.augment is not None:
             sample = self.augment(sample, self._generator(_AUGMENT, index, epoch))
         return {**sample, "index": index, "epoch": epoch}

@@ -63,7 +63,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             ``train_policy`` must then draw the same modalities in every epoch. A sample is read once for each of its
             modalities in an epoch, and once before the first, to know which it has.
         train_observed: A hard table of what exists in the training split at all, in every epoch, such as
-            :class:`~lightning_mm.missing.PairedShare`; the rest is never shown, nor read if the data set can leave it
+            :class:`~lightning_mm.missing.PairedShare`, :class:`~lightning_mm.missing.MissingRates` or
+            :class:`~lightning_mm.missing.CsvTable`; the rest is never shown, nor read if the data set can leave it
             unread, see :class:`~lightning_mm.data.hard_table.HardTable`.
 
     Raises:

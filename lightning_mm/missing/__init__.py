@@ -1,5 +1,6 @@
 """Policies that draw which modalities are available, and fills, which are placeholders for absent ones."""
 
+from lightning_mm.missing.csv_table import CsvTable
 from lightning_mm.missing.feature_file import EncoderFeatures, read_features, save_features
 from lightning_mm.missing.feature_fills import FeatureFill, FeatureMean, FeatureRegression, FeatureRetrieval
 from lightning_mm.missing.fills import (
@@ -15,6 +16,7 @@ from lightning_mm.missing.fills import (
     fill_inputs,
 )
 from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
+from lightning_mm.missing.only_complete import OnlyComplete
 from lightning_mm.missing.policies import (
     Complete,
     FixedCombination,
@@ -23,14 +25,16 @@ from lightning_mm.missing.policies import (
     RotatingCombinations,
     UniformCombinations,
 )
+from lightning_mm.missing.rates import MissingRates
 from lightning_mm.missing.shares import ExactShare, PairedShare
 from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Complete", "Constant", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
+    "Complete", "Constant", "CsvTable", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
     "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
-    "MeanInput", "MissingnessPolicy", "Noise", "PairedShare", "PerModality", "RotatingCombinations", "SavedTable",
-    "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
-    "save_features", "save_mean_inputs", "save_table",
+    "MeanInput", "MissingRates", "MissingnessPolicy", "Noise", "OnlyComplete", "PairedShare", "PerModality",
+    "RotatingCombinations", "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros",
+    "fill_inputs", "mean_inputs",
+    "read_features", "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

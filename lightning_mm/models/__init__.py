@@ -9,6 +9,8 @@ from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.single_branch.network import SingleBranchClassifier
 from lightning_mm.models.token_encoder import TokenEncoder
+from lightning_mm.models.universal.network import UniversalSegmenter
+from lightning_mm.models.universal.unet import MultiEncoderUNet
 from lightning_mm.models.vector_encoders import (
     ImageEncoder,
     SequenceEncoder,
@@ -32,12 +34,14 @@ __all__ = [
     "MeanFusion",
     "MulT",
     "MultiEncoderSegmenter",
+    "MultiEncoderUNet",
     "MultiStreamVideoNetwork",
     "SequenceEncoder",
     "SequenceFusionTransformer",
     "SingleBranchClassifier",
     "SpectrogramEncoder",
     "TokenEncoder",
+    "UniversalSegmenter",
     "VectorEncoder",
     "VectorInput",
     "ViLT",

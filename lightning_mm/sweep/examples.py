@@ -1,6 +1,7 @@
 """Collects a few samples of a split with the predictions of every method, for pictures.
 
-Shapes: B samples in a batch, K samples are kept, H x W pixels.
+Shapes: B samples in a batch, K samples are kept, H x W pixels. Of volumes, whose targets have three axes, one slice is
+kept: that of the last axis with most labels above 0.
 """
 
 from __future__ import annotations
@@ -57,14 +58,17 @@ def collect_examples(
     found = _choose(batches, known, task.ignore_index)
     if not found:
         return Examples(names)
-    inputs = {name: [one["inputs"][name] for one in found] for name in known}
-    truth = torch.cat([one["target"] for one in found]).cpu()
+    inputs = {name: [_shown(one["inputs"][name], one["target"]) for one in found] for name in known}
+    truth = torch.cat([_shown(one["target"], one["target"]) for one in found]).cpu()
     predictions: dict[tuple[str, str], NDArray[np.int16]] = {}
     drawn = drawn_combinations(result)
     for method, one in methods.items():
         for combination in [name for name in result.values(method) if name in drawn]:
             labels = [
-                _predict(one, method in off, sample["inputs"], known, combination, precision or Precision())
+                _shown(
+                    _predict(one, method in off, sample["inputs"], known, combination, precision or Precision()),
+                    sample["target"],
+                )
                 for sample in found
             ]
             predictions[method, combination] = _smaller(torch.cat(labels)).numpy().astype(np.int16)
@@ -103,6 +107,13 @@ def _choose(batches: Iterable[Any], known: Modalities, ignored: int) -> list[dic
     ranked.sort(key=lambda one: one[0])
     best = [row for _, row in ranked if _form(row) == _form(ranked[0][1])][:SAMPLES]
     return sorted(best, key=lambda row: int(row["index"]))
+
+
+def _shown(values: Any, target: Tensor) -> Any:
+    """Values on the grid of a target ``[1, ...]``; of volumes, one slice ``[1, ..., X, Y]``."""
+    if target.ndim != 4 or not isinstance(values, Tensor) or values.shape[-3:] != target.shape[1:]:
+        return values
+    return values[..., int((target > 0).flatten(0, 2).sum(0).argmax())]
 
 
 def _form(row: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Losses of dense prediction with an ignored label.
 
-Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``.
+Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``. Cross entropy and
+Dice take volumes too, ``[B, C, D, H, W]`` and ``Int64[B, D, H, W]``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class CrossEntropyLoss(_Weighted):
         super().__init__(ignore_index, weight)
 
     def forward(
-        self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
+        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch ..."]
     ) -> Float[Tensor, ""]:
         logits = at_least_float(logits)
         weight = None if self.weight is None else self.weight.to(logits.dtype)
@@ -50,7 +51,7 @@ class CrossEntropyLoss(_Weighted):
         norm = self.norm(target)
         return total / torch.where(norm > 0, norm, 1)
 
-    def norm(self, target: Int64[Tensor, "batch height width"]) -> Tensor:
+    def norm(self, target: Int64[Tensor, "batch ..."]) -> Tensor:
         """What the sum over pixels is divided by, a scalar: the number of those that count, or their weights."""
         valid = target != self.ignore_index
         return valid.sum() if self.weight is None else self.weight[target[valid]].sum()
@@ -79,13 +80,14 @@ class DiceLoss(nn.Module):
         self.per_sample, self.skip_absent = per_sample, skip_absent
 
     def forward(
-        self, logits: Float[Tensor, "batch class height width"], target: Int64[Tensor, "batch height width"]
+        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch ..."]
     ) -> Float[Tensor, ""]:
         probability = at_least_float(logits).softmax(dim=1)
         valid = target != self.ignore_index
         truth = F.one_hot(torch.where(valid, target, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
         probability = probability * valid[:, None]
-        over = (2, 3) if self.per_sample else (0, 2, 3)
+        places = tuple(range(2, logits.ndim))
+        over = places if self.per_sample else (0, *places)
         hit, size = (truth * probability).sum(over), (truth + probability).sum(over)
         loss = 1 - (hit + self.smooth) / (size / 2 + self.smooth)
         if not self.skip_absent:

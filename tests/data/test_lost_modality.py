@@ -29,9 +29,10 @@ from tests.support.image_files import save
 
 AUGMENTS: dict[str, Any] = {
     **dict.fromkeys(("mfnet", "nyudv2", "mcubes"), RandomScaleCrop((8, 10))),
-    **dict.fromkeys(("cmu_mosi", "cmu_mosei"), WarpSequences()),
+    **dict.fromkeys(("cmu_mosi", "cmu_mosei", "iemocap"), WarpSequences()),
     "ntu_rgbd": CropClips(8),
     "food101": None,
+    "brats": None,
 }
 SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mfnet": ((3, 8, 10), (3, 12, 16)),
@@ -39,8 +40,10 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mcubes": ((3, 8, 10), (3, 16, 20)),
     "cmu_mosi": ((5, 5), (5, 5)),
     "cmu_mosei": ((5, 74), (5, 74)),
+    "iemocap": ((5, 74), (5, 74)),
     "food101": ((3, 64, 64), (3, 64, 64)),
     "ntu_rgbd": ((3, 4, 8, 8), (3, 4, 16, 16)),
+    "brats": ((1, 12, 10, 8), (1, 12, 10, 8)),
 }
 """Of the lost modality in an augmented training sample and in a test sample."""
 

@@ -44,6 +44,7 @@ SLOW = (
         for family in ("cmu_mosei", "mcubes", "ms_lesions", "nyudv2", "ombria", "ravdess", "utd_mhad")
     ),
     *("scenes/modality_dropout.yaml", "scenes/dedicated.yaml", "mcubes/dedicated_one.yaml", "ntu_rgbd/dedicated.yaml"),
+    *("brats/ssf.yaml", "iemocap/ssf.yaml"),
     *("av_digits/single_branch.yaml", "utd_mhad/single_branch.yaml"),
     *("food101/prompts.yaml", "food101/eta_70.yaml", "food101/lose_image.yaml"),
 )
@@ -157,7 +158,10 @@ def swept(root: Path) -> set[tuple[str, ...]]:
 
 
 def is_quick(path: Path) -> bool:
-    others = ("mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml")
+    others = (
+        "mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml", "ombria/unet.yaml",
+        "ombria/universal.yaml",
+    )  # fmt: skip
     return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) in others
 
 

@@ -37,6 +37,8 @@ SETS: dict[str, Any] = {
     "cmu_mosi": data.CmuMosi,
     "food101": data.Food101,
     "ntu_rgbd": data.NtuRgbd,
+    "brats": data.BraTS,
+    "iemocap": data.Iemocap,
     "av_digits": data.AVDigits,
 }
 

@@ -20,7 +20,10 @@ STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
 REFERENCE_SETS = ("mfnet", "nyudv2", "mcubes", "cmu_mosi", "cmu_mosei", "food101", "ntu_rgbd")
 """The data sets of arXiv 2310.03986."""
-FAMILIES = ("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "ravdess", "easy_vqa", *REFERENCE_SETS)
+FAMILIES = (
+    *("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "ravdess", "easy_vqa", "brats", "iemocap"),
+    *REFERENCE_SETS,
+)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
 CROP = [32, 64]
@@ -57,7 +60,13 @@ TINY_STREAM = "{class_path: tests.support.cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
     "scenes": {"data.dataset.init_args.size": 32, "data.dataset.init_args.test_length": 8},
     "ombria": {"data.dataset.init_args.size": 32},
-    "ms_lesions": {"data.dataset.init_args.size": 32},
+    "ms_lesions": {"data.dataset.init_args.size": 48},
+    "brats": {
+        "data.dataset.init_args.size": "[16, 16, 8]",
+        "data.dataset.init_args.crop": "[8, 8, 8]",
+        "data.num_workers": 0,
+        "model.init_args.model.init_args.widths": "[4, 8]",
+    },
     "utd_mhad": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
@@ -65,6 +74,7 @@ SMALL: dict[str, dict[str, object]] = {
     "easy_vqa": {},
     "cmu_mosi": {"model.init_args.model.init_args.levels": 1},
     "cmu_mosei": {"model.init_args.model.init_args.levels": 1},
+    "iemocap": {"model.init_args.model.init_args.levels": 1},
     "mfnet": _cmnext("mfnet"),
     "nyudv2": _cmnext("nyudv2"),
     "mcubes": _cmnext("mcubes"),

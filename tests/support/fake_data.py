@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_mm.data import CmuMosei, CmuMosi, Food101, MCubeS, MFNet, NtuRgbd, NYUDv2
+from lightning_mm.data import BraTS, CmuMosei, CmuMosi, Food101, Iemocap, MCubeS, MFNet, NtuRgbd, NYUDv2
 from tests.support.fake import (
     av_digits,
+    brats,
     cmu_mosi,
     easy_vqa,
     food101,
@@ -35,6 +36,7 @@ FOLDERS = {
     "easy_vqa": "easy_vqa",
     "cmu_mosi": "cmu_mosi",
     "cmu_mosei": "cmu_mosei",
+    "iemocap": "iemocap",
     "ntu_rgbd": "ntu_rgbd",
     "food101": "food101",
 }
@@ -54,7 +56,9 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "easy_vqa": easy_vqa.write,
     "cmu_mosi": cmu_mosi.write,
     "cmu_mosei": lambda root: cmu_mosi.write(root, kind=CmuMosei),
+    "iemocap": lambda root: cmu_mosi.write(root, kind=Iemocap),
     "food101": food101.write,
+    "brats": lambda root: brats.write(root, listed=True),
 }
 
 FETCHED: dict[str, Any] = {
@@ -65,14 +69,16 @@ FETCHED: dict[str, Any] = {
     "cmu_mosei": CmuMosei,
     "food101": Food101,
     "ntu_rgbd": NtuRgbd,
+    "brats": BraTS,
+    "iemocap": Iemocap,
 }
-"""Family to its data set, for the seven whose true files were never at hand."""
+"""Family to its data set, for those whose true files were never at hand."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "food101": {"size": 64, "max_text_length": 6},
     "ntu_rgbd": {"frames": 4, "size": 16, "resize": (24, 18)},
 }
-"""Arguments that suit the generated files of these seven."""
+"""Arguments that suit the generated files of these."""
 
 _ONLY = {
     "mfnet": ("thermal", "ther"),
@@ -84,7 +90,7 @@ _ONLY = {
 
 
 def lose_modality(family: str, folder: Path) -> str:
-    """Take one modality away from all samples of the folder that :func:`write_data` returned, one of the seven.
+    """Take one modality away from all samples of the folder that :func:`write_data` returned, one of ``FETCHED``.
 
     Returns:
         The modality.
@@ -93,6 +99,10 @@ def lose_modality(family: str, folder: Path) -> str:
         name, place = _ONLY[family]
         shutil.rmtree(folder / place)
         return name
+    if family == "brats":
+        for path in folder.rglob("*_t1ce.nii"):
+            path.unlink()
+        return "t1ce"
     for path in folder.glob("*.pkl"):
         content = pickle.loads(path.read_bytes())
         for part in content.values():

@@ -49,6 +49,9 @@ class HorizontalFlip(Augmentation):
 class RandomCrop(Augmentation):
     """A random crop of fixed size; smaller images are padded at the right and the bottom.
 
+    The sample says where the crop was taken, in its entry ``corner``: row and column of its first pixel. Flips that
+    follow do not change it.
+
     Args:
         size: Height and width, in pixels.
         ignore_index: Pads the target; inputs are padded with 0, the mean of a normalised one.
@@ -61,7 +64,10 @@ class RandomCrop(Augmentation):
         self.size, self.ignore_index = check_size("RandomCrop: size", size), ignore_index
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return _crop(sample, self.size, self.ignore_index, *rng.random(2))
+        down, along = rng.random(2)
+        corner = torch.tensor(_corner(common_size(sample), self.size, down, along))
+        before = sample.get("corner", torch.zeros_like(corner))
+        return {**_crop(sample, self.size, self.ignore_index, down, along), "corner": before + corner}
 
 
 class RandomScaleCrop(Augmentation):
@@ -218,11 +224,15 @@ def _away(colours: Tensor, centre: Tensor, factor: float) -> Tensor:
     return (centre + factor * (colours - centre)).clamp(0, 1)
 
 
+def _corner(had: tuple[int, int], size: tuple[int, int], down: float, along: float) -> tuple[int, int]:
+    top, left = (int(place * (max(a - b, 0) + 1)) for place, a, b in zip((down, along), had, size))
+    return top, left
+
+
 def _crop(sample: Sample, size: tuple[int, int], ignore_index: int, down: float, along: float) -> Sample:
     """Cut out ``size``; ``down`` and ``along`` in [0, 1) say where."""
     height, width = common_size(sample)
-    top, left = (int(place * (max(had - wanted, 0) + 1)) for place, had, wanted in
-                 zip((down, along), (height, width), size))  # fmt: skip
+    top, left = _corner((height, width), size, down, along)
     right, bottom = max(size[1] - width, 0), max(size[0] - height, 0)
 
     def cut(value: Tensor, fill: int) -> Tensor:

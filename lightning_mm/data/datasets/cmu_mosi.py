@@ -1,11 +1,13 @@
 """CMU-MOSI and CMU-MOSEI: sentiment of spoken opinions, as features of text, audio and vision for every step.
 
-Shapes: N utterances, T steps, D features of a modality.
+IEMOCAP, emotions of actors in conversation, comes in files of the same form.
+
+Shapes: N utterances, T steps, D features of a modality, E emotions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import check_index
-from lightning_mm.data.pages.cmu_mosi import CMU_MOSEI, CMU_MOSI
+from lightning_mm.data.pages.cmu_mosi import CMU_MOSEI, CMU_MOSI, IEMOCAP
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.data.readers.unpickle import read_pickle
 from lightning_mm.errors import DataNotFoundError, LightningMMError, check_choice
@@ -95,7 +97,7 @@ class CmuMosi(Dataset[dict[str, Any]]):
         part = self._part(read_pickle(self.path))
         self._keys = list(part)[:12]
         labels = _numbers(part, LABELS[layout], self._where)
-        self._labels = _labels(labels, f"{self._where}: {LABELS[layout]}")
+        self._labels = self._targets(labels, f"{self._where}: {LABELS[layout]}")
         self._values = {one: self._features(part, one) for one in MODALITIES if self._has(part, one)}
         if not self._values:
             raise DataNotFoundError(
@@ -122,7 +124,8 @@ class CmuMosi(Dataset[dict[str, Any]]):
                 inputs[name] = {"values": values[index, :length].clone(), "length": length}
             else:
                 inputs[name] = values[index].clone()
-        return {"inputs": inputs, "target": self._labels[index]}
+        target = self._labels[index]
+        return {"inputs": inputs, "target": target.clone() if isinstance(target, Tensor) else target}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:
         """Zeros of as many steps as the sample has of another modality, in the form of the file."""
@@ -146,6 +149,9 @@ class CmuMosi(Dataset[dict[str, Any]]):
     @property
     def _where(self) -> str:
         return f"{type(self).__name__}: {self.path}, {SPLITS[self.split]}"
+
+    def _targets(self, found: Array, where: str) -> Sequence[float | Tensor]:
+        return _labels(found, where)
 
     def _part(self, content: Any) -> Mapping[str, Any]:
         """Take the dict of the split."""
@@ -173,10 +179,10 @@ class CmuMosi(Dataset[dict[str, Any]]):
         """``Float[N, T, D]`` of one modality."""
         found, width, count = _numbers(part, name, self._where), self.channels[name], len(self._labels)
         if found.ndim != 3 or found.shape[0] != count or found.shape[2] != width or not found.shape[1]:
-            other = "mmsa" if self.layout == "mult" else "mult"
+            other = next((f"set layout to {one!r}, or " for one in self.files if one != self.layout), "")
             raise LightningMMError(
                 f"{self._where}: expected {name} of shape ({count}, steps, {width}) in layout {self.layout!r}, got "
-                f"{found.shape}; set layout to {other!r}, or take the file of this data set"
+                f"{found.shape}; {other}take the file of this data set"
             )
         values = torch.from_numpy(found.astype(np.float32))  # a copy
         if name == "audio":
@@ -231,6 +237,57 @@ class CmuMosei(CmuMosi):
         "mmsa": {"text": 768, "audio": 74, "vision": 35},
     }
     about: ClassVar[About] = CMU_MOSEI
+
+
+class Iemocap(CmuMosi):
+    """Four emotions, each there or not, with three modalities: ``text``, ``audio`` and ``vision``.
+
+    Files of the code of MulT, read like those of :class:`CmuMosi`: ``iemocap_data.pkl`` (aligned to words) or
+    ``iemocap_data_noalign.pkl``; ``labels`` are ``(N, 4, 2)``, one-hot in absent and present, or ``(N, 4)``, 0 and 1.
+
+    Args:
+        split: ``train``, ``val`` or ``test``, the official ones.
+        root: The folder that holds the file; ``$LIGHTNING_MM_DATA/iemocap`` when not given.
+        aligned: Whether steps of all modalities are those of the words.
+        allow_missing: Whether the file may lack the array of a modality, see :class:`CmuMosi`.
+
+    Shape:
+        A sample is ``{"inputs": {"text": Float[T, 300], "audio": Float[T, 74], "vision": Float[T, 35]}, "target":
+        Int64[4]}``; the emotions are neutral, happy, sad and angry.
+
+    Raises:
+        DataNotFoundError: If the folder or the file is not there.
+        LightningMMError: If an argument is out of range, or the file is damaged, holds code or something else.
+
+    Reference:
+        Busso et al.: IEMOCAP, Language Resources and Evaluation 2008; files: MulT, arXiv 1906.00295.
+    """
+
+    folder = "iemocap"
+    files: ClassVar[dict[Layout, tuple[str, str]]] = {"mult": ("iemocap_data.pkl", "iemocap_data_noalign.pkl")}
+    widths: ClassVar[dict[Layout, dict[str, int]]] = {"mult": {"text": 300, "audio": 74, "vision": 35}}
+    about: ClassVar[About] = IEMOCAP
+    class_names: ClassVar[tuple[str, ...]] = IEMOCAP.class_names
+
+    def __init__(self, split: str, root: str | None = None, aligned: bool = True, allow_missing: bool = False) -> None:
+        super().__init__(split, root, "mult", aligned, allow_missing)
+
+    def _targets(self, found: Array, where: str) -> Sequence[Tensor]:
+        emotions = len(self.class_names)
+        one_hot = found.ndim == 3 and found.shape[2] == 2
+        if found.shape[1:] != ((emotions, 2) if one_hot else (emotions,)):
+            raise LightningMMError(
+                f"{where}: expected shape (utterances, {emotions}, 2), absent and present of each of "
+                f"{list(self.class_names)}, got {found.shape}; copy the file again from the source"
+            )
+        right = np.isin(found, (0, 1)) & (found.sum(2, keepdims=True) == 1 if one_hot else True)
+        if not right.all():
+            raise LightningMMError(
+                f"{where}: expected 0 and 1, of absent and present one each, got {found[~right][:8].tolist()}; copy "
+                "the file again from the source"
+            )
+        labels = found.argmax(2) if one_hot else found
+        return list(torch.from_numpy(labels.astype(np.int64)))
 
 
 def _numbers(part: Mapping[str, Any], key: str, where: str) -> Array:

@@ -6,6 +6,7 @@ Shapes: H = W = ``size``; H runs along x of the file, W along y.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,15 @@ from torch.utils.data import Dataset
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
 from lightning_mm.data.pages.ms_lesions import MS_LESIONS
-from lightning_mm.data.readers.arrays import BOOLEANS, INTEGERS, NUMBERS, STRINGS, check_labels, read_npz
+from lightning_mm.data.readers.arrays import (
+    BOOLEANS,
+    INTEGERS,
+    NUMBERS,
+    STRINGS,
+    check_labels,
+    fit_about_centre,
+    read_npz,
+)
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
 
@@ -105,16 +114,15 @@ class MsLesions(Dataset[dict[str, Any]]):
         self.split, self.size, self.gap = split, size, gap
         self.test_patient, self.val_patient = test_patient, val_patient
         self.root = find_folder("MsLesions", "ms_lesions", root, [_file(patient) for patient in self.patients])
-        images, masks, slices = [], [], []
-        for patient in self._patients_of_split():
-            arrays = _read(self.root / _file(patient))
-            rows = self._rows(arrays["z"])
-            images.append(_fit(_normalise(arrays["image"])[rows], size))
-            masks.append(_fit(arrays["mask"][rows], size))
-            slices += [(patient, int(z)) for z in arrays["z"][rows]]
-        self._images, self._masks = np.concatenate(images), np.concatenate(masks)
-        self.slices: tuple[tuple[str, int], ...] = tuple(slices)
-        """``(patient, z)`` of every sample."""
+        self._load({})
+
+    def hide(self, observed: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Forget the values of slices that lack a modality: they become 0 and no longer count in mean and deviation.
+
+        Args:
+            observed: Modality to ``Bool[N]``, the samples that have it; modalities that are not named stay.
+        """
+        self._load(observed)
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -124,6 +132,25 @@ class MsLesions(Dataset[dict[str, Any]]):
         image = torch.tensor(self._images[index])
         inputs = {name: image[k : k + 1].clone() for k, name in enumerate(self.channels)}
         return {"inputs": inputs, "target": torch.tensor(self._masks[index], dtype=torch.int64)}
+
+    def _load(self, observed: Mapping[str, NDArray[np.bool_]]) -> None:
+        images, masks = [], []
+        slices: list[tuple[str, int]] = []
+        for patient in self._patients_of_split():
+            arrays = _read(self.root / _file(patient))
+            rows = self._rows(arrays["z"])
+            exists = np.ones(arrays["image"].shape[:2], dtype=bool)
+            for column, name in enumerate(self.channels):
+                if name in observed:
+                    exists[rows, column] = observed[name][len(slices) : len(slices) + len(rows)]
+            images.append(fit_about_centre(_normalise(arrays["image"], exists)[rows], (self.size, self.size)))
+            masks.append(fit_about_centre(arrays["mask"][rows], (self.size, self.size)))
+            slices += [(patient, int(z)) for z in arrays["z"][rows]]
+        self._images, self._masks = np.concatenate(images), np.concatenate(masks)
+        self.slices: tuple[tuple[str, int], ...] = tuple(slices)
+        """``(patient, z)`` of every sample."""
+        self.ids = tuple(f"{patient}/{z}" for patient, z in slices)
+        """``<patient>/<z>`` of every sample."""
 
     def _patients_of_split(self) -> list[str]:
         if self.split == "test":
@@ -163,27 +190,15 @@ def _read(path: Path) -> dict[str, Array]:
     return {"image": image[:, [names.index(name) for name in _STORED.values()]], "mask": mask, "z": z}
 
 
-def _normalise(image: Array) -> Array:
-    """``[slice, 4, x, y]`` of one patient: brain (not 0) to zero mean and unit standard deviation, the rest stays 0."""
+def _normalise(image: Array, exists: Array) -> Array:
+    """``[slice, 4, x, y]`` of one patient: brain (not 0) to zero mean and unit standard deviation, the rest stays 0.
+
+    Of slices that do not exist, ``Bool[slice, 4]``, all becomes 0.
+    """
     normalised = np.zeros(image.shape, dtype=np.float32)
     for k in range(image.shape[1]):
-        brain = image[:, k] != 0
+        brain = (image[:, k] != 0) & exists[:, k, None, None]
         values = image[:, k][brain].astype(np.float64)
         if values.size:
             normalised[:, k][brain] = (values - values.mean()) / (values.std() or 1.0)
     return normalised
-
-
-def _fit(image: Array, size: int) -> Array:
-    """Pad with 0 or crop the last two axes about their centre to ``size`` each."""
-    fitted = np.zeros((*image.shape[:-2], size, size), dtype=image.dtype)
-    kept, placed = zip(*(_overlap(side, size) for side in image.shape[-2:]))
-    fitted[(..., *placed)] = image[(..., *kept)]
-    return fitted
-
-
-def _overlap(side: int, size: int) -> tuple[slice, slice]:
-    """Say what is kept of an axis, and where it is placed, when ``side`` entries become ``size`` about their centre."""
-    length = min(side, size)
-    kept, placed = (side - length) // 2, (size - length) // 2
-    return slice(kept, kept + length), slice(placed, placed + length)

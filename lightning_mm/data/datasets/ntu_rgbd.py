@@ -5,7 +5,7 @@ Shapes: T = ``frames``, H = W = ``size``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,11 +127,19 @@ class NtuRgbd(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The middle frames and the middle square."""
-        return self._sample(index, None)
+        return self.read_some(index, tuple(FOLDERS))
+
+    def read_some(self, index: int, modalities: Sequence[str]) -> dict[str, Any]:
+        """A sample with some of its modalities; files of others are not opened, and they are None."""
+        return self._sample(index, None, modalities)
 
     def draw_sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A random frame of each segment and a random square in the train split; the others as by index."""
-        return self._sample(index, rng if self.split == "train" else None)
+        return self.draw_some(index, rng, tuple(FOLDERS))
+
+    def draw_some(self, index: int, rng: np.random.Generator, modalities: Sequence[str]) -> dict[str, Any]:
+        """What :meth:`draw_sample` returns with some of its modalities; files of others are not opened."""
+        return self._sample(index, rng if self.split == "train" else None, modalities)
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> torch.Tensor:
         """Zeros in the shape of the clip that the sample has: both are cut alike, and have three channels."""
@@ -141,7 +149,7 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         """Name the folder that was not found or holds no frame, and the way out."""
         return self._lacks(self.recordings[index], modality)
 
-    def _sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+    def _sample(self, index: int, rng: np.random.Generator | None, modalities: Sequence[str]) -> dict[str, Any]:
         check_index("NtuRgbd", index, len(self), self.split)
         recording = self.recordings[index]
         chosen = spread(recording.length, self.frames, rng)
@@ -149,6 +157,9 @@ class NtuRgbd(Dataset[dict[str, Any]]):
         left, top = [space // 2 if rng is None else int(rng.integers(0, space + 1)) for space in free]
         inputs: dict[str, Any] = {}
         for modality in FOLDERS:
+            if modality not in modalities:
+                inputs[modality] = None
+                continue
             folder = recording.folder(self.root, modality)
             missing = missing_frames(folder, modality, recording)
             if missing and self.allow_missing and len(missing) == recording.length:

@@ -1,4 +1,4 @@
-"""The pages of CmuMosi and CmuMosei."""
+"""The pages of CmuMosi, CmuMosei and Iemocap, whose files have one form."""
 
 from lightning_mm.data.about import About
 
@@ -40,4 +40,21 @@ CMU_MOSEI = About(
     notes=_NOTES,
     recalled=True,
     modalities=("text", "audio", "vision"),
+)
+
+IEMOCAP = About(
+    name="iemocap",
+    data_set="Iemocap",
+    title="IEMOCAP: four emotions of actors in conversation, each there or not; text, audio and vision",
+    source="sail.usc.edu/iemocap, on request; features as files: links in the page of "
+    "github.com/yaohungt/Multimodal-Transformer",
+    licence="research, by agreement with the University of Southern California; none was found for the features",
+    reference="Busso et al.: IEMOCAP: Interactive emotional dyadic motion capture database, LREV 42, 2008",
+    tree="iemocap_data.pkl or iemocap_data_noalign.pkl",
+    counts={"train": 2717, "val": 798, "test": 938},
+    notes="Accuracy and F1 are those of one emotion against the rest, four of each; F1 is weighted by how often it is "
+    "there, so that a network that always says no has a high one. Name the emotion.",
+    recalled=True,
+    modalities=("text", "audio", "vision"),
+    class_names=("neutral", "happy", "sad", "angry"),
 )

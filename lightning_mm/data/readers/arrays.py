@@ -5,7 +5,7 @@ Pickled objects are refused, since they can run code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +89,27 @@ def check_labels(place: object, labels: NDArray[Any], allowed: Iterable[int], ex
         raise LightningMMError(
             f"label out of range in {place}: expected {expected}, got {np.unique(labels[wrong])[:8].tolist()}"
         )
+
+
+def fit_about_centre(values: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
+    """Pad with 0 or crop the last axes about their centre.
+
+    Args:
+        values: Anything with at least as many axes as ``size``.
+        size: Entries of each of the last axes afterwards.
+
+    Example:
+        >>> fit_about_centre(np.array([[1, 2, 3, 4]]), (3, 2)).tolist()
+        [[0, 0], [2, 3], [0, 0]]
+    """
+    kept, placed = zip(*(_overlap(had, wanted) for had, wanted in zip(values.shape[-len(size) :], size)))
+    fitted = np.zeros((*values.shape[: -len(size)], *size), dtype=values.dtype)
+    fitted[(..., *placed)] = values[(..., *kept)]
+    return fitted
+
+
+def _overlap(side: int, size: int) -> tuple[slice, slice]:
+    """Say what is kept of an axis, and where it is placed, when ``side`` entries become ``size`` about their centre."""
+    length = min(side, size)
+    kept, placed = (side - length) // 2, (size - length) // 2
+    return slice(kept, kept + length), slice(placed, placed + length)

@@ -66,17 +66,27 @@ def binary_metrics(
     prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"], swapped: bool = False
 ) -> tuple[float, float]:
     """Accuracy and weighted F1 of classes 0 and 1, ``Int[N]`` twice; see :func:`polarity_metrics` for ``swapped``."""
-    accuracy, f1, f1_swapped = _accuracy_and_f1(prediction, target)
+    accuracy, f1, f1_swapped = _of_classes(prediction, target)
     return accuracy, f1_swapped if swapped else f1
 
 
-def _accuracy_and_f1(prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"]) -> tuple[float, float, float]:
-    """Accuracy, and F1 weighted by how often a class is true and by how often it is predicted."""
-    samples, predicted, true = len(target), int(prediction.sum()), int(target.sum())
-    if not samples:
-        return math.nan, math.nan, math.nan
+def _of_classes(prediction: Int[Tensor, " sample"], target: Int[Tensor, " sample"]) -> tuple[float, float, float]:
     # Three counts are enough, and much faster than a confusion matrix.
     hits = int((prediction * target).sum())
+    return accuracy_and_f1(len(target), int(prediction.sum()), int(target.sum()), hits)
+
+
+def accuracy_and_f1(samples: float, predicted: float, true: float, hits: float) -> tuple[float, float, float]:
+    """Accuracy, and F1 weighted by how often a class is true and by how often it is predicted; NaN without samples.
+
+    Args:
+        samples: Number of samples.
+        predicted: How many of them are predicted to be of class 1.
+        true: How many are of class 1.
+        hits: How many are both.
+    """
+    if not samples:
+        return math.nan, math.nan, math.nan
     hits_of_zero = samples - predicted - true + hits
     of_one = 2 * hits / max(predicted + true, 1)
     of_zero = 2 * hits_of_zero / max(2 * samples - predicted - true, 1)
@@ -117,7 +127,7 @@ def sentiment_metrics(prediction: Float[Tensor, " sample"], target: Float[Tensor
         "acc5": (rounded(prediction, 2) == rounded(target, 2)).double().mean().item(),
     }
     metrics["acc2_has0"], metrics["f1_has0"] = polarity_metrics(prediction, target, "has0")
-    accuracy, f1, swapped = _accuracy_and_f1(*polarity(prediction, target, "non0"))
+    accuracy, f1, swapped = _of_classes(*polarity(prediction, target, "non0"))
     return metrics | {"acc2_non0": accuracy, "f1_non0": f1, "f1_non0_swapped": swapped}
 
 

@@ -1,4 +1,4 @@
-"""Small generated files of CMU-MOSI and CMU-MOSEI in both layouts in the true layout."""
+"""Small generated files of CMU-MOSI and CMU-MOSEI in both layouts, and of IEMOCAP, in the true layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_mm.data import CmuMosi
+from lightning_mm.data import CmuMosi, Iemocap
 
 COUNTS = {"train": 12, "valid": 6, "test": 7}
 STEPS = {"text": 5, "audio": 7, "vision": 6}
@@ -35,6 +35,9 @@ def part_of(kind: type[CmuMosi], layout: Any, aligned: bool, count: int, rng: np
         values[order[None] >= lengths[name][:, None]] = 0.0
         part[name] = values.astype(np.float64 if name == "text" else np.float32)
     part["audio"][1, -1, 2] = -np.inf
+    if issubclass(kind, Iemocap):  # absent and present of four emotions, and no names
+        there = np.stack([labels > bound for bound in (0.5, -0.5, 1.5, 0.0)], axis=1)
+        return {**part, "labels": np.stack([~there, there], axis=2).astype(np.float64)}
     if layout == "mult":
         ids = [[f"video{row}".encode(), b"0.5", b"1.5"] for row in range(count)]
         return {**part, "labels": labels.reshape(-1, 1, 1).astype(np.float32), "id": np.array(ids, dtype=object)}

@@ -179,11 +179,13 @@ class LabelledImages(Dataset[dict[str, Any]]):
             name: self.read_modality(name, files[name]) if name in files and name in modalities else None
             for name in self.channels
         }
-        read["target"] = self.read_label(files["target"][0])
-        sizes = {str(files[name][0]): one.shape[:2] for name, one in read.items() if one is not None}
+        label = self.read_label(files["target"][0])
+        read["target"] = label
+        sizes = {str(files[name][0]): one.shape[: label.ndim] for name, one in read.items() if one is not None}
         if len(set(sizes.values())) != 1:
+            axes = "height, width" if label.ndim == 2 else "x, y, z"
             raise LightningMMError(
-                f"{self.name}: the files of sample {self.ids[index]} differ in size (height, width): {sizes}"
+                f"{self.name}: the files of sample {self.ids[index]} differ in size ({axes}): {sizes}"
             )
         for name, values in read.items():
             if values is None:

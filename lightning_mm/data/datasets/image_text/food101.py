@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,9 +107,14 @@ class Food101(Dataset[dict[str, Any]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read_some(index, self.modalities)
+
+    def read_some(self, index: int, modalities: Sequence[str]) -> dict[str, Any]:
+        """A sample with some of its modalities; the image is not opened without its own, and others are None."""
         check_index("Food101", index, len(self), self.split)
-        path = self._paths[index]
-        inputs = {"image": None if path is None else self._image(path), "text": self._text(self.texts[index])}
+        path = self._paths[index] if "image" in modalities else None
+        text = self._text(self.texts[index]) if "text" in modalities else None
+        inputs = {"image": None if path is None else self._image(path), "text": text}
         return {"inputs": inputs, "target": self.targets[index]}
 
     def template(self, modality: str, sample: Mapping[str, Any]) -> Any:

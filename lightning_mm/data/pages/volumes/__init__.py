@@ -1,0 +1,1 @@
+"""Pages of data sets of volumes."""

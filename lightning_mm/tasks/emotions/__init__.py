@@ -1,0 +1,1 @@
+"""Recognition of emotions, several of which may be there at once."""
