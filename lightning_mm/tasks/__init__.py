@@ -4,6 +4,7 @@ from lightning_mm.tasks.base import BaseTask
 from lightning_mm.tasks.classification import ClassificationTask
 from lightning_mm.tasks.embedding_prediction.task import EmbeddingPredictionTask
 from lightning_mm.tasks.question_answering import VisualQuestionAnsweringTask
+from lightning_mm.tasks.retrieval.task import RetrievalTask
 from lightning_mm.tasks.schedules import WarmupPolynomial
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.sentiment import SentimentTask
@@ -11,6 +12,6 @@ from lightning_mm.tasks.single_branch.task import SingleBranchTask
 from lightning_mm.tasks.teacher.distillation import Distillation
 
 __all__ = [
-    "BaseTask", "ClassificationTask", "Distillation", "EmbeddingPredictionTask", "SemanticSegmentationTask",
-    "SentimentTask", "SingleBranchTask", "VisualQuestionAnsweringTask", "WarmupPolynomial",
+    "BaseTask", "ClassificationTask", "Distillation", "EmbeddingPredictionTask", "RetrievalTask",
+    "SemanticSegmentationTask", "SentimentTask", "SingleBranchTask", "VisualQuestionAnsweringTask", "WarmupPolynomial",
 ]  # fmt: skip
