@@ -30,9 +30,9 @@ Rows = Mapping[str, Tensor]
 ROWS = ("clips", "present", "texts", "weights", "caption")
 CHUNK = 512
 """Captions that are compared with all clips at a time."""
-SHARES = (*(f"r{depth}" for depth in DEPTHS), "geometric_mean")
 RANKS = ("median_rank", "mean_rank")
-METRICS = tuple(f"{way}_{name}" for way in ("t2v", "v2t") for name in (*SHARES, *RANKS))
+_NAMES = (*(f"r{depth}" for depth in DEPTHS), *RANKS, "geometric_mean")
+METRICS = tuple(f"{way}_{name}" for way in ("t2v", "v2t") for name in _NAMES)
 
 
 def similarities(

@@ -75,8 +75,8 @@ class RetrievalTask(BaseTask):
         LightningMMError: If settings do not agree, or outputs or target are of another form.
 
     Reference:
-        MMT, arXiv 2007.10639 (similarity, max-margin loss, metrics). Chosen by us: the temperature's loss, and what is
-        no negative.
+        MMT, arXiv 2007.10639 (similarity, max-margin loss, metrics). Chosen by us: the cross entropy with a trained
+        temperature, and which captions and clips are no negatives of a pair.
     """
 
     summable_statistics = False
