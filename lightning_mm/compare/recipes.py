@@ -107,6 +107,11 @@ RECIPES: dict[str, Recipe] = {
         fill="FeatureRegression",
         fill_file="features",
     ),
+    "drop": Recipe(
+        "the base of a retrieval, clips are compared by the modalities that they have",
+        trains=False,
+        settings={"model.init_args.keep_absent": False},
+    ),
     "bn_refit": Recipe(
         "BatchNorm statistics of the base re-estimated for each combination",
         gradient=False,

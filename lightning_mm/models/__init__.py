@@ -8,6 +8,7 @@ from lightning_mm.models.mult import MulT
 from lightning_mm.models.segmenter import MultiEncoderSegmenter
 from lightning_mm.models.sequence_fusion import SequenceFusionTransformer
 from lightning_mm.models.single_branch.network import SingleBranchClassifier
+from lightning_mm.models.text_clip import EmbeddingExperts
 from lightning_mm.models.token_encoder import TokenEncoder
 from lightning_mm.models.universal.network import UniversalSegmenter
 from lightning_mm.models.universal.unet import MultiEncoderUNet
@@ -26,6 +27,7 @@ __all__ = [
     "AttentionFusion",
     "CMNeXt",
     "ConcatFusion",
+    "EmbeddingExperts",
     "EmbeddingPrediction",
     "Fusion",
     "ImageEncoder",

@@ -50,8 +50,9 @@ class SweepableTask(Protocol):
     """The interface that the sweep needs; every task of :mod:`lightning_mm.tasks` has it.
 
     A task may also have ``adapter`` (with the context managers ``disabled()`` and, for networks with a forward that
-    takes no ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions`` and
-    ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples).
+    takes no ``available``, ``using(available)``), ``auxiliary`` (a module for training only), ``metric_directions``,
+    ``summable_statistics`` (True if its metrics depend only on the sums of the statistics over samples) and
+    ``samples_from``, from the statistics of a whole split to what is written of each sample (all of them otherwise).
     """
 
     modalities: Sequence[str]

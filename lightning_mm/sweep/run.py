@@ -301,7 +301,8 @@ def _figures(
                 rows.append(
                     SweepRow(run.method, combination, len(known.parse(combination)), metric, float(value), n, seed)
                 )
-            for name, values in statistics.items():
+            written = getattr(tasks[run.task], "samples_from", dict)
+            for name, values in written(statistics).items():
                 samples[f"{run.method}/{combination}/{name}"] = values.numpy()
     return rows, samples
 

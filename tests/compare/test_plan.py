@@ -67,6 +67,18 @@ def test_late_drop_starts_from_a_base_with_auxiliary_heads(tmp_path: Path) -> No
     assert steps["base_auxiliary fit"].overrides["model.init_args.auxiliary_weight"] == 0.1
 
 
+def test_a_retrieval_that_drops_absent_modalities_is_the_base_with_one_setting(tmp_path: Path) -> None:
+    steps = {
+        f"{step.method} {step.stage}": step
+        for step in Plan(read(tmp_path, seeds=[0], methods={"drop": None})).steps({})
+    }
+    drop, base = steps["drop fit"], steps["base fit"]
+    assert not drop.command
+    added = set(drop.overrides.items()) - set(base.overrides.items())
+    assert {key for key, _ in added} == {"trainer.default_root_dir", "model.init_args.keep_absent"}
+    assert drop.overrides["model.init_args.keep_absent"] is False
+
+
 def test_a_single_branch_starts_at_random_or_on_the_frozen_encoders_of_base_auxiliary(tmp_path: Path) -> None:
     (tmp_path / "single_branch.yaml").write_text("data: {switching: random}")
     line = {"configs": ["single_branch.yaml"]}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_mm.data import Collate, ModalityDropoutDataModule, UtdMhad
+from lightning_mm.data.datasets.image_text.sentences import Sentences
 from lightning_mm.data.datasets.utd_mhad import FILE
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.modalities import Modalities
@@ -267,3 +268,26 @@ def test_the_real_sequences(data_root: Path) -> None:
     assert lengths["accelerometer"] == lengths["gyroscope"]
     assert (min(lengths["skeleton"]) >= 41, max(lengths["skeleton"]) <= 125) == (True, True)
     assert (min(lengths["gyroscope"]) >= 107, max(lengths["gyroscope"]) <= 326) == (True, True)
+
+
+def test_the_target_may_be_the_sentence_of_the_action(root: str) -> None:
+    sentences = UtdMhad.sentences
+    assert (len(sentences.texts), sentences.tokens, sentences.length) == (len(UtdMhad.class_names), 55, 6)
+    words = {number: word for word, number in sentences.vocabulary.items()}
+    plain, told = UtdMhad("test", root=root), UtdMhad("test", root=root, captions=True)
+    for index in (0, len(told) - 1):
+        target = told[index]["target"]
+        assert target["caption"] == plain[index]["target"]
+        ids, mask = target["text"]["input_ids"], target["text"]["attention_mask"]
+        assert (ids > 0).long().tolist() == mask.tolist()
+        assert " ".join(words[one] for one in ids.tolist() if one) == sentences.texts[target["caption"]]
+    data = ModalityDropoutDataModule(lambda split: UtdMhad(split, root=root, captions=True), NAMES, batch_size=3)
+    data.setup("fit")
+    target = next(iter(data.train_dataloader()))["target"]
+    assert (target["caption"].dtype, target["text"]["input_ids"].shape) == (torch.int64, (3, 6))
+
+
+@pytest.mark.parametrize("texts", [[], ["sit", "?"], ["Sit down", "sit, down"]])
+def test_sentences_that_cannot_be_told_apart(texts: list[str]) -> None:
+    with pytest.raises(LightningMMError, match="expected sentences of different words"):
+        Sentences(texts)

@@ -36,7 +36,7 @@ from tests.support.fake_data import write_data
 
 FOOD = EXPERIMENTS / "food101"
 PRETRAINED = "weights/vilt_200k_mlm_itm.ckpt"
-QUICK = ("scenes", "av_digits", "mosi", "easy_vqa", "cmu_mosi", "mfnet", "ntu_rgbd", "food101")
+QUICK = ("scenes", "av_digits", "mosi", "easy_vqa", "utd_mhad_retrieval", "cmu_mosi", "mfnet", "ntu_rgbd", "food101")
 """Families whose ssf.yaml is run by `make test`."""
 SLOW = (
     *(

@@ -20,10 +20,11 @@ STUDIES = [path for path in FILES if path.name.startswith("study")]
 FITS = [path for path in FILES if path not in STUDIES]
 REFERENCE_SETS = ("mfnet", "nyudv2", "mcubes", "cmu_mosi", "cmu_mosei", "food101", "ntu_rgbd")
 """The data sets of arXiv 2310.03986."""
-FAMILIES = (
-    *("scenes", "ombria", "utd_mhad", "av_digits", "ms_lesions", "mosi", "ravdess", "easy_vqa", "brats", "iemocap"),
-    *REFERENCE_SETS,
+OWN_SETS = (
+    *("scenes", "ombria", "utd_mhad", "utd_mhad_retrieval", "av_digits", "ms_lesions", "mosi", "ravdess", "easy_vqa"),
+    *("brats", "iemocap"),
 )
+FAMILIES = (*OWN_SETS, *REFERENCE_SETS)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUIET += ["--trainer.enable_model_summary", "false"]
 CROP = [32, 64]
@@ -68,6 +69,7 @@ SMALL: dict[str, dict[str, object]] = {
         "model.init_args.model.init_args.widths": "[4, 8]",
     },
     "utd_mhad": {},
+    "utd_mhad_retrieval": {},
     "av_digits": {"data.dataset.init_args.eval_pairs": 1, "data.dataset.init_args.train_length": 40},
     "mosi": {},
     "ravdess": {},

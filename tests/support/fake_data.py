@@ -29,6 +29,7 @@ from tests.support.fake import (
 FOLDERS = {
     "ombria": "ombria",
     "utd_mhad": "utd_mhad",
+    "utd_mhad_retrieval": "utd_mhad",
     "av_digits": "fsdd_mnist",
     "ms_lesions": "ms_lesions",
     "mosi": "mosi_bclstm",
@@ -45,6 +46,7 @@ FOLDERS = {
 _WRITERS: dict[str, Callable[[Path], object]] = {
     "ombria": ombria.write,
     "utd_mhad": utd_mhad.write,
+    "utd_mhad_retrieval": utd_mhad.write,
     "av_digits": av_digits.write,
     "ms_lesions": ms_lesions.write,
     "mfnet": mfnet.write,

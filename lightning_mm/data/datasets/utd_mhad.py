@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from lightning_mm.data.about import About
 from lightning_mm.data.datasets.base.splits import SPLITS, check_index
-from lightning_mm.data.pages.utd_mhad import UTD_MHAD
+from lightning_mm.data.datasets.image_text.sentences import Sentences
+from lightning_mm.data.pages.utd_mhad import UTD_MHAD, UTD_MHAD_SENTENCES
 from lightning_mm.data.readers.arrays import INTEGERS, NUMBERS, check_labels, read_npz
 from lightning_mm.data.readers.folders import find_folder
 from lightning_mm.errors import LightningMMError, check_choice, check_whole
@@ -58,11 +59,17 @@ class UtdMhad(Dataset[dict[str, Any]]):
         frames: Bring all sequences to this many steps by linear interpolation, first step and last step kept; native
             lengths when not given.
         stride: Replace every ``stride`` steps of the sensor by their mean, before ``frames``; the skeleton stays.
+        captions: Whether the target is the sentence of the action, one of 27, for
+            :class:`~lightning_mm.tasks.RetrievalTask`: all clips of an action have the same.
+
+    Attributes:
+        sentences: The sentences and their vocabulary.
 
     Shape:
         A sample is ``{"inputs": {"skeleton": S, "accelerometer": S, "gyroscope": S}, "target": int}`` with S =
         ``{"values": Float[T, C], "length": T}``, or ``Float[frames, C]`` if ``frames`` is given. C is 60 (x, y, z of
-        20 joints), 3 and 3; the target is 0 to 26.
+        20 joints), 3 and 3; the target is 0 to 26, or with ``captions`` ``{"caption": that number, "text":
+        {"input_ids": Int64[6], "attention_mask": Int64[6]}}`` with a vocabulary of 55 tokens.
 
     Raises:
         DataNotFoundError: If the folder or the file is not there.
@@ -74,17 +81,24 @@ class UtdMhad(Dataset[dict[str, Any]]):
 
     about: ClassVar[About] = UTD_MHAD
     class_names = about.class_names
+    sentences: ClassVar[Sentences] = Sentences(UTD_MHAD_SENTENCES)
     channels: ClassVar[dict[str, int]] = {"skeleton": 3 * _JOINTS, "accelerometer": 3, "gyroscope": 3}
 
     def __init__(
-        self, split: str, root: str | None = None, val: str = "subject", frames: int | None = None, stride: int = 1
+        self,
+        split: str,
+        root: str | None = None,
+        val: str = "subject",
+        frames: int | None = None,
+        stride: int = 1,
+        captions: bool = False,
     ) -> None:
         check_choice("UtdMhad: split", split, SPLITS)
         check_choice("UtdMhad: val", val, VALIDATIONS)
         if frames is not None:
             check_whole("UtdMhad: frames", frames, 1)
         check_whole("UtdMhad: stride", stride, 1)
-        self.split, self.val, self.frames, self.stride = split, val, frames, stride
+        self.split, self.val, self.frames, self.stride, self.captions = split, val, frames, stride, captions
         self.root = find_folder("UtdMhad", "utd_mhad", root, [FILE])
         arrays = _read(self.root / FILE)
         splits = _split(arrays["subject"], arrays["trial"], val)
@@ -118,7 +132,8 @@ class UtdMhad(Dataset[dict[str, Any]]):
                 inputs[name] = {"values": torch.tensor(values), "length": len(values)}
             else:
                 inputs[name] = torch.tensor(_resample(values, self.frames))
-        return {"inputs": inputs, "target": self.keys[index][0] - 1}
+        action = self.keys[index][0] - 1
+        return {"inputs": inputs, "target": self.sentences.target(action) if self.captions else action}
 
 
 def _read(path: Path) -> dict[str, Array]:

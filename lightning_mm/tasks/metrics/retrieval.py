@@ -56,9 +56,14 @@ def retrieval_metrics(similarity: Tensor, owner: Tensor) -> dict[str, float]:
     higher similarity, and answers of the same similarity share the mean of their ranks, so that a constant matrix gets
     the ranks of guessing.
 
+    Where captions and clips belong together in groups, as a sentence that is said of several clips, ``owner`` is a
+    table, and the best rank among all that belong to a query counts in both directions; those of a group take no rank
+    from each other, however similar they are.
+
     Args:
         similarity: ``Float[Q, V]``, higher for what belongs together.
-        owner: ``Int[Q]``, the clip of each caption; -1 for a caption that is left out, as query and as answer.
+        owner: ``Int[Q]``, the clip of each caption; -1 for a caption that is left out, as query and as answer. Or
+            ``Bool[Q, V]``, which clips each caption belongs to; one that belongs to none is left out.
 
     Returns:
         ``t2v/r1``, ``t2v/r5``, ``t2v/r10``, ``t2v/r50`` in percent, ``t2v/median_rank``, ``t2v/mean_rank`` (1 is best),
@@ -77,10 +82,12 @@ def retrieval_metrics(similarity: Tensor, owner: Tensor) -> dict[str, float]:
             f"retrieval: expected a similarity Float[Q, V], got {similarity.dtype} {tuple(similarity.shape)}"
         )
     captions, clips = similarity.shape
+    if owner.dtype == torch.bool and owner.ndim == 2:
+        return _of_groups(similarity.detach(), owner)
     if owner.shape != (captions,) or owner.is_floating_point() or owner.dtype == torch.bool:
         raise LightningMMError(
-            f"retrieval: expected owner Int[{captions}], the clip of each caption (rows of the similarity), got "
-            f"{owner.dtype} {tuple(owner.shape)}"
+            f"retrieval: expected owner Int[{captions}], the clip of each caption (rows of the similarity), or "
+            f"Bool[{captions}, {clips}], got {owner.dtype} {tuple(owner.shape)}"
         )
     kept = owner != LEFT_OUT
     if not kept.any():
@@ -93,14 +100,49 @@ def retrieval_metrics(similarity: Tensor, owner: Tensor) -> dict[str, float]:
             f"or {LEFT_OUT} for a caption that is left out"
         )
     similarity, owner = similarity.detach()[kept], owner[kept].long()
-    if similarity.isnan().any():
-        clip = int(similarity.isnan().nonzero()[0, 1])
-        raise LightningMMError(f"retrieval: the similarity of a caption to clip {clip} is NaN")
+    _check_numbers(similarity)
     own = similarity.gather(1, owner.unsqueeze(1))
     # the best own caption of a clip is the one of the highest similarity
     best = similarity.new_full((clips,), -torch.inf).scatter_reduce(0, owner, own.squeeze(1), "amax")
     asked = torch.zeros(clips, dtype=torch.bool, device=owner.device).index_fill_(0, owner, True)
     ranks = {"t2v": _ranks(similarity, own), "v2t": _ranks(similarity.T[asked], best[asked].unsqueeze(1))}
+    return _named(ranks)
+
+
+def best_ranks(similarity: Tensor, belongs: Tensor) -> Tensor:
+    """Rank of the best answer of each query, ``Float64[N]``, from ``Float[N, K]`` and ``Bool[N, K]``.
+
+    One more than the number of answers with a higher similarity, and half of those with an equal one that do not
+    belong to the query. Every query needs an answer.
+    """
+    best = similarity.masked_fill(~belongs, -torch.inf).amax(1, keepdim=True)
+    higher, equal = (similarity > best).sum(1), ((similarity == best) & ~belongs).sum(1)
+    return (1 + higher.double() + equal.double() / 2).cpu()
+
+
+def _of_groups(similarity: Tensor, belongs: Tensor) -> dict[str, float]:
+    """Metrics where ``Bool[Q, V]`` says what belongs together."""
+    if belongs.shape != similarity.shape:
+        raise LightningMMError(
+            f"retrieval: expected owner Bool{list(similarity.shape)}, the shape of the similarity, got "
+            f"{tuple(belongs.shape)}"
+        )
+    kept, asked = belongs.any(1), belongs.any(0)
+    if not kept.any():
+        raise LightningMMError(f"retrieval: no caption counts: none of {len(belongs)} belongs to a clip")
+    similarity, belongs = similarity[kept], belongs[kept]
+    _check_numbers(similarity)
+    ranks = {"t2v": best_ranks(similarity, belongs), "v2t": best_ranks(similarity.T[asked], belongs.T[asked])}
+    return _named(ranks)
+
+
+def _check_numbers(similarity: Tensor) -> None:
+    if similarity.isnan().any():
+        clip = int(similarity.isnan().nonzero()[0, 1])
+        raise LightningMMError(f"retrieval: the similarity of a caption to clip {clip} is NaN")
+
+
+def _named(ranks: dict[str, Tensor]) -> dict[str, float]:
     return {f"{direction}/{name}": value for direction, own in ranks.items() for name, value in _figures(own).items()}
 
 

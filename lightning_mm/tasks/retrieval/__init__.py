@@ -1,0 +1,1 @@
+"""Retrieval between texts and clips."""
