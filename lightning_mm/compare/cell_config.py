@@ -84,7 +84,9 @@ def _recast(task: Any, classes: Mapping[str, Any], path: Path) -> bool:
     task["class_path"] = classes["task"]
     arguments["model"] = {
         "class_path": classes["network"],
-        "init_args": {key: value for key, value in given.items() if key in (*classes["keep"], *classes.get("also", ()))},
+        "init_args": {
+            key: value for key, value in given.items() if key in (*classes["keep"], *classes.get("also", ()))
+        },
     }
     return True
 

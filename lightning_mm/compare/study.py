@@ -65,7 +65,8 @@ class Method:
         """Class name of a callback to its changed arguments, those of the study over those of the recipe."""
         of_recipe = self.recipe.arguments
         return {
-            name: {**of_recipe.get(name, {}), **self.callbacks.get(name, {})} for name in {**of_recipe, **self.callbacks}
+            name: {**of_recipe.get(name, {}), **self.callbacks.get(name, {})}
+            for name in {**of_recipe, **self.callbacks}
         }
 
     @property

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.csv_table import CsvTable
+from lightning_mm.missing.only_complete import OnlyComplete, complete_rows
 from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
 
@@ -95,6 +96,8 @@ class HardTable(Dataset[dict[str, Any]]):
 def _drawn(
     dataset: Any, modalities: Modalities, table: MissingnessPolicy, seed: int, name: str
 ) -> Bool[Tensor, "sample modality"]:
+    if isinstance(table, OnlyComplete):
+        return complete_rows(_drawn(dataset, modalities, table.table, seed, name))
     if not isinstance(table, CsvTable):
         return table.draw(modalities, range(len(dataset)), epoch=0, seed=seed)
     ids = getattr(dataset, "ids", None)

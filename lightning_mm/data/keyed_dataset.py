@@ -75,7 +75,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         ]
 
     def read(self, index: int, epoch: int) -> Sample:
-        """Read one sample: the wanted inputs (None if not observed), ``target``, ``index``, ``epoch``, perhaps ``corner``."""
+        """Read one sample: wanted inputs (None if not observed), ``target``, ``index``, ``epoch``, and a ``corner``."""
         raw = self._raw(index, self._generator(_DRAW, index, epoch) if self.redraws else None)
         inputs = {name: raw["inputs"].get(name) for name in self.modalities}
         if all(value is None for value in inputs.values()):

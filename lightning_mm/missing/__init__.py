@@ -16,6 +16,7 @@ from lightning_mm.missing.fills import (
     fill_inputs,
 )
 from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
+from lightning_mm.missing.only_complete import OnlyComplete
 from lightning_mm.missing.policies import (
     Complete,
     FixedCombination,
@@ -32,7 +33,8 @@ from lightning_mm.missing.weighted import WeightedCombinations
 __all__ = [
     "Complete", "Constant", "CsvTable", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
     "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
-    "MeanInput", "MissingRates", "MissingnessPolicy", "Noise", "PairedShare", "PerModality", "RotatingCombinations",
-    "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs",
+    "MeanInput", "MissingRates", "MissingnessPolicy", "Noise", "OnlyComplete", "PairedShare", "PerModality",
+    "RotatingCombinations", "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros",
+    "fill_inputs", "mean_inputs",
     "read_features", "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

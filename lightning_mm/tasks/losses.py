@@ -1,7 +1,7 @@
 """Losses of dense prediction with an ignored label.
 
-Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``. Cross entropy and Dice
-take volumes too, ``[B, C, D, H, W]`` and ``Int64[B, D, H, W]``.
+Shapes: B samples, C classes, H x W pixels; logits are ``[B, C, H, W]``, targets ``Int64[B, H, W]``. Cross entropy and
+Dice take volumes too, ``[B, C, D, H, W]`` and ``Int64[B, D, H, W]``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CrossEntropyLoss(_Weighted):
         super().__init__(ignore_index, weight)
 
     def forward(
-        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch *size"]
+        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch ..."]
     ) -> Float[Tensor, ""]:
         logits = at_least_float(logits)
         weight = None if self.weight is None else self.weight.to(logits.dtype)
@@ -51,7 +51,7 @@ class CrossEntropyLoss(_Weighted):
         norm = self.norm(target)
         return total / torch.where(norm > 0, norm, 1)
 
-    def norm(self, target: Int64[Tensor, "batch *size"]) -> Tensor:
+    def norm(self, target: Int64[Tensor, "batch ..."]) -> Tensor:
         """What the sum over pixels is divided by, a scalar: the number of those that count, or their weights."""
         valid = target != self.ignore_index
         return valid.sum() if self.weight is None else self.weight[target[valid]].sum()
@@ -80,7 +80,7 @@ class DiceLoss(nn.Module):
         self.per_sample, self.skip_absent = per_sample, skip_absent
 
     def forward(
-        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch *size"]
+        self, logits: Float[Tensor, "batch class *size"], target: Int64[Tensor, "batch ..."]
     ) -> Float[Tensor, ""]:
         probability = at_least_float(logits).softmax(dim=1)
         valid = target != self.ignore_index

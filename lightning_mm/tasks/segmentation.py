@@ -28,8 +28,9 @@ from lightning_mm.tasks.metrics.segmentation import (
 )
 from lightning_mm.tasks.settings import group_of
 from lightning_mm.tasks.training.strategies import weighted_by_share
+from lightning_mm.tasks.volume_losses import BatchDiceLoss, RareClassCrossEntropyLoss
 
-LossName = Literal["ce", "dice", "ce+dice", "ohem"]
+LossName = Literal["ce", "dice", "ce+dice", "ohem", "rare+dice"]
 
 
 class SemanticSegmentationTask(BaseTask):
@@ -46,8 +47,10 @@ class SemanticSegmentationTask(BaseTask):
             One with ``dims`` of 3 is of volumes.
         modalities: Names of the columns of ``available``, in order.
         num_classes: Number of classes C.
-        loss: Cross entropy, Dice, their sum, or cross entropy of the hard pixels. In a distributed run cross entropy is
-            the mean over the labelled pixels of all processes; Dice and hard pixels are those of each process.
+        loss: Cross entropy, Dice, their sum, cross entropy of the hard pixels, or the sum of cross entropy that favours
+            rare classes and Dice, as usual for BraTS (``rare+dice``, see :mod:`lightning_mm.tasks.volume_losses`). In a
+            distributed run cross entropy is the mean over the labelled pixels of all processes; Dice and hard pixels
+            are those of each process.
         class_weights: One weight per class for the cross entropies.
         ignore_index: Label of pixels that count in neither loss nor metrics.
         class_names: Names for the metrics of single classes, by default their numbers.
@@ -194,6 +197,7 @@ def _criterion(loss: LossName, ignore_index: int, weight: list[float] | None) ->
         "dice": [DiceLoss(ignore_index)],
         "ce+dice": [CrossEntropyLoss(ignore_index, weight), DiceLoss(ignore_index)],
         "ohem": [OhemCrossEntropyLoss(ignore_index=ignore_index, weight=weight)],
+        "rare+dice": [RareClassCrossEntropyLoss(ignore_index), BatchDiceLoss(ignore_index)],
     }
     check_choice("loss", loss, terms)
     return nn.ModuleList(terms[loss])

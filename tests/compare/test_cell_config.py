@@ -102,3 +102,15 @@ def test_other_classes_keep_the_arguments_that_both_have(tmp_path: Path) -> None
     base.write_text(yaml.safe_dump({"model": {**task, "class_path": "x.SegmentationTask"}}))
     with pytest.raises(NotApplicableError, match="is for a ClassificationTask"), recast([base], classes):
         pass
+
+
+def test_other_classes_keep_some_arguments_only_if_they_are_there(tmp_path: Path) -> None:
+    classes, path = RECIPES["universal"].classes, tmp_path / "base.yaml"
+    for more in ({}, {"widths": [4, 8]}):
+        network = {"class_path": "x.Segmenter", "init_args": {"channels": {"a": 1}, "num_classes": 2, **more}}
+        task = {"class_path": "x.SemanticSegmentationTask", "init_args": {"model": {**network, "decoder": "unet"}}}
+        path.write_text(yaml.safe_dump({"model": task}))
+        with recast([path], classes) as files:
+            made = yaml.safe_load(files[0].read_text())["model"]["init_args"]["model"]
+        assert made["class_path"] == "lightning_mm.models.UniversalSegmenter"
+        assert made["init_args"] == {"channels": {"a": 1}, "num_classes": 2, **more}

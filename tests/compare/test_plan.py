@@ -84,6 +84,26 @@ def test_a_single_branch_starts_at_random_or_on_the_frozen_encoders_of_base_auxi
             read(tmp_path, seeds=[0], methods={method: None})
 
 
+def test_an_autoencoder_is_a_start_and_no_row(tmp_path: Path) -> None:
+    rows = {"universal": None, "without": {"like": "universal", "start": "other"}}
+    other = {"like": "autoencoder", "callbacks": {"ModelCheckpoint": {"mode": "max"}}}
+    study = read(tmp_path, seeds=[0], validate=True, methods={**rows, "other": other})
+    steps = {f"{step.method} {step.stage}": step for step in Plan(study).steps({})}
+    assert {name for name in steps if not name.endswith("fit")} == {
+        f"{method} {stage}" for method in rows for stage in ("val", "test")
+    }
+    assert [one.name for one in study.methods if one.swept] == list(rows)
+    first = steps["autoencoder fit"]
+    assert first.overrides["model.init_args.stage"] == "reconstruct"
+    assert first.patch["init_args"] == {"ModelCheckpoint": {"monitor": "val/loss", "mode": "min"}}
+    assert steps["other fit"].patch["init_args"] == {"ModelCheckpoint": {"monitor": "val/loss", "mode": "max"}}
+    for method, start in (("universal", "autoencoder"), ("without", "other")):
+        fit = steps[f"{method} fit"]
+        assert fit.needs == (steps[f"{start} fit"],)
+        assert fit.overrides["model.init_args.base_ckpt"] == str(study.out / start / "seed0/best.ckpt")
+        assert fit.patch["init_args"] == {}
+
+
 def test_test_sweeps_of_a_tuned_method_wait_for_the_choice(tmp_path: Path) -> None:
     study = read(tmp_path, seeds=[0, 1])
     before, after = Plan(study).steps({}), Plan(study).steps({"adapted": 0.2})

@@ -158,7 +158,10 @@ def swept(root: Path) -> set[tuple[str, ...]]:
 
 
 def is_quick(path: Path) -> bool:
-    others = ("mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml")
+    others = (
+        "mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml", "ombria/unet.yaml",
+        "ombria/universal.yaml",
+    )  # fmt: skip
     return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) in others
 
 

@@ -60,7 +60,7 @@ TINY_STREAM = "{class_path: tests.support.cli_network.TinyStream}"
 SMALL: dict[str, dict[str, object]] = {
     "scenes": {"data.dataset.init_args.size": 32, "data.dataset.init_args.test_length": 8},
     "ombria": {"data.dataset.init_args.size": 32},
-    "ms_lesions": {"data.dataset.init_args.size": 32},
+    "ms_lesions": {"data.dataset.init_args.size": 48},
     "brats": {
         "data.dataset.init_args.size": "[16, 16, 8]",
         "data.dataset.init_args.crop": "[8, 8, 8]",

@@ -1,7 +1,7 @@
 """A head whose weights may be other ones for every sample, and the network that makes them.
 
-Shapes: B samples, M modalities, K classes, C features, W = (C + 1) (2 C + 1) weights of a class (153 for C = 8), D features of
-the bottleneck.
+Shapes: B samples, M modalities, K classes, C features, W = (C + 1) (2 C + 1) weights of a class (153 for C = 8), D
+features of the bottleneck.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class ClassHead(nn.Module):
                 start += size + rows
 
     def forward(
-        self, features: Float[Tensor, "batch {self.width} *size"], change: Float[Tensor, "batch klass weight"] | None = None
+        self,
+        features: Float[Tensor, "batch {self.width} *size"],
+        change: Float[Tensor, "batch klass weight"] | None = None,
     ) -> Float[Tensor, "batch {self.num_classes} *size"]:
         """Logits; ``change`` is added to the weights of each sample."""
         batch, size = features.shape[0], features.shape[2:]
@@ -118,11 +120,8 @@ class CombinationHyper(nn.Module):
         """Changes of the weights of the head for every sample."""
         pooled = bottleneck.flatten(2).mean(2)
         table: Tensor | None = self.table
-        if table is None:
-            said = available.to(pooled.dtype)
-        else:
-            said = table[self.modalities.code(available)].to(pooled.dtype)
-        hidden = self.hidden(torch.cat([self.key(said).relu(), pooled], dim=1)).relu()
+        said = available if table is None else table[self.modalities.code(available)]
+        hidden = self.hidden(torch.cat([self.key(said.to(pooled.dtype)).relu(), pooled], dim=1)).relu()
         change: Tensor = self.change(hidden)
         return change.unflatten(1, (self.num_classes, -1))
 

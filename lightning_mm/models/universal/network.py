@@ -1,6 +1,6 @@
 """A network that reconstructs what is hidden of a sample, and segments it with a head of its combination.
 
-Shapes: B samples, M modalities, C_m channels of modality m, K classes, W weights of the head of a class; ``*size`` as in
+Shapes: B samples, M modalities, C_m channels of modality m, K classes; ``*size`` as in
 :mod:`lightning_mm.models.universal.unet`.
 """
 
@@ -40,8 +40,9 @@ class UniversalSegmenter(MultiEncoderUNet):
     Args:
         channels: Modality to its number of input channels; the order is the column order of ``available``.
         num_classes: Number of classes K.
-        size: Size of whole samples, two numbers for images and three for volumes; the template has one value for each
-            channel and position. Crops may be smaller, with their ``corner`` or about the centre.
+        size: Size of whole samples, two numbers for images and three for volumes, or the side of square images; the
+            template has one value for each channel and position. Crops may be smaller, with their ``corner`` or about
+            the centre.
         cell: Side of the squares or cubes that pre-training hides.
         hyper: Whether a small network changes the head of every class by the combination of a sample; without an effect
             at the start, see :class:`~lightning_mm.models.universal.class_head.CombinationHyper`.
@@ -69,16 +70,17 @@ class UniversalSegmenter(MultiEncoderUNet):
         self,
         channels: dict[str, int],
         num_classes: int,
-        size: Sequence[int],
+        size: int | Sequence[int],
         cell: int = 8,
         hyper: bool = False,
         text: str | None = None,
         widths: Sequence[int] = (8, 16, 32, 64),
         head_width: int = 8,
     ) -> None:
+        size = [size, size] if isinstance(size, int) else list(size)
         if len(size) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in size):
             raise LightningMMError(
-                f"size: expected height and width of images, or depth, height and width of volumes, got {list(size)}"
+                f"size: expected height and width of images, or depth, height and width of volumes, got {size}"
             )
         check_positive(cell=cell)
         if text is not None and not hyper:

@@ -7,6 +7,7 @@ images, or depth, height and width of volumes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import torch
@@ -19,10 +20,7 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.models.inputs import check_available, check_inputs, check_positive, parts_of_modalities
 from lightning_mm.models.universal.class_head import ClassHead
 
-_LAYERS: dict[int, tuple[Any, Any, str]] = {
-    2: (nn.Conv2d, nn.InstanceNorm2d, "bilinear"),
-    3: (nn.Conv3d, nn.InstanceNorm3d, "trilinear"),
-}
+_LAYERS: dict[int, tuple[Any, str]] = {2: (nn.Conv2d, "bilinear"), 3: (nn.Conv3d, "trilinear")}
 
 
 class ConvEncoder(nn.Module):
@@ -60,7 +58,9 @@ class ConvEncoder(nn.Module):
 class MultiEncoderUNet(nn.Module):
     """Encoders of the modalities, a 1x1 convolution on their features at every scale, a decoder, a head for each class.
 
-    Norms are those of single samples (instance norm), so a batch changes no output. The network ignores which modalities
+    Norms are those of single samples, so a batch changes no output, and over all features together (group norm with one
+    group): one for each feature would keep a reconstruction from being brighter for one sample than for another. The
+    network ignores which modalities
     are available and sees what stands in for absent ones, like the networks of arXiv 2310.03986.
 
     Args:
@@ -97,7 +97,9 @@ class MultiEncoderUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("dims", dims, (2, 3))
-        check_positive(num_classes=num_classes, head_width=head_width, **{f"channels of {m}": n for m, n in channels.items()})
+        check_positive(
+            num_classes=num_classes, head_width=head_width, **{f"channels of {m}": n for m, n in channels.items()}
+        )
         if len(widths) < 2 or min(widths) < 1:
             raise LightningMMError(f"widths: expected two or more positive numbers, one a scale, got {list(widths)}")
         self.modalities = Modalities(channels)
@@ -106,8 +108,7 @@ class MultiEncoderUNet(nn.Module):
         self.encoders = parts_of_modalities({m: ConvEncoder(n, widths, dims) for m, n in channels.items()})
         conv = _LAYERS[dims][0]
         self.fusion = nn.ModuleList(conv(len(channels) * width, width, 1) for width in widths)
-        pairs = list(zip(widths[:-1], widths[1:]))
-        self.decoder = nn.ModuleList(_block(above + below, above, dims) for above, below in pairs)
+        self.decoder = nn.ModuleList(_block(above + below, above, dims) for above, below in pairwise(widths))
         self.narrow = _block(widths[0], head_width, dims, kernel=1)
         self.head = ClassHead(head_width, num_classes)
 
@@ -127,7 +128,7 @@ class MultiEncoderUNet(nn.Module):
         below = fused[-1]
         for block, skip in zip(reversed(self.decoder), reversed(fused[:-1])):
             # sizes are known to fit, so a factor exports better than a size
-            below = F.interpolate(below, scale_factor=2.0, mode=_LAYERS[self.dims][2], align_corners=False)
+            below = F.interpolate(below, scale_factor=2.0, mode=_LAYERS[self.dims][1], align_corners=False)
             below = block(torch.cat([skip, below], dim=1))
         return below, fused[-1]
 
@@ -158,7 +159,5 @@ class MultiEncoderUNet(nn.Module):
 
 
 def _block(came: int, width: int, dims: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    conv, norm, _ = _LAYERS[dims]
-    return nn.Sequential(
-        conv(came, width, kernel, stride, kernel // 2), norm(width, affine=True), nn.ReLU(inplace=True)
-    )
+    conv = _LAYERS[dims][0]
+    return nn.Sequential(conv(came, width, kernel, stride, kernel // 2), nn.GroupNorm(1, width), nn.ReLU(inplace=True))

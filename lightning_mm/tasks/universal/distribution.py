@@ -52,7 +52,12 @@ class DistributionBank(nn.Module):
         background: float = 0.0,
     ) -> None:
         super().__init__()
-        self.channels, self.dims, self.statistics, self.background = network.channels, network.dims, statistics, background
+        self.channels, self.dims, self.statistics, self.background = (
+            network.channels,
+            network.dims,
+            statistics,
+            background,
+        )
         self.momentum, self.encoder_momentum = momentum, encoder_momentum
         self.encoders = deepcopy(network.encoders).requires_grad_(False)
         self.each = 2 if statistics == "moments" else _QUANTILES

@@ -1,6 +1,7 @@
 """What a student learns from a teacher that sees the completed sample.
 
-Shapes: B samples, K classes, D features; ``*size`` is height and width of images, or depth, height and width of volumes.
+Shapes: B samples, K classes, D features; ``*size`` is height and width of images, or depth, height and width of
+volumes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def temperature_divergence(
 def prototype_distance(
     student: Float[Tensor, "batch feature *size"],
     teacher: Float[Tensor, "batch feature *size"],
-    target: Int64[Tensor, "batch *size"],
+    target: Int64[Tensor, "batch ..."],
     num_classes: int,
 ) -> Float[Tensor, ""]:
     """Squared difference between student and teacher in how similar each position is to the mean of each class.

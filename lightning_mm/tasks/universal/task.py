@@ -1,7 +1,7 @@
 """The universal model in two stages: a masked autoencoder, then segmentation that learns from completed samples.
 
-Shapes: B samples, M modalities, C_m channels of modality m, K classes; ``*size`` is height and width of images, or depth,
-height and width of volumes.
+Shapes: B samples, M modalities, K classes; ``*size`` is height and width of images, or depth, height and width of
+volumes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _HEADS = ("narrow", "head", "hyper")
 class UniversalTask(SemanticSegmentationTask):
     """Trains :class:`~lightning_mm.models.UniversalSegmenter`; metrics as in :class:`SemanticSegmentationTask`.
 
-    Stage ``reconstruct``: of what a sample has (``observed``; incomplete samples too), whole modalities and then cells are
-    hidden, see :func:`~lightning_mm.models.universal.masking.draw_shown`, and the network reconstructs everything::
+    Stage ``reconstruct``: of what a sample has (``observed``; incomplete samples too), whole modalities and then cells
+    are hidden, see :func:`~lightning_mm.models.universal.masking.draw_shown`, and the network reconstructs everything::
 
         mean squared error over what exists + template_weight * ||T - mean(T)|| + distribution_weight * distance
 
-    where the distance is between reconstructions of modalities that a sample does not have and the statistics of other
-    samples. ``train_policy`` plays no role. Validation logs ``val/loss``, the mean squared error with cells hidden as in
-    training, and ``val/explained_variance`` of whole modalities that ``val_policy`` hides.
+    where the distance is between reconstructions of modalities that a sample does not have and statistics of other
+    samples. ``train_policy`` plays no role. Validation logs ``val/loss``, the mean squared error with cells hidden as
+    in training, and ``val/explained_variance`` of whole modalities that ``val_policy`` hides.
 
     Stage ``segment``, from the checkpoint of the first: a student sees what is ``available``, and the same network sees
     the sample completed by the frozen first stage (its reconstruction where nothing exists)::
@@ -52,13 +52,13 @@ class UniversalTask(SemanticSegmentationTask):
         loss(student) + loss(completed) + distil * KL_T(student || completed)
         + prototypes * distance between their similarities to class means
 
-    The completed side is a constant in the last two terms. With ``distil`` and ``prototypes`` 0, only the first term is left
-    and nothing is completed.
+    The completed side is a constant in the last two terms. With ``distil`` and ``prototypes`` 0, only the first term is
+    left and nothing is completed.
 
     Own reconstruction of arXiv 2406.01987: the paper's body could not be read; read: its abstract; chosen by us: both
-    losses and all weights (template and order of hiding after M3AE, divergence and prototypes after PASSION). Equal on any
-    number of devices for batches of equal size, since cells are drawn by sample and the bank of statistics is that of all
-    processes; but for Dice, which is that of each process.
+    losses and all weights (template and order of hiding after M3AE, divergence and prototypes after PASSION). Training
+    is equal on any number of devices for batches of equal size, since cells are drawn by sample and the bank of
+    statistics is that of all processes; but for Dice and prototypes, whose means are those of each process.
 
     Args:
         model: The network.
@@ -172,9 +172,9 @@ class UniversalTask(SemanticSegmentationTask):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.stage == "reconstruct" and self.trainer.global_step == 0 and getattr(self, "adapter", None) is None:
-            if not self.model.template.values.any():
-                start_template(self.model, self.trainer)
+        fresh = self.trainer.global_step == 0 and not self.model.template.values.any()
+        if self.stage == "reconstruct" and fresh and getattr(self, "adapter", None) is None:
+            start_template(self.model, self.trainer)
         for completer in self._completer:
             completer.to(self.device)
 
@@ -240,8 +240,8 @@ class UniversalTask(SemanticSegmentationTask):
         """
         if not self._completer:
             raise LightningMMError(
-                "stage segment completes samples with a network of stage reconstruct: give its checkpoint as base_ckpt, "
-                "or set distil and prototypes to 0"
+                "stage segment completes samples with a network of stage reconstruct: give its checkpoint as "
+                "base_ckpt, or set distil and prototypes to 0"
             )
         completer, inputs, observed = self._completer[0], self.existing(batch), batch["observed"]
         with torch.no_grad():
@@ -343,6 +343,8 @@ class UniversalTask(SemanticSegmentationTask):
 
     def _refuse_other_methods(self) -> None:
         if self.auxiliary is not None or self.late_drop:
-            raise LightningMMError("UniversalTask has no auxiliary heads; set auxiliary_weight to 0 and late_drop to false")
+            raise LightningMMError(
+                "UniversalTask has no auxiliary heads; set auxiliary_weight to 0 and late_drop to false"
+            )
         if self.teacher.wanted:
             raise LightningMMError("UniversalTask has a teacher already, distil; set the weights of distillation to 0")
