@@ -19,7 +19,7 @@ from lightning_mm.models.universal.masking import cells_in, draw_shown, on_pixel
 from lightning_mm.models.universal.network import UniversalSegmenter
 from lightning_mm.tasks.base import STEP_KEYS
 from lightning_mm.tasks.checkpoints import load_network
-from lightning_mm.tasks.checks import check_batch, check_labels
+from lightning_mm.tasks.checks import check_batch
 from lightning_mm.tasks.embedding_prediction.metric import PredictedEmbedding
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.training.parameter_groups import parameter_groups
@@ -320,11 +320,6 @@ class UniversalTask(SemanticSegmentationTask):
         if template.requires_grad:
             groups.append({"params": [template], "weight_decay": 0.0, "lr": self.template_lr})
         return self.optimizer(groups)
-
-    def check_target(self, target: Any) -> None:
-        axes = "D, H, W" if self.model.dims == 3 else "H, W"
-        what = f"Int64[B, {axes}], one label per {'voxel' if self.model.dims == 3 else 'pixel'}"
-        check_labels(target, what, self.model.dims + 1, self.num_classes, self.ignore_index)
 
     def _shown(self, batch: dict[str, Any], epoch: int) -> Tensor:
         size, cell = batch["inputs"][self.modalities[0]].shape[2:], self.model.cell
