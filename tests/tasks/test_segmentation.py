@@ -249,7 +249,7 @@ def test_wrong_base_checkpoints_are_named_and_change_nothing(tmp_path: Path) -> 
         ({"class_names": ["a", "b"]}, r"num_classes is 3: .* got \['a', 'b'\]"),
         ({"class_weights": [1.0]}, "class_weights: expected 3 numbers, got 1"),
         ({"absent_classes": "none"}, r"absent_classes must be one of \['skip', 'zero'\], got 'none'"),
-        ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem'\], got 'hinge'"),
+        ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem', 'rare\+dice'\], got 'hinge'"),
     ],
 )
 @pytest.mark.wrong_types
