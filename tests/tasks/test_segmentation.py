@@ -105,7 +105,7 @@ def test_an_absent_class_has_no_iou_or_zero(ignore_index: int) -> None:
     assert zero["pixel_accuracy"] == skipped["pixel_accuracy"]
 
 
-@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice", "ohem"])
+@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice", "ohem", "rare+dice"])
 def test_fit_learns_the_signal(loss: Any) -> None:
     task = build(loss=loss, optimizer=lambda p: torch.optim.AdamW(p, lr=0.1))
     (before,) = trainer().validate(task, loader(), verbose=False)
@@ -249,7 +249,7 @@ def test_wrong_base_checkpoints_are_named_and_change_nothing(tmp_path: Path) -> 
         ({"class_names": ["a", "b"]}, r"num_classes is 3: .* got \['a', 'b'\]"),
         ({"class_weights": [1.0]}, "class_weights: expected 3 numbers, got 1"),
         ({"absent_classes": "none"}, r"absent_classes must be one of \['skip', 'zero'\], got 'none'"),
-        ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem'\], got 'hinge'"),
+        ({"loss": "hinge"}, r"loss must be one of \['ce', 'dice', 'ce\+dice', 'ohem', 'rare\+dice'\], got 'hinge'"),
     ],
 )
 @pytest.mark.wrong_types
