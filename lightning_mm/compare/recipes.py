@@ -151,6 +151,7 @@ RECIPES: dict[str, Recipe] = {
     "universal": Recipe(
         "the network of autoencoder trained to segment, on samples that it completed too",
         start="autoencoder",
+        settings={"model.init_args.stage": "segment"},
         classes=_UNIVERSAL,
         **_ALL,
     ),

@@ -105,7 +105,7 @@ def test_an_absent_class_has_no_iou_or_zero(ignore_index: int) -> None:
     assert zero["pixel_accuracy"] == skipped["pixel_accuracy"]
 
 
-@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice", "ohem"])
+@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice", "ohem", "rare+dice"])
 def test_fit_learns_the_signal(loss: Any) -> None:
     task = build(loss=loss, optimizer=lambda p: torch.optim.AdamW(p, lr=0.1))
     (before,) = trainer().validate(task, loader(), verbose=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -119,7 +120,7 @@ class CombinationHyper(nn.Module):
     ) -> Float[Tensor, "batch {self.num_classes} weight"]:
         """Changes of the weights of the head for every sample."""
         pooled = bottleneck.flatten(2).mean(2)
-        table: Tensor | None = self.table
+        table = cast("Tensor | None", self.table)
         said = available if table is None else table[self.modalities.code(available)]
         hidden = self.hidden(torch.cat([self.key(said.to(pooled.dtype)).relu(), pooled], dim=1)).relu()
         change: Tensor = self.change(hidden)

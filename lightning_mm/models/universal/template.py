@@ -67,4 +67,7 @@ class Template(nn.Module):
         return torch.linalg.vector_norm(centred)
 
     def _part(self, start: Sequence[int], size: Sequence[int]) -> Tensor:
-        return self.values[(..., *(slice(one, one + part) for one, part in zip(start, size)))]
+        values: Tensor = self.values
+        for axis, (first, part) in enumerate(zip(start, size), 2):
+            values = values.narrow(axis, first, part)
+        return values

@@ -24,7 +24,7 @@ from lightning_mm.tasks.embedding_prediction.metric import PredictedEmbedding
 from lightning_mm.tasks.segmentation import SemanticSegmentationTask
 from lightning_mm.tasks.training.parameter_groups import parameter_groups
 from lightning_mm.tasks.training.strategies import weighted_by_share
-from lightning_mm.tasks.universal.distribution import STATISTICS, DistributionBank, Statistics
+from lightning_mm.tasks.universal.distribution import STATISTICS, DistributionBank
 from lightning_mm.tasks.universal.losses import prototype_distance, temperature_divergence
 from lightning_mm.tasks.universal.template_start import start_template
 
@@ -157,8 +157,7 @@ class UniversalTask(SemanticSegmentationTask):
         if stage != "fit" or getattr(self, "adapter", None) is not None:
             return
         if self.stage == "reconstruct" and self.statistics != "none" and self.distribution is None:
-            kind = cast(Statistics, self.statistics)
-            self.distribution = DistributionBank(self.model, kind, background=self.background)
+            self.distribution = DistributionBank(self.model, self.statistics, background=self.background)
             self.distribution.to(self.device)
         if self.stage == "segment" and self.completes and self.ema > 0 and self.averaged is None:
             self.averaged = deepcopy(self.model).requires_grad_(False).eval()
