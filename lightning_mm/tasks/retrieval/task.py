@@ -196,7 +196,8 @@ class RetrievalTask(BaseTask):
                 f"target: captions have numbers from 0, or {LEFT_OUT} for none, got {int(number.min())}"
             )
         texts = target["text"]
-        sizes = [tuple(leaf.shape[: number.ndim]) for leaf in tensors_of(texts)] or [(rows_of(texts),)]
+        sizes: list[tuple[int | None, ...]] = [tuple(leaf.shape[: number.ndim]) for leaf in tensors_of(texts)]
+        sizes = sizes or [(rows_of(texts),)]
         wrong = [size for size in sizes if size != tuple(number.shape)]
         if wrong:
             raise LightningMMError(
