@@ -93,8 +93,9 @@ def data_page(page: About) -> str:
     }
     if page.class_names:
         rows["classes"] = f"{len(page.class_names)}: {', '.join(page.class_names)}"
-    real = page.name in ("ms_lesions", "fsdd_mnist")
-    picture = "A sample." if real else "Generated values in the layout of a sample: shapes are right, contents are not."
+    picture = "Generated values in the layout of a sample: shapes are right, contents are not."
+    if page.name in ("ms_lesions", "fsdd_mnist"):  # as in make_pictures.py, by their licences
+        picture = f"A sample. {page.reference}; {page.licence}."
     family = EXPERIMENTS.get(page.name, page.name)
     lines = [
         f"# {page.data_set}",

@@ -12,7 +12,7 @@ from tests.support.repository import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.name.endswith(".in.md"))
 _FENCE = re.compile(r"^```(\w*)(?: title=\"([\w.]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
