@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -76,6 +77,10 @@ def test_a_newcomer_gets_through(page: Path, tmp_path: Path, monkeypatch: pytest
             continue  # tests/cli/test_demo.py
         more = QUIET if verb in ("fit", "sweep") else ["--dry_run"] if verb == "compare" else []
         assert main([verb, *words, *more]) == 0, shlex.join([verb, *words])
+    for words in (words for block in blocks(page) if block.language == "sh" for words in block.lines):
+        if words[0] == "python":
+            monkeypatch.setattr(sys, "argv", words[1:])
+            runpy.run_path(words[1], run_name="__main__")
     run_python(page)
     assert list(tmp_path.rglob("sweep.csv"))
     for name in files:
@@ -121,7 +126,7 @@ def test_every_other_word_of_a_shell_is_known() -> None:
         for block in blocks(page):
             assert block.language in ("sh", "python", "yaml", "text"), f"{page.name}: {block.language!r}"
             for words in block.lines if block.language == "sh" else []:
-                known = words[0] in ("lightning-mm", "export") or words[:2] == ["pip", "install"]
+                known = words[0] in ("lightning-mm", "export", "python") or words[:2] == ["pip", "install"]
                 assert known or (words[0] == "make" and words[1] in targets), f"{page.name}: {words}"
         for name in re.findall(r"lightning-mm\[(\w+)\]", page.read_text(encoding="utf-8")):
             assert name in extras, f"{page.name}: {name}"
