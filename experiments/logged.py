@@ -21,6 +21,7 @@ from lightning_mm.compare import read_study
 from lightning_mm.compare.plan import CHECKPOINT, CONFIG, Plan
 from lightning_mm.compare.study import Study
 from lightning_mm.files import write_atomically
+from lightning_mm.results import read
 
 KEYS = ("val/explained_variance", "val/predicted_std", "val/norm_gap")
 TASKS = ("embedding_prediction", "single_branch")
@@ -37,7 +38,8 @@ class Validating(CommandLine):
 def logged(study: Study, chosen: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Validate every network of these methods; method to key to values in the order of the seeds."""
     plan, found = Plan(study), dict[str, dict[str, list[float]]]()
-    for method in study.methods:
+    swept = read(study.results / "sweep.csv").methods
+    for method in (one for one in study.methods if one.name in swept):
         like = (study.content["methods"].get(method.name) or {}).get("like", method.name)
         for seed in study.seeds if str(like).startswith(TASKS) else ():
             folder = plan.fit(method, None, seed, (chosen.get(method.name) or {}).get("value")).folder
