@@ -3,7 +3,8 @@
 Marks of docs/which_method_when.in.md, one a line unless said otherwise:
 
 - ``<!-- guide: mean -->``: a method per row, the mean over incomplete combinations per data set; also ``full`` and
-  ``costs``; ``paired SET``: the same by the share of paired training data; ``vqa``; ``explained``; ``chosen``.
+  ``costs``; ``paired SET``: the same by the share of paired training data; ``vqa``; ``explained``; ``chosen``;
+  ``study FOLDER``: the summary of a study, a method per row.
 - ``{{SET METHOD FIGURE}}``, anywhere: a figure such as ``mean``, ``full``, ``worst`` or a combination, in percent.
 - ``<!-- holds: SET METHOD FIGURE > METHOD FIGURE [by POINTS] -->``: nothing on the page, an error if it does not hold.
 - ``<!-- if: FOLDER -->`` ... ``<!-- end -->``: left out while there are no results of that name.
@@ -21,14 +22,14 @@ from typing import Any
 
 from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.errors import LightningMMError
-from lightning_mm.results import Figure, SweepResult, read
+from lightning_mm.results import Figure, SweepResult, read, summary_markdown
 from lightning_mm.results.texts import NOTHING, best_positions, duration, number, short_count, with_spread
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SETS = {
     "RavdessFeatures": ("ravdess_prediction", "ravdess"),
     "AVDigits": ("av_digits_prediction", "av_digits"),
-    "UtdMhad": ("utd_mhad_prediction", "utd_mhad"),
+    "UtdMhad": ("utd_mhad_prediction", "utd_mhad", "utd_mhad_fills"),
     "EasyVqa": ("easy_vqa",),
 }
 """Data set to the folders of its results on complete training data; the first that has a method counts."""
@@ -101,6 +102,9 @@ def _table(name: str, where: str | None) -> str:
         return _grid(METHODS, {label: label for label in SETS}, name)
     if name == "paired":
         return paired(str(where))
+    if name == "study":
+        result = _result(str(where))
+        return "*Not run completely yet.*" if result is None else summary_markdown(result).split("\n", 2)[2]
     return {"costs": costs, "vqa": vqa, "explained": explained, "chosen": chosen}[name]()
 
 
@@ -121,10 +125,13 @@ def _grid(methods: Sequence[str], columns: dict[str, str], name: str) -> str:
 
 def paired(where: str) -> str:
     """Two tables: mean over incomplete combinations, and with everything present, by the share of paired clips."""
-    name = SETS[where][-1]
-    places = {f"{share} %": where if share == SHARES[0] else f"{name}_paired_{share}" for share in SHARES}
+    places = {f"{share} %": where if share == SHARES[0] else _paired(where, share) for share in SHARES}
     titles = {"mean": "Mean over incomplete combinations:", "full": "Everything present:"}
     return "\n\n".join(f"{title}\n\n{_grid(ON_TABLE, places, figure)}" for figure, title in titles.items())
+
+
+def _paired(where: str, share: int) -> str:
+    return f"{SETS[where][0].removesuffix('_prediction')}_paired_{share}"
 
 
 def costs() -> str:
@@ -134,9 +141,17 @@ def costs() -> str:
         texts = [_cost(label, method) for label in SETS]
         if set(texts) - {NOTHING}:
             rows.append([f"`{method}`", *texts])
-    bases = [duration(_json(folders[0], "study.json").get("base_seconds", math.nan)) for folders in SETS.values()]
-    rows.insert(2, ["the base", *bases])
+    rows.insert(2, ["the base", *map(_base_cost, SETS)])
     return _lines(rows)
+
+
+def _base_cost(where: str) -> str:
+    for folder in SETS[where]:
+        result, seconds = _result(folder), _json(folder, "study.json").get("base_seconds")
+        if result is not None and seconds is not None:
+            count = next((own["base"] for own in result.parameters.values() if "base" in own), None)
+            return duration(seconds) if count is None else f"{duration(seconds)}, {short_count(count)}"
+    return NOTHING
 
 
 def _cost(where: str, method: str) -> str:
@@ -190,7 +205,7 @@ def explained() -> str:
     rows = [["data", "explained variance", "spread", "by pair"], ["---", "--:", "--:", "---"]]
     for where, folders in SETS.items():
         for share in SHARES:
-            folder = folders[0] if share == SHARES[0] else f"{folders[-1]}_paired_{share}"
+            folder = folders[0] if share == SHARES[0] else _paired(where, share)
             own = _json(folder, "logged.json").get("embedding_prediction")
             if own is None:
                 continue
