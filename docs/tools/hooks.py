@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACE = "repository"
 """Folder of the site for files that are not in docs/."""
-PENDING = ("which_method_when.md", "check.md")
+PENDING = ("check.md",)
 ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md")
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- /tabs -->$", re.MULTILINE | re.DOTALL)

@@ -161,7 +161,7 @@ def example(page: KindPage) -> list[str]:
         "",
         "",
         "rgb, depth = torch.randn(4, 6, 8), torch.randn(4, 6, 8)  # batch, tokens, channels",
-        f'adapted = adapt(Network(), ["rgb", "depth"], {page.call}, basis=Additive(), example=((rgb, depth), {{}}))',
+        *call_of(page),
         "only_rgb = torch.tensor([[True, False]]).expand(4, 2)",
         "print(adapted(rgb, depth, available=only_rgb).shape)",
         "```",
@@ -179,6 +179,13 @@ def example(page: KindPage) -> list[str]:
         "```",
         "<!-- /tabs -->",
     ]
+
+
+def call_of(page: KindPage) -> list[str]:
+    """The call of ``adapt``, broken as the formatter does it."""
+    arguments = f'Network(), ["rgb", "depth"], {page.call}, basis=Additive(), example=((rgb, depth), {{}})'
+    line = f"adapted = adapt({arguments})"
+    return [line] if len(line) <= 120 else ["adapted = adapt(", f"    {arguments}", ")"]
 
 
 PLAIN = """
