@@ -21,6 +21,7 @@ import yaml
 from docs.tools.make_pages import outdated
 from lightning_mm.adapters import Basis, Kind
 from lightning_mm.cli import main
+from lightning_mm.compare import read_study
 from lightning_mm.data import Scenes
 from tests.support.pages import DOCS, PAGES, README, blocks, commands, run_python, write_files
 from tests.support.repository import REPOSITORY
@@ -105,6 +106,18 @@ def test_the_tutorial_takes_at_most_forty_lines() -> None:
     shown = [block.text for block in blocks(DOCS / "tutorial.md") if block.title]
     assert len([line for text in shown for line in text.splitlines() if line.strip()]) <= 40
     assert max(len(line) for text in shown for line in text.splitlines()) <= 125
+
+
+@pytest.mark.parametrize("name", ["studies.md", "which_method_when.md"])
+def test_the_studies_that_pages_show_are_studies(name: str, tmp_path: Path) -> None:
+    for file in ("base.yaml", "ssf.yaml"):
+        (tmp_path / file).write_text((REPOSITORY / "experiments" / "scenes" / file).read_text())
+    shown = [block.text for block in blocks(DOCS / name) if block.language == "yaml"]
+    assert shown
+    for text in shown:
+        (tmp_path / "study.yaml").write_text(text)
+        study = read_study(tmp_path / "study.yaml")
+        assert {method.name for method in study.methods} >= {"zero_fill", "adapted", "dedicated"}
 
 
 def test_commands_about_data_run(capsys: pytest.CaptureFixture[str]) -> None:
