@@ -136,12 +136,12 @@ def _paired(where: str, share: int) -> str:
 
 def costs() -> str:
     """What a method trains, and the CPU seconds of that, with those of the network that it starts from."""
-    rows = [["method", *SETS], ["---", *["--:"] * len(SETS)]]
-    for method in ("modality_dropout", *METHODS[4:]):
-        texts = [_cost(label, method) for label in SETS]
+    sets = [where for where, folders in SETS.items() if any(map(_result, folders))]
+    rows = [["method", *sets], ["---", *["--:"] * len(sets)], ["the base", *map(_base_cost, sets)]]
+    for method in ("base_auxiliary", "modality_dropout", *METHODS[4:]):
+        texts = [_cost(label, method) for label in sets]
         if set(texts) - {NOTHING}:
             rows.append([f"`{method}`", *texts])
-    rows.insert(2, ["the base", *map(_base_cost, SETS)])
     return _lines(rows)
 
 
