@@ -27,7 +27,7 @@ from lightning_mm.results.texts import NOTHING, best_positions, duration, number
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SETS = {
-    "RavdessFeatures": ("ravdess_prediction", "ravdess"),
+    "RavdessFeatures": ("ravdess_prediction", "ravdess_single_branch", "ravdess"),
     "AVDigits": ("av_digits_prediction", "av_digits"),
     "UtdMhad": ("utd_mhad_prediction", "utd_mhad", "utd_mhad_fills"),
     "EasyVqa": ("easy_vqa",),
@@ -136,12 +136,12 @@ def _paired(where: str, share: int) -> str:
 
 def costs() -> str:
     """What a method trains, and the CPU seconds of that, with those of the network that it starts from."""
-    rows = [["method", *SETS], ["---", *["--:"] * len(SETS)]]
-    for method in ("modality_dropout", *METHODS[4:]):
-        texts = [_cost(label, method) for label in SETS]
+    sets = [where for where, folders in SETS.items() if any(map(_result, folders))]
+    rows = [["method", *sets], ["---", *["--:"] * len(sets)], ["the base", *map(_base_cost, sets)]]
+    for method in ("base_auxiliary", "modality_dropout", *METHODS[4:]):
+        texts = [_cost(label, method) for label in sets]
         if set(texts) - {NOTHING}:
             rows.append([f"`{method}`", *texts])
-    rows.insert(2, ["the base", *map(_base_cost, SETS)])
     return _lines(rows)
 
 
@@ -225,7 +225,9 @@ def chosen() -> str:
         means: dict[str, float] = {}
         for folder in folders:
             means = {**_json(folder, "study.json").get("validation_means", {}), **means}
-        means = {method: value for method, value in means.items() if method in METHODS}
+        # the means of some seeds alone say nothing next to those of all
+        some = {method for folder in folders for method in METHODS if "tune_seeds" in _asked(folder, method)}
+        means = {method: value for method, value in means.items() if method in METHODS and method not in some}
         if means:
             best = max(means, key=lambda method: means[method])
             sentences.append(
