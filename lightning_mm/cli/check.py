@@ -92,6 +92,17 @@ def check_task(
         )
 
 
+def with_json_flag(args: list[str]) -> list[str]:
+    """Arguments in which ``--json`` alone means true, as for the other verbs.
+
+    Example:
+        >>> with_json_flag(["check", "--json", "-c", "base.yaml"])
+        ['check', '--json=true', '-c', 'base.yaml']
+    """
+    following = [*args[1:], "--"]
+    return ["--json=true" if one == "--json" and after.startswith("-") else one for one, after in zip(args, following)]
+
+
 def without_training(config: Namespace) -> None:
     """Leave out of a config what a check does not need: loggers, trained weights, and callbacks but the adapter."""
     callbacks = config.trainer.get("callbacks") or []

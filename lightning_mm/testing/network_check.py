@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from lightning_mm.adapters.network.example import Example, example_of
 from lightning_mm.adapters.network.inputs import Call, locate_inputs
 from lightning_mm.errors import LightningMMError, shown
 from lightning_mm.export.exporting import quiet as plain_attention
+from lightning_mm.export.index import ANY
 from lightning_mm.missing import Fill, Zeros
 from lightning_mm.modalities import Modalities
 from lightning_mm.testing import check_lines as lines
@@ -42,7 +41,10 @@ GRADIENT = "gradient only in the adapter"
 ABSENT = "absent inputs have no effect"
 MIXED = "mixed batch equals one by one"
 FOLDED = "folded networks agree"
-EXPORTED = "exported programs agree"
+EXPORTED = "exported program agrees"
+ALL_EXPORTED = "exported for all combinations"
+TIMES_ONE = 4
+"""Time that exporting the program for all combinations takes at most, relative to that of one."""
 SAVED = "saved and loaded"
 THREADS = "threads do not meet"
 LEFT_OUT = "layers left out"
@@ -232,10 +234,25 @@ class KindCheckRun:
         else:
             self.lines.append(CheckLine(FOLDED, None, f"{type(self.kind).__name__} acts by hooks only"))
         if self.export:
-            with tempfile.TemporaryDirectory() as folder:
-                place = Path(folder) / "exported"
-                self._line(EXPORTED, lambda: lines.exported_program_agrees(subject, place, incomplete[0]))
+            self._programs(subject, incomplete[0])
         return folding
+
+    def _programs(self, subject: Subject, combination: str) -> None:
+        """Export the program of one combination, and, if there is time, the one for all."""
+        grouped, start = self.settings["grouped"], time.perf_counter()
+        if self.lines[-1].ok:
+            self._line(EXPORTED, lambda: lines.exported_program_agrees(subject, combination))
+        else:
+            self.lines.append(CheckLine(EXPORTED, None, f"not checked: it needs {FOLDED!r}"))
+        took = time.perf_counter() - start
+        if grouped or ANY in self.modalities:
+            why = "grouped=True cannot be exported" if grouped else f"a modality is called {ANY!r}"
+            self.lines.append(CheckLine(ALL_EXPORTED, None, why))
+        elif time.perf_counter() - self.started + TIMES_ONE * took > self.seconds and not self.late:
+            why = f"not checked: it may take longer than what is left of the {self.seconds:g} s, give more"
+            self.lines.append(CheckLine(ALL_EXPORTED, None, why))
+        else:
+            self._line(ALL_EXPORTED, lambda: lines.exported_program_agrees(subject, None))
 
     def _costs(self, folding: Folding, slower: float | None) -> None:
         total = sum(parameter.numel() for parameter in self.original.parameters())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_mm.cli import main
+from tests.support.repository import REPOSITORY
 from tests.support.tiny_run import BASE, SSF
 
 pytestmark = pytest.mark.compiled
@@ -44,7 +46,7 @@ def test_prints_one_table_and_nothing_else(here: Path, capfd: pytest.CaptureFixt
 
 def test_json_of_several_kinds(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     kinds = ["--kinds", "[SSF, {class_path: LoRA, init_args: {rank: 2}}]"]
-    assert main(["check", "-c", "base.yaml", "--json", "true", "--export", "false", *kinds]) == 0
+    assert main(["check", "-c", "base.yaml", "--json", "--export", "false", *kinds]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["ok"], found["modalities"]) == (True, ["rgb", "depth"])
     assert [(one["kind"], one["basis"], one["ok"]) for one in found["kinds"]] == [
@@ -61,3 +63,15 @@ def test_a_no_is_exit_code_1(here: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert "mixed batch equals one by" in out
     assert err.startswith("lightning-mm: error: CrowdedNetwork: expected yes in every line, got no for ")
     assert "'mixed batch equals one by one'" in err
+
+
+def test_the_commands_of_the_documentation_parse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (REPOSITORY / "docs" / "check.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("lightning-mm ")]
+    assert [command[0] for command in commands] == ["check"] * 2
+    monkeypatch.chdir(REPOSITORY)
+    for command in commands:
+        assert main([*command, "--print_config"]) == 0
+    assert "class_path: lightning_mm.adapters.LoRA" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter, ResumeCheckpoint
 from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
-from lightning_mm.cli.check import without_training
+from lightning_mm.cli.check import with_json_flag, without_training
 from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
 from lightning_mm.cli.lightning.checkpoint_files import check_content, check_places, use_whole_checkpoints
 from lightning_mm.cli.lightning.parser import plain_config
@@ -57,7 +57,8 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
-        self.config = parser.parse_args(with_nested_nulls(args))
+        given = with_json_flag(args) if args[0] == "check" else args
+        self.config = parser.parse_args(with_nested_nulls(given))
         self._asked_for = self.config[self.config.subcommand].get("ckpt_path")
         for name in ("trainer", "data"):
             value = self.config[self.config.subcommand].get(name)
