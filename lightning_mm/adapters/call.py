@@ -49,8 +49,6 @@ class AdapterCall:
         self.entered: list[LayerCall] = []  # layers that are between their two hooks
         self.merged: list[Any] = []  # running encoders, see absent_rows
         self.mixed: dict[int, Tensor] = {}
-        self._whole: Tensor | None = None  # all of them in one tensor
-        self._factors: dict[int, Tensor] | None = None
 
     def mix_ahead(self, banks: nn.Module) -> None:
         """Mix the tables ``[K, C]`` of all banks at once: one product costs less than many small ones."""
@@ -60,7 +58,7 @@ class AdapterCall:
         with full_precision(self.route.device.type):
             mixed = self.basis.mix(self.route, (torch.cat(tables, 1) if len(tables) > 1 else tables[0]).float())
         parts = mixed.split([table.shape[1] for table in tables], 1)
-        self.mixed, self._whole = {id(table): part for table, part in zip(tables, parts)}, mixed
+        self.mixed = {id(table): part for table, part in zip(tables, parts)}
 
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
         """Return the coefficients of the samples that the running layer gets, in float32."""
@@ -70,16 +68,6 @@ class AdapterCall:
         assert self.route is not None
         with full_precision(table.device.type):
             return self.basis.mix(self.route, table.float())
-
-    def factor(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
-        """Return ``1 + mix(table)``; where tables were mixed ahead, one sum is made for all of them."""
-        if self._whole is None or tracing() or id(table) not in self.mixed:
-            return 1 + self.mix(table)
-        if self._factors is None:
-            parts = (1 + self._whole).split([part.shape[1] for part in self.mixed.values()], 1)
-            self._factors = dict(zip(self.mixed, parts))
-        found = self._factors[id(table)]
-        return found if self.rows is None else found.index_select(0, self.rows)
 
 
 class LayerCall:
@@ -127,10 +115,6 @@ class LayerCall:
     def mix(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
         """Mix a table ``[K, C]`` into one row per sample, in float32; zeros for complete samples."""
         return self._call.mix(table)
-
-    def factor(self, table: Float[Tensor, "row channel"]) -> Float32[Tensor, "batch channel"]:
-        """Return ``1 + mix(table)``, the factors of a table that changes scales."""
-        return self._call.factor(table)
 
     def gather(self, table: Float[Tensor, " row *entry"]) -> Float[Tensor, "batch slot *entry"]:
         """Collect the rows ``[B, S, ...]`` that each sample uses, for kinds that cannot add up rows before use."""

@@ -49,7 +49,7 @@ class SSFBank(Bank):
         self, call: LayerCall
     ) -> tuple[Float32[Tensor, "batch channel"] | None, Float32[Tensor, "batch channel"] | None]:
         """Return scale and shift of each sample in float32, both ``[B, C]``; None for a part that is not learned."""
-        scale = None if self.scale is None else call.factor(self.scale)
+        scale = None if self.scale is None else 1 + call.mix(self.scale)
         return scale, None if self.shift is None else call.mix(self.shift)
 
     def leave(self, call: LayerCall, output: Float[Tensor, " *output"]) -> Float[Tensor, " *output"]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 from torch import nn
 
 from lightning_mm.adapters.layers.foreign import role_of
@@ -22,13 +18,8 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention, nn.
 
 def known_type(module: nn.Module) -> type[nn.Module] | None:
     """Return the torch layer type with the ``forward`` that the module runs; None if a subclass overrides it."""
-    return _known(type(module), type(module).forward)
-
-
-@cache
-def _known(own: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module] | None:
     kinds = (*Adaptable, nn.Embedding)
-    return next((kind for kind in kinds if issubclass(own, kind) and forward is kind.forward), None)
+    return next((kind for kind in kinds if isinstance(module, kind) and type(module).forward is kind.forward), None)
 
 
 def acts_as(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
