@@ -16,6 +16,6 @@ def tracing() -> bool:
 def full_precision(device: str) -> AbstractContextManager[Any]:
     """Return a context without autocast; an empty one if autocast is already off, since entering has a cost.
 
-    In torch.export the cost is minutes: it makes a graph of each context and puts all of them together again.
+    In torch.export the cost is high: it makes a graph of each context and puts all of them together again.
     """
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
