@@ -16,7 +16,7 @@ from tests.support.fake import ombria
 from tests.support.pages import DOCS, README, blocks, commands, run_python
 from tests.support.repository import REPOSITORY
 
-PAGES = [DOCS / f"{name}.md" for name in ("command_line", "results", "studies", "export", "data/index")]
+PAGES = [DOCS / f"{name}.md" for name in ("command_line", "check", "results", "studies", "export", "data/index")]
 """Pages whose commands are run on the experiments of the repository, in this order."""
 COMMANDS = [["lightning-mm", *command] for command in commands(*PAGES)]
 FEW = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
@@ -26,10 +26,10 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 def test_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Verbs, flags and files of the pages exist; a run needs the checkpoints of the one before."""
-    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "export", "compare", "table", "report"}
+    assert {command[1] for command in COMMANDS} >= {"fit", "sweep", "export", "check", "compare", "table", "report"}
     monkeypatch.chdir(REPOSITORY)
     for _, verb, *args in COMMANDS:
-        if verb in ("fit", "sweep", "export"):
+        if verb in ("fit", "sweep", "export", "check"):
             assert main([verb, *args, "--print_config"]) == 0, shlex.join([verb, *args])
         elif verb == "compare":
             assert main([verb, *args, "--dry_run"]) == 0, shlex.join([verb, *args])
@@ -48,6 +48,8 @@ def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypat
         args = [str(path) for one in rest for path in (sorted(Path().glob(one)) if "*" in one else [one])]
         if verb == "fit":
             args += [*QUIET, *FEW]
+        elif verb == "check":  # traces nothing, as the types are checked here
+            args += [*QUIET, "--export", "false", "--data.dataset.init_args.size", "32"]
         elif verb == "compare":
             few = ["--fast", "--combinations", "depth", "--methods", "zero_fill", "adapted", "dedicated"]
             args = [*args, *few, "--set", "data.dataset.init_args.size=32", "data.dataset.init_args.test_length=8"]
