@@ -22,31 +22,10 @@ from mkdocs.structure.pages import Page
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACE = "repository"
 """Folder of the site for files that are not in docs/."""
-PENDING = ("check.md",)
 ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md")
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- /tabs -->$", re.MULTILINE | re.DOTALL)
 TAB = re.compile(r"^\*\*(.+)\*\*$", re.MULTILINE)
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave pages out of the navigation that another change adds (``PENDING``)."""
-    config.nav = listed(config.nav, Path(config.docs_dir))
-    return config
-
-
-def listed(nav: Any, docs: Path) -> Any:
-    """The navigation without those of ``PENDING`` that are not there yet."""
-    if isinstance(nav, list):
-        return [listed(one, docs) for one in nav if not is_pending(one, docs)]
-    if isinstance(nav, dict):
-        return {title: listed(one, docs) for title, one in nav.items()}
-    return nav
-
-
-def is_pending(entry: Any, docs: Path) -> bool:
-    pages = entry.values() if isinstance(entry, dict) else [entry]
-    return any(page in PENDING and not (docs / page).is_file() for page in pages if isinstance(page, str))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

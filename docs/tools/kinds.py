@@ -101,6 +101,15 @@ KINDS = (
         "cost time in every prediction.",
     ),
     KindPage(
+        names=("PredictedFeatures",),
+        call="PredictedFeatures(rank=4)",
+        layers="encoders of two or more modalities",
+        folds="stays next to the weights",
+        when="For networks with an encoder per modality, if what a missing modality would have said can be told from "
+        "the others, and for combinations that are not seen in training: its predictors belong to pairs of "
+        "modalities, not to combinations, which share them. Not for networks that mask absent features themselves.",
+    ),
+    KindPage(
         names=("Together",),
         call="Together([SSF(), LoRA(rank=4)])",
         layers="those of its kinds",

@@ -49,6 +49,8 @@ def draw(sample: dict[str, Any], path: Path) -> None:
     panels = dict(sample["inputs"])
     if np.ndim(sample["target"]) == 2:
         panels["target"] = sample["target"]
+    elif np.ndim(sample["target"]) == 3:
+        panels["target"] = np.asarray(sample["target"])[..., np.shape(sample["target"])[-1] // 2]
     figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.0), squeeze=False)
     for axis, (name, value) in zip(axes[0], panels.items()):
         axis.set_title(name, fontsize=10)
@@ -69,6 +71,8 @@ def panel(axis: Axes, value: Any, is_target: bool) -> None:
     if values.ndim == 0:
         axis.text(0.5, 0.5, str(value), ha="center", va="center", wrap=True)
         return
+    if values.ndim == 4 and values.shape[0] == 1:  # a volume: its middle slice
+        values = values[..., values.shape[-1] // 2]
     while values.ndim > 3 or (values.ndim == 3 and values.shape[0] not in (1, 2, 3)):
         values = values[:, 0] if values.ndim == 4 and values.shape[0] in (1, 2, 3) else values[0]
     words = "x".join(map(str, np.shape(value)))
