@@ -111,7 +111,7 @@ def test_training_test_and_sweep_agree() -> None:
 
 def test_nothing_in_absent_places_matters() -> None:
     inputs = {name: torch.randn(3, width) for name, width in WIDTHS.items()}
-    assert_missing_invariant(build(), inputs, list(NAMES))
+    assert_missing_invariant(build(), NAMES, inputs)
 
 
 @pytest.mark.parametrize(
