@@ -141,12 +141,11 @@ def kind_page(page: KindPage) -> str:
 
 def example(page: KindPage) -> list[str]:
     """The same adapter in Python and in a config."""
-    transformer = page.names[0] in ("IA3", "PromptTokens")
     names = sorted(
         {name for name in re.findall(r"[A-Z]\w+", page.call) if hasattr(adapters, name)} | {"Additive", "adapt"}
     )
     names.sort(key=lambda name: (name.upper() != name, not name[0].isupper(), name))
-    network = NETWORKS[page.names[0] if transformer else ""]
+    network = NETWORKS.get(page.names[0], PLAIN)
     return [
         "<!-- tabs -->",
         "**Python**",
@@ -197,6 +196,15 @@ class Network(nn.Module):
 
     def forward(self, rgb, depth):
         return self.head(self.norm(self.rgb(rgb) + self.depth(depth)))""".splitlines()
+ENCODERS = """
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoders = nn.ModuleDict({"rgb": nn.Linear(8, 16), "depth": nn.Linear(8, 16)})
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, rgb, depth):
+        return self.head(self.norm(self.encoders["rgb"](rgb) + self.encoders["depth"](depth)))""".splitlines()
 KEYS = """
 class Network(nn.Module):
     def __init__(self):
@@ -214,7 +222,7 @@ class Network(nn.Module):
 
     def forward(self, rgb, depth):
         return self.head(self.block(torch.cat([rgb, depth], dim=1)).mean(1))""".splitlines()
-NETWORKS = {"": PLAIN, "IA3": KEYS, "PromptTokens": BLOCKS}
+NETWORKS = {"IA3": KEYS, "PromptTokens": BLOCKS, "PredictedFeatures": ENCODERS}
 
 
 def in_yaml(call: str) -> str:
