@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_mm.adapters.absent_rows import incomplete_codes
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, Watch
-from lightning_mm.adapters.encoders_first import EncodedForward, first_step, run_encoders
+from lightning_mm.adapters.encoders_first import OtherForward, TwoStepForward, first_step
 from lightning_mm.adapters.grouped import GroupedForward
 from lightning_mm.adapters.hooks import NetworkHook, predictions, register_hooks
 from lightning_mm.adapters.kinds.base import Bank, Kind, parameters_at_once
@@ -93,7 +93,7 @@ class Adapter(nn.Module):
         self.example: Call | None = None  # of two samples, to compare folded networks on; not saved
         self.current = Current()
         self.expects_mask = False  # whether to warn, once, of a call without `available`
-        self._handles: list[RemovableHandle | EncodedForward] = []
+        self._handles: list[RemovableHandle | OtherForward] = []
         self._base: FrozenState | None = None
         self._available_path: InputPath | None = None
 
@@ -148,6 +148,8 @@ class Adapter(nn.Module):
         self._handles = register_hooks(network, self.current, self.basis, self.prepare, encoders, banks, self.fill)
         if grouped is not None:
             network.forward = grouped
+        elif self._predictions:
+            self._handles.append(TwoStepForward(network, self.current))
 
     def detach(self) -> None:
         """Remove the hooks and restore ``requires_grad`` and the training modes of the base."""
@@ -222,11 +224,9 @@ class Adapter(nn.Module):
             call = path.put(call, available)
         available = self.check(available, call)
         call = replace_nothing(call, available, self.paths, self.example, network)
-        call = fill_absent(call, available, self.fill, self.paths)
         assert situation.call is not None
         self.begin(situation.call, available)
-        run_encoders(situation.call, None if self.grouped else network.forward, call)
-        return call
+        return fill_absent(call, available, self.fill, self.paths)
 
     def check(self, available: Tensor, call: Call) -> Bool[Tensor, "batch modality"]:
         """Check the shape and dtype of ``available`` and move it to the device; errors as in :meth:`prepare`."""

@@ -7,6 +7,7 @@ encoder runs twice; what comes before or between the encoders does.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -50,15 +51,15 @@ def first_step(expected: int, call: AdapterCall, sure: bool) -> Encoded | None:
     return Encoded(call.available, expected)
 
 
-def run_encoders(call: AdapterCall, forward: Callable[..., Any] | None, given: Call) -> None:
+def run_encoders(call: AdapterCall, forward: Callable[..., Any], given: Call) -> None:
     """Run the first step of a call, if it has one.
 
     Args:
         call: The running call.
-        forward: The ``forward`` of the network; None if parts of the batch run apart, each with a first step.
+        forward: The ``forward`` of the network.
         given: Its arguments.
     """
-    if call.encoded is None or forward is None:
+    if call.encoded is None:
         return
     with suppress(EncodersDone), _repeated(True):
         forward(*given[0], **given[1])
@@ -67,8 +68,47 @@ def run_encoders(call: AdapterCall, forward: Callable[..., Any] | None, given: C
     call.merged.clear()
 
 
-class EncodedForward:
-    """A replacement for the ``forward`` of an encoder; an object, so that it survives deepcopy and pickle.
+class OtherForward:
+    """A replacement for the ``forward`` of a module; an object, so that it survives deepcopy and pickle.
+
+    Args:
+        module: The module.
+        current: Access to the running call of the adapter.
+    """
+
+    def __init__(self, module: nn.Module, current: Current) -> None:
+        self.module, self.current = module, current
+        self.__signature__ = inspect.signature(module.forward)
+        self.own = vars(module).get("forward")  # set on the object
+        module.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def remove(self) -> None:
+        """Restore the ``forward`` of the module."""
+        vars(self.module).pop("forward", None)
+        if self.own is not None:
+            self.module.forward = self.own
+
+
+class TwoStepForward(OtherForward):
+    """A replacement for the ``forward`` of the network; both steps get what all hooks have made of its arguments."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.current.situation.call
+        if call is not None:
+            run_encoders(call, self._run, (args, kwargs))
+        return self._run(*args, **kwargs)
+
+
+class EncodedForward(OtherForward):
+    """A replacement for the ``forward`` of an encoder, which runs in the first step only.
 
     Args:
         encoder: The encoder.
@@ -77,9 +117,8 @@ class EncodedForward:
     """
 
     def __init__(self, encoder: nn.Module, name: str, current: Current) -> None:
-        self.encoder, self.name, self.current = encoder, name, current
-        self.own = vars(encoder).get("forward")  # set on the object
-        encoder.forward = self
+        super().__init__(encoder, current)
+        self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.current.situation.call
@@ -93,14 +132,3 @@ class EncodedForward:
             output = self._run(*args, **kwargs)
         encoded.keep(self.name, output)
         return output
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.encoder).forward(self.encoder, *args, **kwargs)
-
-    def remove(self) -> None:
-        """Restore the ``forward`` of the encoder."""
-        vars(self.encoder).pop("forward", None)
-        if self.own is not None:
-            self.encoder.forward = self.own

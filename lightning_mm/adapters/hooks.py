@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_mm.adapters.absent_rows import AbsentRows
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current, LayerCall
-from lightning_mm.adapters.encoders_first import EncodedForward
+from lightning_mm.adapters.encoders_first import EncodedForward, OtherForward
 from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.in_place import may_overwrite
 from lightning_mm.adapters.layers.layout import Site
@@ -30,7 +30,7 @@ def register_hooks(
     encoders: Mapping[str, int],
     banks: Sequence[tuple[Site, Bank]],
     fill: nn.Module | None = None,
-) -> list[RemovableHandle | EncodedForward]:
+) -> list[RemovableHandle | OtherForward]:
     """Register the hooks of an adapter on a network.
 
     Args:
@@ -46,7 +46,7 @@ def register_hooks(
         Handles to remove the hooks with.
     """
     modules, absent = dict(network.named_modules()), {name: AbsentRows(current, at) for name, at in encoders.items()}
-    handles: list[RemovableHandle | EncodedForward] = [
+    handles: list[RemovableHandle | OtherForward] = [
         network.register_forward_pre_hook(OpenHook(current, basis), prepend=True),
         network.register_forward_pre_hook(NetworkHook(prepare), with_kwargs=True),
     ]
@@ -68,9 +68,9 @@ def register_hooks(
 
 def register_predictions(
     modules: Mapping[str, nn.Module], current: Current, banks: Sequence[tuple[Site, Bank]]
-) -> list[RemovableHandle | EncodedForward]:
+) -> list[RemovableHandle | OtherForward]:
     """Register the hooks of the banks that act on the outputs of encoders, see ``Bank.behind_encoder``."""
-    handles: list[RemovableHandle | EncodedForward] = []
+    handles: list[RemovableHandle | OtherForward] = []
     for site, bank in predictions(banks):
         module = modules[site.name]
         handles.append(EncodedForward(module, site.name, current))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
 
 from lightning_mm.adapters.absent_rows import AbsentRows
-from lightning_mm.adapters.encoders_first import EncodedForward
+from lightning_mm.adapters.encoders_first import OtherForward
 from lightning_mm.adapters.hooks import EntryHook, SiteHook
 from lightning_mm.sweep.reuse import Memory, Replacement, comparable, replaced_forwards
 from lightning_mm.sweep.undisturbed import undisturbed
@@ -111,7 +111,7 @@ def _candidates(task: nn.Module) -> dict[str, nn.Module]:
         elif (
             name
             and not f"{name}.".startswith(compiled)
-            and isinstance(vars(module).get("forward"), (EncodedForward, type(None)))  # what else is unknown
+            and isinstance(vars(module).get("forward"), (OtherForward, type(None)))  # what else is unknown
             and type(module).forward is not nn.Module.forward  # containers
             and next(module.parameters(), None) is not None
             and not any(_is_compiled(inner) for inner in module.modules())

@@ -18,7 +18,6 @@ from lightning_mm.adapters import (
     Adapted,
     Additive,
     Basis,
-    Kind,
     LoRA,
     OneHot,
     PredictedFeatures,
@@ -33,28 +32,7 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.tasks.teacher.features import features_of, tapped
 from lightning_mm.testing import assert_missing_invariant
 from tests.support.adapter_networks import randomise
-
-NAMES = Modalities(["a", "b", "c"])
-MASKS = NAMES.masks()[torch.tensor([6, 0, 3, 1, 1, 5, 2, 4, 0])]
-WIDTHS = {"a": 5, "b": 6, "c": 4}
-
-
-class Network(nn.Module):
-    """Encoders run in the reverse order, each output is used (and changed in place) before the next encoder runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict({name: nn.Linear(3, width) for name, width in WIDTHS.items()})
-        self.heads = nn.ModuleDict({name: nn.Linear(width, 2) for name, width in WIDTHS.items()})
-        self.last = nn.Linear(2, 2)
-        self.runs = 0
-
-    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        total: Any = 0
-        for name, x in (("c", c), ("b", b), ("a", a)):
-            total = total + self.heads[name](self.encoders[name](x.sin()).mul_(0.5).tanh())
-        self.runs += 1
-        return self.last(total)
+from tests.support.reversed_encoders import MASKS, NAMES, WIDTHS, Network, inputs, make
 
 
 class Maps(nn.Module):
@@ -71,23 +49,10 @@ class Maps(nn.Module):
         return self.head(torch.cat([*found, self.encoders["c"](c).square().mean(1)], 1))
 
 
-def inputs(batch: int = len(MASKS), seed: int = 2) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(batch, 3, generator=generator) for name in NAMES}
-
-
 def maps(batch: int = len(MASKS)) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     shapes = {"a": (1, 4, 5), "b": (2, 4, 5), "c": (7, 3)}
     return {name: torch.randn(batch, *shape, generator=generator) for name, shape in shapes.items()}
-
-
-def make(kind: Kind | None = None, basis: Basis | None = None, moved: bool = True, **settings: Any) -> Adapted:
-    torch.manual_seed(0)
-    adapted = adapt(Network(), NAMES, kind or PredictedFeatures(3), basis=basis, example=((), inputs(2)), **settings)
-    if moved:
-        randomise(adapted.adapter)
-    return adapted
 
 
 def zero_fill(network: nn.Module, masks: Tensor = MASKS) -> Tensor:

@@ -70,6 +70,11 @@ def test_running_jobs_have_gpus_of_their_own(queue: Local, tmp_path: Path, monke
     assert (tmp_path / "other").read_text() == "3,5\n", "it waits for two GPUs that no other job has"
     assert (tmp_path / "share").read_text() == "7\n", "an equal share among two jobs"
     assert (two, other) not in seen
+    alone = Local(jobs=1, folder=queue.folder).submit(script(tmp_path, body.replace("$1", "alone"), "alone.sh"))
+    one = queue.submit(script(tmp_path, body.replace("$1", "one"), "one.sh", "--gpus-per-node=1"))
+    wait_for(queue, [alone, one], look)
+    assert (tmp_path / "alone").read_text() == "3,5,7\n", "a job that runs alone takes all of them"
+    assert (alone, one) not in seen
     with pytest.raises(LightningMMError, match=r"this machine has 3 GPUs .*, got --gpus_per_node 4"):
         queue.check(script(tmp_path, "true", "four.sh", "--gpus-per-node=4"))
 

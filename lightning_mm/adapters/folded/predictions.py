@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_mm.adapters.basis import Basis
 from lightning_mm.adapters.call import AdapterCall, Current
-from lightning_mm.adapters.encoders_first import EncodedForward, run_encoders
+from lightning_mm.adapters.encoders_first import EncodedForward, TwoStepForward
 from lightning_mm.adapters.hooks import SiteHook
 from lightning_mm.adapters.kinds.base import Bank
 from lightning_mm.adapters.layers.layout import Site
@@ -46,6 +46,7 @@ class Predictions(nn.Module):
         self.current, self.basis = Current(), basis
         self.banks = nn.ModuleList([bank for _, bank in banks]).requires_grad_(False)
         self.register_buffer("available", available.clone(), persistent=False)
+        TwoStepForward(network, self.current)
         for site, bank in banks:
             module = network.get_submodule(site.name)
             if site.name not in fixed:
@@ -59,7 +60,6 @@ class Predictions(nn.Module):
         state.encoded = Encoded(one.expand(size, -1), len(self.banks))
         self.current.begin(state)
         try:
-            run_encoders(state, network.forward, call)
             return network(*call[0], **call[1])
         finally:
             self.current.end()

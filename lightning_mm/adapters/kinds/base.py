@@ -96,7 +96,11 @@ class Kind:
         return self.choose(network)
 
     def idle(self, sites: Sequence[Site]) -> str | None:
-        """Name a part of this kind that got none of the chosen layers, which is an error; None if there is none."""
+        """Name a part of this kind that got none of the chosen layers, which is an error; None if there is none.
+
+        Raises:
+            NotApplicableError: If the kind cannot work on so few layers.
+        """
         return None
 
     def bank(self, site: Site, rows: int) -> Bank:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,9 +64,16 @@ class PredictedFeaturesBank(Bank):
             return output
         layout, batch = call.site.layout(output), encoded.available.shape[0]
         features = layout.channels_last(output, batch)
+        if features.shape[-1] != self.bias.shape[0]:
+            raise LightningMMError(
+                f"PredictedFeatures: encoder {call.site.name!r} returned {list(output.shape)}, expected "
+                f"{self.bias.shape[0]} channels on axis {layout.channel_axis} as for `example`; three axes are read as "
+                "samples, tokens, channels: move the channels last in the encoder, or leave it out of `encoders`"
+            )
         with full_precision(output.device.type):
             if encoded.collecting:
-                encoded.note(self.column, self._code(features))
+                # a copy where its values are needed for the gradient: the network may change the output in place
+                encoded.note(self.column, self._code(features.clone() if features.requires_grad else features))
                 return output
             absent = ~encoded.available[:, self.column] & call.uses_rows()
             change = self._change(call, features)
@@ -74,14 +81,15 @@ class PredictedFeaturesBank(Bank):
         absent = absent.view(-1, *[1] * (features.ndim - 1))
         return layout.channels_back(torch.where(absent, changed, features))
 
-    def _code(self, features: Float[Tensor, "batch step *position channel"]) -> Float32[Tensor, "batch step *any rank"]:
-        normed = F.layer_norm(features.float(), features.shape[-1:])
+    def _code(self, features: Float[Tensor, "batch step *position channel"]) -> Float[Tensor, "batch step *any rank"]:
+        # float64 if the adapter was cast to it
+        normed = F.layer_norm(features.to(self.down.dtype), features.shape[-1:])
         code = F.gelu(F.linear(normed, self.down[0], self.offset))
         return code if self.aligned or code.ndim == 3 else code.flatten(2, -2).mean(2)
 
     def _change(
         self, call: LayerCall, features: Float[Tensor, "batch step *position channel"]
-    ) -> Float32[Tensor, "batch step *any channel"]:
+    ) -> Float[Tensor, "*#any channel"]:
         assert call.encoded is not None
         total: Any = 0.0
         count: Any = 0
@@ -95,14 +103,12 @@ class PredictedFeaturesBank(Bank):
                     f"positions and that of another modality {list(code.shape[2:-1])}; expected the same, or use "
                     "aligned=False"
                 )
+            # a code without positions is the same at all of them
+            code = code.view(*code.shape[:2], *[1] * (features.ndim - code.ndim), *code.shape[2:])
             present = call.encoded.available[:, source].view(-1, *[1] * (code.ndim - 1))
             # no product with the mask: 0 * NaN is NaN
             total, count = total + torch.where(present, code @ up, 0.0), count + present.int()
-        change = self.bias.expand(features.shape[0], 1, -1) if isinstance(total, float) else total / count.clamp(min=1)
-        change = change if isinstance(total, float) else change + self.bias
-        return (
-            change if change.ndim == features.ndim else change.view(*change.shape[:2], *[1] * (features.ndim - 3), -1)
-        )
+        return self.bias if isinstance(total, float) else total / count.clamp(min=1) + self.bias
 
 
 class PredictedFeatures(Kind):
@@ -126,7 +132,8 @@ class PredictedFeatures(Kind):
     Raises:
         LightningMMError: If the rank is not a whole number of at least 1; later, if an encoder merges samples and
             steps.
-        NotApplicableError: Later, if fewer than two modalities have an encoder, or the network masks absent features.
+        NotApplicableError: Later, if fewer than two modalities have an encoder that returns a tensor, or the network
+            masks absent features.
     """
 
     targets = (nn.Module,)
@@ -159,6 +166,15 @@ class PredictedFeatures(Kind):
             }
             for modality, name in encoders.items()
         }, {}
+
+    def idle(self, sites: Sequence[Site]) -> str | None:
+        if len(sites) < 2:
+            raise NotApplicableError(
+                f"PredictedFeatures predicts encoders from each other, and only that of {sites[0].name!r} is left: "
+                "`exclude`, `targets` or an output that is no tensor takes the others away; encoders return one tensor "
+                "[B, ...], or a tuple that begins with it"
+            )
+        return None
 
     def bank(self, site: Site, rows: int) -> PredictedFeaturesBank:
         if any(layout.order != "plain" for layout in site.layouts):

@@ -104,8 +104,11 @@ class Together(Kind):
 
     def idle(self, sites: Sequence[Site]) -> str | None:
         for place, kind in enumerate(self.kinds):
-            if all(site.details["kinds"][place] is None for site in sites):
+            parts = [(site, site.details["kinds"][place]) for site in sites]
+            own = [replace(site, details=details) for site, details in parts if details is not None]
+            if not own:
                 return f"{type(kind).__name__} (number {place + 1} of Together)"
+            kind.idle(own)
         return None
 
     def bank(self, site: Site, rows: int) -> TogetherBank:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ def log_shards(
     heat_map: Path,
     adapter: Path | None,
 ) -> None:
-    """Log a merged sweep as the sweep of one process does.
+    """Log a merged sweep as the sweep of one process does; merged again, the same figures are the same run.
 
     Args:
         result: The merged sweep, already saved to disk.
@@ -30,7 +34,15 @@ def log_shards(
         adapter: The folder of the adapter that was swept.
     """
     with own_wandb_run():
+        if not settings.get("id") and "WANDB_RUN_ID" not in os.environ:
+            settings = {**settings, "id": _id_of(result)}
         logger = OfflineFirstWandbLogger(**settings)
         logger.set_defaults(job_type="sweep")
         link_sweep([logger], result.config.get("ckpt_path"))
         log_result([logger], result, pictures, heat_map, adapter)
+
+
+def _id_of(result: SweepResult) -> str:
+    """An id for its run, which follows from its configuration and figures."""
+    content = json.dumps([result.config, [astuple(row) for row in result.rows]], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -134,9 +134,9 @@ class Keeper:
         return running < self.job_state.jobs
 
     def _gpus(self) -> list[str] | None:
-        """The GPUs of a task that starts now: none if it takes what it finds, ``None`` if it has to wait for some."""
+        """The GPUs of a task that starts now: none if none are known, ``None`` if it has to wait for some."""
         visible = self.job_state.visible
-        if not visible or not (self.job_state.gpus or self.job_state.jobs > 1):
+        if not visible:
             return []
         used: list[str] = []
         for other in jobs_in(self.job.path.parent):
