@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from lightning_mm.compare.study import Study
     from lightning_mm.results.result import SweepResult
 
-FAST = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1}
+FAST = {
+    "trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+}  # fmt: skip
 """Settings that only show that everything runs."""
 
 

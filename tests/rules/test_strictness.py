@@ -40,6 +40,7 @@ IMPORT_NAMES = {
     # torchmetrics asks pip's records for it and then imports it: it cannot be hidden, only not be installed
     "transformers": [],
     "peft": ["peft"],
+    "nibabel": ["nibabel"],
     "onnx": ["onnx"],
     "onnxscript": ["onnxscript", "onnx_ir"],
     "onnxruntime": ["onnxruntime"],
