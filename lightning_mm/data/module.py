@@ -156,10 +156,15 @@ class ModalityDropoutDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self._eval_sampler("test"))
 
-    def plain_dataloader(self, split: str) -> DataLoader[Any]:
-        """Load a split in order, every sample once, without augmentation and with all modalities that it observed."""
+    def plain_dataloader(self, split: str, whole: bool = False) -> DataLoader[Any]:
+        """Load a split in order, every sample once, without augmentation and with all modalities that it observed.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            whole: Whether a data set that draws another part of a sample in every epoch gives whole samples.
+        """
         given = self._split(split)
-        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name)
+        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name, whole)
         return self._loader(split, self._eval_sampler(split), dataset, Complete())
 
     def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:

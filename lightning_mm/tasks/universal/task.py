@@ -175,7 +175,7 @@ class UniversalTask(SemanticSegmentationTask):
         if self.stage == "reconstruct" and fresh and getattr(self, "adapter", None) is None:
             start_template(self.model, self.trainer)
         for completer in self._completer:
-            completer.to(self.device)
+            completer.to(self.model.template.values)  # device and precision
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if not self.model.training:  # frozen under an adapter, which learns from the outputs
