@@ -63,7 +63,7 @@ def test_a_network_of_one_modality_gets_the_samples_that_have_it() -> None:
         ModalityDropoutDataModule(lambda _: Numbers(), ["b"], train_observed=_Nothing()).setup("fit")
     with pytest.raises(
         LightningMMError,
-        match=r"Numbers \(train\): data.train_observed says .* UniformCombinations.*epoch; use MissingRates, PairedShare",
+        match=r"Numbers \(train\): data.train_observed says .* UniformCombinations.*; use MissingRates, PairedShare",
     ):
         ModalityDropoutDataModule(lambda _: Numbers(), ["a", "b"], train_observed=UniformCombinations()).setup("fit")
     with pytest.raises(LightningMMError, match="of lacks 'b'"):
