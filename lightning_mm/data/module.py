@@ -180,6 +180,11 @@ class ModalityDropoutDataModule(LightningDataModule):
             exists = table.available[:size]
             left = drawn & exists
             drawn = torch.where(left.any(1, keepdim=True), left, exists)
+        if not drawn.any(1).all():
+            raise LightningMMError(
+                f"{self._split(split).name}: {self.policies[split]!r} leaves samples without any modality; a table of "
+                "what exists belongs in data.train_observed, which leaves such samples out"
+            )
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
