@@ -82,10 +82,13 @@ class UniversalTask(SemanticSegmentationTask):
             ``base_ckpt`` the parts of the first stage are loaded.
 
     Raises:
-        LightningMMError: If settings do not agree.
+        LightningMMError: If settings do not agree; when it predicts with a checkpoint of the first stage, which has not
+            trained the head.
     """
 
     model: UniversalSegmenter
+    loaded_stage: str | None = None
+    """The stage of the checkpoint that was loaded."""
 
     def __init__(
         self,
@@ -302,12 +305,21 @@ class UniversalTask(SemanticSegmentationTask):
             self.log("val/explained_variance", torch.stack(list(found.values())).mean(), sync_dist=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded_stage = dict(checkpoint.get("hyper_parameters") or {}).get("stage")
         # Statistics and averaged weights belong to training; a task that does not train leaves them out.
         for name in ("distribution", "averaged"):
             if getattr(self, name) is None:
                 state = checkpoint["state_dict"]
                 checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(f"{name}.")}
         super().on_load_checkpoint(checkpoint)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        if self.loaded_stage == "reconstruct" and self.stage == "reconstruct":
+            raise LightningMMError(
+                "the checkpoint is of stage reconstruct, which trains no head to segment with; give that of stage "
+                "segment, which starts from it as base_ckpt"
+            )
+        return super().predictions(outputs)
 
     def make_optimizer(self) -> Optimizer:
         """The template has a learning rate of its own and does not decay."""
