@@ -1,4 +1,4 @@
-"""UniversalTask in fits with crops, and in other precisions."""
+"""UniversalTask in fits: with crops, in other precisions, resumed in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_mm.callbacks import KeyedSeed
 from lightning_mm.data.module import ModalityDropoutDataModule
 from lightning_mm.missing import MissingRates
 from tests.support.universal import NAMES, QUIET, Squares, build, data
@@ -46,3 +48,19 @@ def test_both_stages_train_in_another_precision(precision: Any, kind: Any, tmp_p
         )
         trainer.fit(task, data(train_observed=MissingRates(0.4)))
         assert trainer.callback_metrics["train/loss"].isfinite()
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("stage", ["reconstruct", "segment"])
+def test_a_run_that_stopped_in_an_epoch_goes_on_as_if_it_had_not(stage: Any, tmp_path: Path) -> None:
+    torch.save(build(stage="reconstruct").model.state_dict(), tmp_path / "first.pt")
+    more = {"base_ckpt": str(tmp_path / "first.pt"), "ema": 0.5} if stage == "segment" else {}
+    states = []
+    for checkpoint in (None, tmp_path / "step=1.ckpt"):
+        task = build(stage=stage, **more)
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, enable_version_counter=False)
+        trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[KeyedSeed(3), saver], **QUIET)
+        trainer.fit(task, data(train_observed=MissingRates(0.4)), ckpt_path=checkpoint)
+        states.append(dict(task.state_dict()))
+    assert any(name.startswith(("distribution.", "averaged.")) for name in states[0])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -226,7 +226,8 @@ class UniversalTask(SemanticSegmentationTask):
         self._log_loss("train/loss", loss, batch, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Not at the end of a step: checkpoints in the middle of an epoch are written before a task hears of it.
         if self.distribution is not None:
             self.distribution.follow(self.model)
         if self.averaged is not None:
