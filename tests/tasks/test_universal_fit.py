@@ -50,6 +50,7 @@ def test_both_stages_train_in_another_precision(precision: Any, kind: Any, tmp_p
         assert trainer.callback_metrics["train/loss"].isfinite()
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("stage", ["reconstruct", "segment"])
 def test_a_run_that_stopped_in_an_epoch_goes_on_as_if_it_had_not(stage: Any, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_run_that_stopped_in_an_epoch_goes_on_as_if_it_had_not(stage: Any, tmp
     more = {"base_ckpt": str(tmp_path / "first.pt"), "ema": 0.5} if stage == "segment" else {}
     states = []
     for checkpoint in (None, tmp_path / "step=1.ckpt"):
-        task = build(stage=stage, **more)
+        task = build(stage=stage, **more).train(checkpoint is None)  # in eval mode a network is trained alike
         saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, enable_version_counter=False)
         trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[KeyedSeed(3), saver], **QUIET)
         trainer.fit(task, data(train_observed=MissingRates(0.4)), ckpt_path=checkpoint)

@@ -177,11 +177,13 @@ class UniversalTask(SemanticSegmentationTask):
         fresh = self.trainer.global_step == 0 and not self.model.template.values.any()
         if self.stage == "reconstruct" and fresh and getattr(self, "adapter", None) is None:
             start_template(self.model, self.trainer)
+        if getattr(self, "adapter", None) is None:
+            self.model.train()  # Lightning keeps a network in eval mode that was given so
         for completer in self._completer:
             completer.to(self.model.template.values)  # device and precision
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if not self.model.training:  # frozen under an adapter, which learns from the outputs
+        if not self.model.training:  # frozen under an adapter, which learns from the outputs, see on_fit_start
             return super().training_step(batch, batch_idx)
         check_batch(batch, KEYS)
         return self._reconstruct(batch) if self.stage == "reconstruct" else self._segment(batch)
