@@ -4,14 +4,14 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := lightning_mm tests experiments notebooks
+CODE := lightning_mm tests experiments notebooks docs
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(KEY)
 # With bytecode, or every worker compiles every test file anew.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench clean
+.PHONY: help install demo test test-all lint format docs bench clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -43,6 +43,11 @@ format: $(INSTALLED) ## Format the code and mend what can be mended.
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
+docs: $(INSTALLED) ## Build the documentation into site/; any warning is an error (seconds).
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[docs]'
+	@# the variable hides an advertisement of the theme
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(INSTALLED) ## Time adapters, sweeps and training in alternating pairs (a quarter of an hour, nothing else running).
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python experiments/benchmarks/adapters.py
@@ -51,4 +56,4 @@ bench: $(INSTALLED) ## Time adapters, sweeps and training in alternating pairs (
 	$(BIN)/python experiments/benchmarks/training.py
 
 clean: ## Remove what builds and runs leave behind; .venv stays.
-	rm -rf build dist outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist outputs site .pytest_cache .mypy_cache .ruff_cache

@@ -14,6 +14,8 @@ def tracing() -> bool:
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast; an empty one if autocast is already off, since entering has a cost."""
-    off: AbstractContextManager[Any] = torch.autocast(device, enabled=False)
-    return off if tracing() or torch.is_autocast_enabled(device) else nullcontext()
+    """Return a context without autocast; an empty one if autocast is already off, since entering has a cost.
+
+    In torch.export the cost is high: it makes a graph of each context and puts all of them together again.
+    """
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -23,7 +23,7 @@ from lightning_mm.version import __version__
 TRACEBACK = "LIGHTNING_MM_TRACEBACK"
 """Environment variable that shows the traceback of a user's mistake too."""
 
-WHOLE = ("validate", "test", "predict", "sweep", "export", "mean_input", "features")
+WHOLE = ("validate", "test", "predict", "sweep", "export", "check", "mean_input", "features")
 """Verbs of some length that keep nothing of what they have done when they are stopped."""
 
 VERBS = {
@@ -33,6 +33,7 @@ VERBS = {
     "predict": "write predictions",
     "sweep": "evaluate every combination of available modalities in one pass",
     "export": "write the network of every combination as torch.export and ONNX programs",
+    "check": "whether a network can be adapted, before anything is trained: one table of yes, no and why",
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",

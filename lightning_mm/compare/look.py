@@ -64,7 +64,7 @@ def _check_writer(config: Mapping[str, Any], step: Step) -> None:
     if not own and not right:
         raise LightningMMError(
             f"training would write no {CHECKPOINT}; the config needs a ModelCheckpoint with dirpath "
-            "${trainer.default_root_dir} and filename: best"
+            "${trainer.default_root_dir} and filename: best, or lightning_mm.callbacks.BestModelCheckpoint"
         )
 
 

@@ -93,7 +93,7 @@ class Collate:
         columns = {name: [sample["inputs"].get(name) for sample in samples] for name in self.modalities}
         seen = np.array([[value is not None for value in column] for column in columns.values()]).T
         if not seen.any(1).all():
-            place = int((~seen.any(1)).nonzero()[0][0])
+            place = int(np.argmin(seen.any(1)))
             raise LightningMMError(
                 f"sample {samples[place].get('index', f'{place} of a batch')} has none of the modalities "
                 f"{list(self.modalities)}; leave such samples out of the data set"

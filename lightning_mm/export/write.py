@@ -107,7 +107,7 @@ def write_export(
         modalities: Names in order, without an adapter.
         fill: Placeholder for absent inputs, without an adapter.
         inputs: Modality to its argument, without an adapter.
-        combinations: Which combinations; all by default.
+        combinations: Which combinations; all by default. With ``mixed`` an empty list for none.
         formats: ``"torch"``, ``"onnx"`` or both.
         mixed: Whether there is a program for all combinations, ``any``, too.
         dynamic: Axes of variable size besides the batch axis, with a name for each size:
@@ -137,7 +137,7 @@ def write_export(
         raise LightningMMError(f"{ANY!r} names the program for all combinations; rename the modality, or mixed=False")
     if isinstance(fill, FeatureFill):
         refuse_reading_others(fill)
-    chosen = modalities.select(combinations)
+    chosen = () if mixed and combinations is not None and not len(combinations) else modalities.select(combinations)
     call_inputs = CallInputs(network, paths, example, dynamic)
     source = Source(network, modalities, paths, fill, adapter)
     with torch.no_grad():

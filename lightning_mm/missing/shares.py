@@ -103,6 +103,8 @@ class PairedShare(MissingnessPolicy):
         of: All modalities, written like a combination (``audio+video``), if fewer are loaded: the table is that of all
             of them, and rows of samples that have none of those loaded are empty; a hard table leaves these out.
         block: Number of consecutive samples that are drawn together; ``share * block`` must be a whole number.
+        unpaired: Whether the other samples exist; without them rows are full or empty, so that a network is trained on
+            paired samples alone, the same as in the table with the others.
 
     Raises:
         LightningMMError: If ``share`` is out of range or ``block`` is not positive; in :meth:`draw`, if ``of`` lacks a
@@ -113,12 +115,12 @@ class PairedShare(MissingnessPolicy):
         tensor([1, 1, 2, 2])
     """
 
-    def __init__(self, share: float, of: str | None = None, block: int = 10) -> None:
+    def __init__(self, share: float, of: str | None = None, block: int = 10, unpaired: bool = True) -> None:
         check_fraction("share", share)
         check_whole("block", block, 1)
         if abs(round(share * block) - share * block) > _TOLERANCE * block:
             raise LightningMMError(f"PairedShare: {share} of {block} samples is no whole number; choose another block")
-        self.share, self.of, self.block = share, of, block
+        self.share, self.of, self.block, self.unpaired = share, of, block, unpaired
 
     def draw(
         self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
@@ -135,5 +137,6 @@ class PairedShare(MissingnessPolicy):
         ranks = numbers.argsort(1).argsort(1)[inverse.reshape(-1), samples % self.block]
         # numbered through all blocks, so that none gets more than its turn
         turns = (ranks - paired + samples // self.block * (self.block - paired)) % len(every)
-        available = np.where((ranks < paired)[:, None], True, turns[:, None] == np.arange(len(every)))
+        single = (turns[:, None] == np.arange(len(every))) & self.unpaired
+        available = np.where((ranks < paired)[:, None], True, single)
         return torch.from_numpy(available[:, [every.index(name) for name in modalities]])

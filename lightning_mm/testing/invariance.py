@@ -111,7 +111,7 @@ def _run(
         torch.manual_seed(seed)
         values = dict(inputs) if fill is None else fill_inputs(fill, names, inputs, available)
         outputs = network(values) if available_argument is None else network(values, **{available_argument: available})
-        results = {f"output{path}": leaf for path, leaf in _tensors(outputs)}
+        results = {f"output{path}": leaf for path, leaf in output_tensors(outputs)}
         if not results:
             raise LightningMMError(f"the network returned no tensor but {type(outputs).__name__}")
         differentiable = [leaf for leaf in results.values() if leaf.requires_grad]
@@ -154,7 +154,7 @@ def _poison(leaf: Any, present: Tensor, poison: float) -> Any:
     return torch.where(present.view(-1, *[1] * (leaf.ndim - 1)), leaf, other)
 
 
-def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def output_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Iterate over the tensors of outputs with their paths, also in dataclasses (the outputs of many libraries)."""
     for keys, leaf in leaves_of(value):
         name = path + "".join([f"[{key!r}]" for key in keys])
@@ -162,7 +162,7 @@ def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield name, leaf
         elif hasattr(leaf, "__dataclass_fields__"):
             for field in leaf.__dataclass_fields__:
-                yield from _tensors(getattr(leaf, field), f"{name}.{field}")
+                yield from output_tensors(getattr(leaf, field), f"{name}.{field}")
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], combination: str, poison: float) -> None:

@@ -124,6 +124,12 @@ def test_a_checkpoint_of_another_network_is_a_few_keys() -> None:
     ("message", "expected"),
     [
         (
+            'Parser key "data.dataset":\n  Type Callable[[str], Dataset] expects a function or a callable class: '
+            "Expected 'mine.readings' to be a function that returns Dataset[Any].. Got value: mine.readings",
+            "data.dataset: 'mine.readings' is a function without the annotation `-> Dataset`; write it, and return one"
+            ", or give a class that is a Dataset",
+        ),
+        (
             "Subcommand 'fit' does not accept option 'trainer.max_epcohs'",
             "unknown key 'trainer.max_epcohs'; did you mean 'trainer.max_epochs'?",
         ),

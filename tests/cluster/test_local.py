@@ -55,8 +55,9 @@ def test_is_a_scheduler(queue: Local) -> None:
 def test_running_jobs_have_gpus_of_their_own(queue: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     body = 'echo "$CUDA_VISIBLE_DEVICES" >"$1"; sleep 0.7'
+    waits = body.replace("sleep 0.7", "until [ -s share ]; do sleep 0.1; done")
     two = queue.submit(script(tmp_path, body.replace("$1", "two"), "two.sh", "--gpus-per-node=2"))
-    other = queue.submit(script(tmp_path, body.replace("$1", "other"), "other.sh", "--gres=gpu:a100:2"))
+    other = queue.submit(script(tmp_path, waits.replace("$1", "other"), "other.sh", "--gres=gpu:a100:2"))
     share = queue.submit(script(tmp_path, body.replace("$1", "share"), "share.sh"))
     seen: set[tuple[str, ...]] = set()
 

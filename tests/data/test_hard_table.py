@@ -63,7 +63,7 @@ def test_a_network_of_one_modality_gets_the_samples_that_have_it() -> None:
         ModalityDropoutDataModule(lambda _: Numbers(), ["b"], train_observed=_Nothing()).setup("fit")
     with pytest.raises(
         LightningMMError,
-        match=r"Numbers \(train\): data.train_observed says .* UniformCombinations.*; use MissingRates, PairedShare",
+        match=r"Numbers \(train\): data.train_observed says .* UniformCombinations.*in every epoch; use MissingRates",
     ):
         ModalityDropoutDataModule(lambda _: Numbers(), ["a", "b"], train_observed=UniformCombinations()).setup("fit")
     with pytest.raises(LightningMMError, match="of lacks 'b'"):
@@ -90,6 +90,9 @@ def test_shares_are_balanced_over_any_number_of_modalities() -> None:
     assert int((drawn.sum(1) == 3).sum()) == 180
     for share, paired in ((1.0, 600), (0.0, 0)):
         assert int(PairedShare(share).draw(names, range(600), epoch=0, seed=1).all(1).sum()) == paired
+    alone = PairedShare(0.3, unpaired=False).draw(names, range(600), epoch=0, seed=1)
+    assert torch.equal(alone.all(1), drawn.all(1))
+    assert torch.equal(alone.any(1), drawn.all(1)), "the same pairs"
 
 
 def test_hidden_files_are_not_opened(tmp_path: Path) -> None:

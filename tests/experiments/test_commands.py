@@ -160,7 +160,7 @@ def swept(root: Path) -> set[tuple[str, ...]]:
 def is_quick(path: Path) -> bool:
     others = (
         "mosi/base.yaml", "ravdess/single_branch.yaml", "ravdess/embedding_prediction.yaml", "ombria/unet.yaml",
-        "ombria/universal.yaml",
+        "ombria/universal.yaml", "iemocap/base.yaml",
     )  # fmt: skip
     return (path.name == "ssf.yaml" and path.parent.name in QUICK) or name_of(path) in others
 

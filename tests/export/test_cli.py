@@ -1,9 +1,8 @@
-"""``lightning-mm export`` on the scenes experiment: the command of the README, the plain network, mistakes."""
+"""``lightning-mm export`` on the scenes experiment: the command of its page, the plain network, mistakes."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from lightning_mm.modalities import Modalities
 from lightning_mm.models import MultiEncoderSegmenter
 from lightning_mm.tasks import SemanticSegmentationTask
 from lightning_mm.tasks.checkpoints import load_weights
+from tests.support.pages import DOCS, commands
 from tests.support.repository import REPOSITORY
 
 NAMES = Modalities(["rgb", "depth", "thermal"])
@@ -26,11 +26,10 @@ FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--tra
 FEW += ["--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
 
 
-def readme_command() -> list[str]:
-    """What stands after ``lightning-mm`` in the README."""
-    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
-    (line,) = [line for line in lines if line.startswith("lightning-mm export ")]
-    return shlex.split(line, comments=True)[1:]
+def documented_command() -> list[str]:
+    """What stands after ``lightning-mm`` on the page about exports."""
+    (command,) = commands(DOCS / "export.md")
+    return command
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def task(base_ckpt: str) -> SemanticSegmentationTask:
 def test_exports_what_was_trained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["-c", "experiments/scenes/base.yaml"]
     base_ckpt, ssf_ckpt = "outputs/scenes/base/best.ckpt", "outputs/scenes/ssf/best.ckpt"
-    verb, *command = readme_command()
+    verb, *command = documented_command()
     assert command == [*base, "-c", "experiments/scenes/ssf.yaml", "--ckpt_path", ssf_ckpt, "--out", "exported"]
     assert main(["fit", *base, *SMALL, *FEW]) == 0
     assert main(["fit", *command[:4], *SMALL, *FEW]) == 0

@@ -256,3 +256,12 @@ def test_mistakes_are_answered_before_anything_is_traced(nothing_left: Path, mon
     ):
         start(pair(), pair_call(), file / "export", formats=["torch"])
     file.unlink()
+
+
+@pytest.mark.compiled
+def test_the_program_for_all_combinations_is_one_graph(tmp_path: Path) -> None:
+    """A graph in it for each layer, as of a context of autocast, would make the export take twice as long."""
+    export_adapted(pair(), pair_call(), tmp_path / "out", combinations=[], formats=["torch"])
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["any.pt2", "export.json"]
+    graph = torch.export.load(tmp_path / "out" / "any.pt2").graph_module
+    assert [name for name, module in graph.named_modules() if name and isinstance(module, torch.fx.GraphModule)] == []

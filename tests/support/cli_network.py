@@ -23,6 +23,14 @@ class TinyNetwork(nn.Module):
         return self.head(dropped)
 
 
+class CrowdedNetwork(TinyNetwork):
+    """Takes the mean over the samples of a batch away."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        outputs = super().forward(inputs)
+        return outputs - outputs.mean(0, keepdim=True)
+
+
 class TinyStream(nn.Sequential):
     """A stream of the user for MultiStreamVideoNetwork: convolutions over time and space with BatchNorm."""
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from lightning_mm.callbacks import BestModelCheckpoint
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder, remove_leftovers, write_atomically
 from lightning_mm.tasks.checkpoints import read_checkpoint
@@ -89,6 +90,8 @@ def check_places(trainer: Trainer) -> None:
     """
     for callback in trainer.checkpoint_callbacks:
         folder = getattr(callback, "dirpath", None)
+        if isinstance(callback, BestModelCheckpoint):  # set when the fit begins
+            folder = folder or trainer.default_root_dir
         if not isinstance(callback, ModelCheckpoint) or folder is None or _is_remote(folder):
             continue
         check_folder(folder)

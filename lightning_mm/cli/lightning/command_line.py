@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_mm.callbacks import FrozenBackboneAdapter, PredictionWriter, ResumeCheckpoint
 from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
+from lightning_mm.cli.check import with_json_flag, without_training
 from lightning_mm.cli.lightning.arguments import check_checkpoint, with_nested_nulls
 from lightning_mm.cli.lightning.checkpoint_files import check_content, check_places, use_whole_checkpoints
 from lightning_mm.cli.lightning.parser import plain_config
@@ -42,7 +43,10 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         given = {"model", "datamodule"}
-        own = {"sweep": {*given, "config"}, **dict.fromkeys(("export", "mean_input", "features", "look"), given)}
+        own = {
+            "sweep": {*given, "config"},
+            **dict.fromkeys(("export", "check", "mean_input", "features", "look"), given),
+        }
         return {**LightningCLI.subcommands(), **own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -53,7 +57,8 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.facts: dict[str, Any] = {}
         # Without Lightning's warning about arguments from Python: ours always come from `main`.
-        self.config = parser.parse_args(with_nested_nulls(args))
+        given = with_json_flag(args) if args[0] == "check" else args
+        self.config = parser.parse_args(with_nested_nulls(given))
         self._asked_for = self.config[self.config.subcommand].get("ckpt_path")
         for name in ("trainer", "data"):
             value = self.config[self.config.subcommand].get(name)
@@ -89,6 +94,8 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         # Named after the verb: `fit` and `sweep` share a folder, and W&B owns the name config.yaml.
         self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": True}
+        if self.subcommand == "check":
+            without_training(self.config[self.subcommand])
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         folder = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "."

@@ -17,6 +17,7 @@ _NOT_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'"
 _PROBLEM_WITH = re.compile(r"Problem with given class_path '([^']+)'")
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_RETURNS = re.compile(r"Expected '([\w.]+)' to be a function that returns (\w+)")
 _NO_KEYS = re.compile(r"'(\w+)' object has no attribute 'keys'")
 _HEADING = re.compile(r"""^(Parser key "[^"]+":|Problem with given class_path '[^']+':)\s*""")
 _NOISE = re.compile(
@@ -56,6 +57,12 @@ def shorten(message: str, parser: ArgumentParser) -> str:
     attribute = _NO_ATTRIBUTE.search(message)
     if attribute:
         return f"{_where(message)}: {_unknown_class(f'{attribute[1]}.{attribute[2]}')}"
+    returns = _RETURNS.search(message)
+    if returns:
+        return (
+            f"{_where(message)}: {returns[1]!r} is a function without the annotation `-> {returns[2]}`; write it, and "
+            f"return one, or give a class that is a {returns[2]}"
+        )
     problems = _PROBLEM_WITH.findall(message)
     if problems and "No module named" in message:
         return f"{_where(message)}: {_unknown_class(problems[-1])}"

@@ -170,8 +170,12 @@ def _candidates(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     found = [folder / RESUME]
     for one in [callbacks] if isinstance(callbacks, Mapping) else callbacks:
         given = one.get("init_args") or {}
-        if str(one.get("class_path")).endswith(".ModelCheckpoint") and given.get("save_last") and given.get("dirpath"):
-            found += sorted(Path(given["dirpath"]).glob("last*.ckpt"))
+        name = str(one.get("class_path")).rpartition(".")[2]
+        place = given.get("dirpath") if name == "ModelCheckpoint" and given.get("save_last") else None
+        if name == "BestModelCheckpoint":
+            place = folder
+        if place:
+            found += sorted(Path(place).glob("last*.ckpt"))
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 

@@ -6,13 +6,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 
 from lightning_mm import data
 from lightning_mm.cli.allocator import keep_freed_memory
+from lightning_mm.cli.check import quiet_trainer
 from lightning_mm.cli.lightning.arguments import check_configs
 from lightning_mm.cli.lightning.command_line import CommandLine
 from lightning_mm.cli.lightning.parser import Parser, SaveConfig
@@ -44,7 +45,7 @@ NOT_FOR_USERS = (
 def run_lightning(
     args: list[str], stop: Stop | None = None, command_line: type[CommandLine] = CommandLine
 ) -> dict[str, Any]:
-    """Run one of the verbs ``fit validate test predict sweep export mean_input features``.
+    """Run one of the verbs ``fit validate test predict sweep export check mean_input features``.
 
     Args:
         args: The words of the command, the verb first.
@@ -73,7 +74,7 @@ def run_lightning(
     # Only the verb that is run: building the parsers of all of them takes longer than a small training run.
     one = {"subcommands": staticmethod(lambda: {verb: command_line.subcommands()[verb]}), "stop": stop}
     noting = type("Parser", (Parser,), {"references": References(verb)})
-    with own_wandb_run():
+    with own_wandb_run(), quiet_trainer() if verb == "check" else nullcontext():
         ran = type("CommandLine", (command_line,), one)(
             BaseTask,
             data.ModalityDropoutDataModule,

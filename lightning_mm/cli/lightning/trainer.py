@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Trainer
 
+from lightning_mm.cli.check import check_task
 from lightning_mm.cli.lightning.export import export_task
 from lightning_mm.cli.lightning.fills import write_feature_file, write_mean_input
 from lightning_mm.cli.lightning.preflight import look_at_task
@@ -16,6 +17,7 @@ class SweepingTrainer(Trainer):
     # LightningCLI makes their options of their signatures and docstrings.
     sweep = sweep_task
     export = export_task
+    check = check_task
     mean_input = write_mean_input
     features = write_feature_file
     look = look_at_task
