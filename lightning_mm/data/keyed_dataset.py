@@ -38,6 +38,7 @@ class KeyedDataset(Dataset[list[Sample]]):
         augment: Called with the sample and a generator keyed by (seed, index, epoch).
         seed: Seed of the augmentation.
         name: Name of the data set in errors, e.g. ``Scenes (train)``.
+        whole: Whether ``dataset[i]`` is read even if there is a ``draw_sample``.
 
     Raises:
         LightningMMError: If the data set is empty, has no length, or does not know one of the modalities; when read, if
@@ -51,8 +52,10 @@ class KeyedDataset(Dataset[list[Sample]]):
         augment: Augmentation | None = None,
         seed: int = 0,
         name: str = "data set",
+        whole: bool = False,
     ) -> None:
         self.dataset, self.modalities, self.augment, self.seed, self.name = dataset, modalities, augment, seed, name
+        self.whole = whole
         if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
             raise LightningMMError(f"{name}: expected a data set with __len__ and __getitem__, got {dataset!r}")
         if len(dataset) == 0:
@@ -66,7 +69,7 @@ class KeyedDataset(Dataset[list[Sample]]):
     @property
     def redraws(self) -> bool:
         """Whether a sample may be another one in another epoch, before it is augmented."""
-        return hasattr(self.dataset, "draw_sample")
+        return not self.whole and hasattr(self.dataset, "draw_sample")
 
     def __getitem__(self, keys: Sequence[Key | RowKey]) -> list[Sample]:
         return [

@@ -156,10 +156,15 @@ class ModalityDropoutDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self._eval_sampler("test"))
 
-    def plain_dataloader(self, split: str) -> DataLoader[Any]:
-        """Load a split in order, every sample once, without augmentation and with all modalities that it observed."""
+    def plain_dataloader(self, split: str, whole: bool = False) -> DataLoader[Any]:
+        """Load a split in order, every sample once, without augmentation and with all modalities that it observed.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            whole: Whether a data set that draws another part of a sample in every epoch gives whole samples.
+        """
         given = self._split(split)
-        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name)
+        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name, whole)
         return self._loader(split, self._eval_sampler(split), dataset, Complete())
 
     def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:
@@ -175,6 +180,11 @@ class ModalityDropoutDataModule(LightningDataModule):
             exists = table.available[:size]
             left = drawn & exists
             drawn = torch.where(left.any(1, keepdim=True), left, exists)
+        if not drawn.any(1).all():
+            raise LightningMMError(
+                f"{self._split(split).name}: {self.policies[split]!r} leaves samples without any modality; a table of "
+                "what exists belongs in data.train_observed, which leaves such samples out"
+            )
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}

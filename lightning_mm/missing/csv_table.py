@@ -88,7 +88,7 @@ class CsvTable(MissingnessPolicy):
                 f"table {self.path} has no column for the modality {unknown[0]!r}, only for {list(self._modalities)}; "
                 "name the columns as the data set does"
             )
-        found = [self._rows.get(name, self._rows.get(name.partition("/")[0])) for name in names]
+        found = [self._row(name) for name in names]
         lacking = [name for name, row in zip(names, found) if row is None]
         if lacking:
             raise LightningMMError(
@@ -99,6 +99,12 @@ class CsvTable(MissingnessPolicy):
         places = [self._modalities.index(name) for name in modalities]
         rows = [[row[place] for place in places] for row in found if row is not None]
         return torch.tensor(rows, dtype=torch.bool).reshape(len(names), len(modalities))
+
+    def _row(self, name: str) -> tuple[bool, ...] | None:
+        """The row of a sample, or of the longest name that it begins with."""
+        while name not in self._rows and "/" in name:
+            name = name.rpartition("/")[0]
+        return self._rows.get(name)
 
 
 def _read(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, tuple[bool, ...]]]:
@@ -112,13 +118,17 @@ def _read(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ...], d
         raise LightningMMError(f"{path} is not a CSV file: {error}") from error
     if len(lines) < 2 or len(lines[0]) < 2:
         raise LightningMMError(
-            f"table {path}: expected a line of column names and one line for each sample, got {len(lines)} lines"
+            f"table {path}: expected a line of column names, separated by commas, and one line for each sample, got "
+            f"{len(lines)} lines"
         )
     header, body = [cell.strip() for cell in lines[0]], lines[1:]
     listed = _MASK in header
     if columns is not None and not listed:
         raise LightningMMError(f"table {path} names its modalities itself, {header[1:]}; leave columns out")
-    names = tuple(Modalities(columns or _PASSION) if listed else Modalities(header[1:]))
+    try:
+        names = tuple(Modalities(columns or _PASSION) if listed else Modalities(header[1:]))
+    except LightningMMError as error:
+        raise LightningMMError(f"table {path}: {error}") from error
     rows: dict[str, tuple[bool, ...]] = {}
     for number, line in enumerate(body, 2):
         where = f"table {path}, row {number}"

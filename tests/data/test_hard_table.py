@@ -68,6 +68,8 @@ def test_a_network_of_one_modality_gets_the_samples_that_have_it() -> None:
         ModalityDropoutDataModule(lambda _: Numbers(), ["a", "b"], train_observed=UniformCombinations()).setup("fit")
     with pytest.raises(LightningMMError, match="of lacks 'b'"):
         PairedShare(0.3, of="a+c").draw(Modalities(["b"]), [0], epoch=0, seed=0)
+    with pytest.raises(LightningMMError, match=r"leaves samples without any modality; a table .* data.train_observed"):
+        ModalityDropoutDataModule(lambda _: Numbers(), ["b"], PairedShare(0.3, of="a+b")).setup("fit")
     with pytest.raises(LightningMMError, match="no whole number; choose another block"):
         PairedShare(0.25)
 

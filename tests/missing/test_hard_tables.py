@@ -104,6 +104,13 @@ def test_a_table_of_one_column_for_each_modality(tmp_path: Path) -> None:
         table.draw(Modalities(["video"]), [0], epoch=0, seed=0)
 
 
+def test_a_name_counts_for_all_samples_that_begin_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("name,a,b\n19,1,0\n19/7,0,1\n19/8/left,1,1\n")
+    drawn = CsvTable(str(path)).draw_named(Modalities(["a", "b"]), ["19/6", "19/7/2", "19/8/left/3", "19/8/right"])
+    assert drawn.tolist() == [[True, False], [False, True], [True, True], [True, False]]
+
+
 @pytest.mark.parametrize(
     ("text", "columns", "message"),
     [
@@ -111,7 +118,8 @@ def test_a_table_of_one_column_for_each_modality(tmp_path: Path) -> None:
         ("clip,audio,video\na,true,maybe\n", None, r"row 2: expected true or false for each of \['audio', 'video'\]"),
         ("clip,audio,video\na,true\n", None, "row 2: expected 3 cells, got 2"),
         ("clip,audio,video\na,1,1\na,1,0\n", None, "row 3: 'a' is there twice"),
-        ("clip,audio,audio\na,1,1\n", None, "distinct names"),
+        ("clip,audio,audio\na,1,1\n", None, r"table .*table\.csv: modalities must be one or more distinct names"),
+        ("clip;audio;video\na;1;1\n", None, "separated by commas"),
         ("clip,audio,video\n", None, "one line for each sample, got 1 lines"),
         ("", None, "got 0 lines"),
         ('clip,audio\n"a,1\n', None, "is not a CSV file"),

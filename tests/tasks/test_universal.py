@@ -13,7 +13,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
 from lightning_mm import Modalities
 from lightning_mm.adapters import SSF, Additive
@@ -23,58 +22,17 @@ from lightning_mm.data import Ombria, RandomCrop
 from lightning_mm.data.module import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
 from lightning_mm.export import Runtime
-from lightning_mm.missing import Complete, MissingRates, RotatingCombinations, UniformCombinations
+from lightning_mm.missing import Complete, MissingRates, RotatingCombinations
 from lightning_mm.models import MultiEncoderUNet, UniversalSegmenter
 from lightning_mm.sweep import sweep
 from lightning_mm.tasks import Distillation, UniversalTask
 from lightning_mm.tasks.universal.distribution import DistributionBank
 from tests.support.fake_data import write_data
 from tests.support.ranks import run_ranks
+from tests.support.universal import CHANNELS, NAMES, QUIET, Squares, build, data
 
-NAMES = Modalities(["a", "b"])
-CHANNELS = {"a": 1, "b": 2}
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-}  # fmt: skip
 OBSERVED = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]]).bool()
 pytestmark = [pytest.mark.filterwarnings("ignore:The dirpath has changed from")]
-
-
-class Squares(Dataset[dict[str, Any]]):
-    """A square in noise, which both modalities show."""
-
-    def __init__(self, split: str, size: int = 12) -> None:
-        generator = torch.Generator().manual_seed(len(split))
-        self.target = torch.zeros(size, 8, 8, dtype=torch.int64)
-        for row, corner in enumerate(torch.randint(0, 4, (size, 2), generator=generator).tolist()):
-            self.target[row, corner[0] : corner[0] + 4, corner[1] : corner[1] + 4] = 1
-        self.inputs = {
-            name: self.target.unsqueeze(1) + 0.3 * torch.randn(size, count, 8, 8, generator=generator)
-            for name, count in CHANNELS.items()
-        }
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"inputs": {m: values[index] for m, values in self.inputs.items()}, "target": self.target[index]}
-
-
-def data(**settings: Any) -> ModalityDropoutDataModule:
-    settings = {
-        "train_policy": UniformCombinations(),
-        "val_policy": RotatingCombinations(),
-        "batch_size": 4,
-        **settings,
-    }
-    return ModalityDropoutDataModule(Squares, list(NAMES), seed=5, **settings)
-
-
-def build(dims: int = 2, **settings: Any) -> UniversalTask:
-    torch.manual_seed(0)
-    network = {"size": [8] * dims, "cell": 4, "widths": [4, 6], "head_width": 3, "hyper": settings.pop("hyper", False)}
-    return UniversalTask(UniversalSegmenter(CHANNELS, 2, **network), list(NAMES), 2, loss="ce+dice", **settings)
 
 
 def batch(dims: int = 2) -> dict[str, Any]:
@@ -240,6 +198,10 @@ def test_two_stages_resume_and_sweep(tmp_path: Path) -> None:
     swept.load_state_dict(checkpoint["state_dict"])
     result = sweep({"universal": swept}, data(), trainer=Trainer(**QUIET), bootstrap=0)
     assert {row.combination for row in result.rows} == {"a", "b", "a+b"}
+    first = build(stage="reconstruct")
+    first.on_load_checkpoint(torch.load(tmp_path / "reconstruct" / "epoch=1.ckpt", weights_only=True))
+    with pytest.raises(LightningMMError, match="is of stage reconstruct, which trains no head"):
+        sweep({"autoencoder": first}, data(), trainer=Trainer(**QUIET), bootstrap=0)
 
 
 def test_the_template_starts_at_the_mean_of_what_exists_and_crops_know_their_place(tmp_path: Path) -> None:

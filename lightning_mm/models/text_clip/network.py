@@ -44,8 +44,8 @@ class EmbeddingExperts(nn.Module):
             column order of ``available``.
         text: The encoder of texts, any module from a batch of texts to ``[Q, C]`` that says its C in ``out_channels``.
         width: Features D of an embedding.
-        mask_absent: True: absent inputs never enter, and their embeddings are zero. False: the network ignores
-            ``available`` and sees the fill of absent inputs.
+        mask_absent: True: absent inputs never enter, and their embeddings are zero; in training, BatchNorm counts zeros
+            in their place. False: the network ignores ``available`` and sees the fill of absent inputs.
         batch_norm: Whether gates are normalised over the batch, see
             :class:`~lightning_mm.models.text_clip.gated.GatedEmbedding`.
         dropout: Probability of dropping a feature of what encoders return, in training, below 1.

@@ -64,7 +64,7 @@ class DistributionBank(nn.Module):
         # one row of numbers for each modality, intensities first
         self.sizes = {name: (count + network.widths[_LEVEL]) * self.each for name, count in self.channels.items()}
         for column, size in enumerate(self.sizes.values()):
-            self.register_buffer(f"bank_{column}", torch.zeros(size))
+            self.register_buffer(f"bank_{column}", torch.zeros(size, dtype=torch.float32))
         self.register_buffer("seen", torch.zeros(len(self.channels), dtype=torch.bool))
 
     def bank(self, column: int) -> Tensor:
@@ -131,8 +131,8 @@ class DistributionBank(nn.Module):
         """Statistics of intensities and of features, all in one row; every sample has some foreground."""
         encoder = cast(ConvEncoder, self.encoders[name])
         if not len(images):
-            return images.new_zeros(0, self.sizes[name])
-        features = images
+            return images.new_zeros(0, self.sizes[name], dtype=torch.float32)
+        features = images.to(next(encoder.parameters()).dtype)
         for scale in encoder.scales[: _LEVEL + 1]:
             features = scale(features)
         smaller = _POOLS[self.dims](foreground.float(), 2**_LEVEL) > 0
@@ -153,7 +153,7 @@ class DistributionBank(nn.Module):
             variance = torch.where(there, flat - mean, 0.0).square().sum(2, keepdim=True) / count
             return torch.cat([mean, (variance + 1e-6).sqrt()], dim=2)
         ordered = torch.where(there, flat, torch.inf).sort(2).values
-        steps = (torch.arange(_QUANTILES, device=values.device) + 0.5) / _QUANTILES
+        steps = (torch.arange(_QUANTILES, device=values.device, dtype=values.dtype) + 0.5) / _QUANTILES
         place = steps * (count - 1)
         low = place.floor().long().expand(-1, flat.shape[1], -1)
         high = place.ceil().long().expand(-1, flat.shape[1], -1)

@@ -82,10 +82,13 @@ class UniversalTask(SemanticSegmentationTask):
             ``base_ckpt`` the parts of the first stage are loaded.
 
     Raises:
-        LightningMMError: If settings do not agree.
+        LightningMMError: If settings do not agree; when it predicts with a checkpoint of the first stage, which has not
+            trained the head.
     """
 
     model: UniversalSegmenter
+    loaded_stage: str | None = None
+    """The stage of the checkpoint that was loaded."""
 
     def __init__(
         self,
@@ -174,11 +177,13 @@ class UniversalTask(SemanticSegmentationTask):
         fresh = self.trainer.global_step == 0 and not self.model.template.values.any()
         if self.stage == "reconstruct" and fresh and getattr(self, "adapter", None) is None:
             start_template(self.model, self.trainer)
+        if getattr(self, "adapter", None) is None:
+            self.model.train()  # Lightning keeps a network in eval mode that was given so
         for completer in self._completer:
-            completer.to(self.device)
+            completer.to(self.model.template.values)  # device and precision
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if not self.model.training:  # frozen under an adapter, which learns from the outputs
+        if not self.model.training:  # frozen under an adapter, which learns from the outputs, see on_fit_start
             return super().training_step(batch, batch_idx)
         check_batch(batch, KEYS)
         return self._reconstruct(batch) if self.stage == "reconstruct" else self._segment(batch)
@@ -223,7 +228,8 @@ class UniversalTask(SemanticSegmentationTask):
         self._log_loss("train/loss", loss, batch, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Not at the end of a step: checkpoints in the middle of an epoch are written before a task hears of it.
         if self.distribution is not None:
             self.distribution.follow(self.model)
         if self.averaged is not None:
@@ -302,12 +308,21 @@ class UniversalTask(SemanticSegmentationTask):
             self.log("val/explained_variance", torch.stack(list(found.values())).mean(), sync_dist=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded_stage = dict(checkpoint.get("hyper_parameters") or {}).get("stage")
         # Statistics and averaged weights belong to training; a task that does not train leaves them out.
         for name in ("distribution", "averaged"):
             if getattr(self, name) is None:
                 state = checkpoint["state_dict"]
                 checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(f"{name}.")}
         super().on_load_checkpoint(checkpoint)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        if self.loaded_stage == "reconstruct" and self.stage == "reconstruct":
+            raise LightningMMError(
+                "the checkpoint is of stage reconstruct, which trains no head to segment with; give that of stage "
+                "segment, which starts from it as base_ckpt"
+            )
+        return super().predictions(outputs)
 
     def make_optimizer(self) -> Optimizer:
         """The template has a learning rate of its own and does not decay."""

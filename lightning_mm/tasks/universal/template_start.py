@@ -22,7 +22,8 @@ def start_template(network: UniversalSegmenter, trainer: Trainer, limit: int = 5
 
     Args:
         network: Changed in place, alike in all processes.
-        trainer: Its data module loads the training split, without augmentation; without one the template stays.
+        trainer: Its data module loads the training split, whole and without augmentation; without one the template
+            stays.
         limit: Samples that are averaged at most.
 
     Raises:
@@ -35,7 +36,7 @@ def start_template(network: UniversalSegmenter, trainer: Trainer, limit: int = 5
     sums = torch.zeros(sum(channels), *template.size, dtype=torch.float64)
     counts = torch.zeros(len(channels), dtype=torch.float64)
     left = limit
-    for batch in datamodule.plain_dataloader("train"):
+    for batch in datamodule.plain_dataloader("train", whole=True):
         if left <= 0:
             break
         left -= len(batch["observed"])
