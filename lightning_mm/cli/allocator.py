@@ -17,8 +17,9 @@ _LARGEST = 1 << 30
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed blocks of up to 1 GiB for the next allocation.
 
-    By default it returns large blocks to the system, which has to clear every page of the next one: a quarter of the
-    CPU time of a training on a CPU. Memory on a GPU is PyTorch's own affair.
+    By default it may return large blocks to the system, which then has to clear every page of the next one: up to a
+    quarter of the time of a training step on a CPU, see experiments/benchmarks/training.py. Memory on a GPU is
+    PyTorch's own affair.
 
     Returns:
         Whether it was done; not if the user chose settings (:data:`OWN_SETTINGS`), nor with another C library.

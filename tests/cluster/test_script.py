@@ -112,6 +112,17 @@ def test_gives_up(tmp_path: Path) -> None:
     )
 
 
+def test_the_place_where_another_run_meets_is_not_inherited(tmp_path: Path) -> None:
+    names = "'MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'NODE_RANK'"
+    path = script(
+        tmp_path,
+        f"sys.exit(sorted(set(os.environ) & {{{names}}}) != ['MASTER_PORT'])",
+        environment={"MASTER_PORT": "29500"},
+    )
+    inherited = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"), "1")
+    assert run(path, slurm(tmp_path, RUNNING) | inherited)[0] == 0, "the profile's own setting stays"
+
+
 @pytest.mark.parametrize(("handler", "code"), [("signal.SIG_DFL", 128 + signal.SIGUSR2), ("saves", 75)])
 def test_the_warning_reaches_the_command(handler: str, code: int, tmp_path: Path) -> None:
     body = f"""
