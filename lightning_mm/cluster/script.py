@@ -42,8 +42,8 @@ _TERM = """\
 trap '[ -n "$step" ] || { trap - EXIT; exit 143; }; [ -n "$slurm" ] || kill -TERM "$step"' TERM
 trap 'echo "lightning-mm: a line of the set-up ended this with exit code $?; the command was not started" >&2' EXIT
 slurm=${SLURM_JOB_ID:-}
-# Where another run's processes meet, if it was submitted from one.
-unset MASTER_ADDR MASTER_PORT WORLD_SIZE RANK LOCAL_RANK NODE_RANK
+# Left by another run, if it was submitted from one; a profile's `environment` may set them.
+unset MASTER_PORT WORLD_SIZE RANK LOCAL_RANK NODE_RANK
 export LIGHTNING_MM_TASK=${SLURM_ARRAY_TASK_ID:-${LIGHTNING_MM_TASK:-}}
 export LIGHTNING_MM_RESTARTS=$((${SLURM_RESTART_COUNT:-0} + ${LIGHTNING_MM_RESTARTS:-0}))
 """

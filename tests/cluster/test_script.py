@@ -112,14 +112,14 @@ def test_gives_up(tmp_path: Path) -> None:
     )
 
 
-def test_the_place_where_another_run_meets_is_not_inherited(tmp_path: Path) -> None:
-    names = "'MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'NODE_RANK'"
+def test_ports_and_ranks_of_another_run_are_not_inherited(tmp_path: Path) -> None:
+    names = "'MASTER_PORT', 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'NODE_RANK'"
     path = script(
         tmp_path,
         f"sys.exit(sorted(set(os.environ) & {{{names}}}) != ['MASTER_PORT'])",
         environment={"MASTER_PORT": "29500"},
     )
-    inherited = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"), "1")
+    inherited = dict.fromkeys(("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"), "1")
     assert run(path, slurm(tmp_path, RUNNING) | inherited)[0] == 0, "the profile's own setting stays"
 
 

@@ -48,6 +48,9 @@ IMPORT_NAMES = {
     "pandas": ["pandas"],
     "scikit-learn": ["sklearn"],
     "wandb-workspaces": ["wandb_workspaces"],
+    "mkdocs": ["mkdocs"],
+    "mkdocs-material": ["material"],
+    "mkdocstrings": ["mkdocstrings", "griffe"],
 }
 """What each requirement of the extras is imported as, and what else comes with it that code could lean on."""
 
