@@ -190,7 +190,7 @@ def vqa() -> str:
         return "*Not run completely yet.*"
     question, both = (_found("easy_vqa", *one).value for one in (("dedicated", "question"), ("zero_fill", "full")))
     rows = [["method", "question alone", "image alone", "both", "left of both - question"], ["---", *["--:"] * 4]]
-    for method in result.methods:
+    for method in (one for one in result.methods if one != "majority"):
         own = [figure("easy_vqa", method, name) for name in ("question", "image", "full")]
         share = (own[2].value - question) / (both - question)
         rows.append([f"`{method}`", *[with_spread(one, True) for one in own], number(share, True, " %")])
