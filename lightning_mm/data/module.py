@@ -48,7 +48,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             ``{"inputs": {modality: value or None}, "target": ...}``. If a whole split may lack a modality, a method
             ``template(modality, sample)`` returns a value of the shape that it would have in a sample.
         modalities: Modalities to load, in the order of the masks' columns; a part of those of the data set is allowed.
-        train_policy: What to drop in training; ``UniformCombinations()`` when not given.
+        train_policy: What to drop in training; ``UniformCombinations()`` when not given. What policies may know of the
+            samples, such as their label, comes from the data set, see :func:`lightning_mm.data.fields.field_of`.
         val_policy: What to drop in validation; nothing when not given.
         test_policy: What to drop in test and prediction; nothing when not given.
         augment: Called with a training sample and a numpy generator; returns the augmented sample.
@@ -196,7 +197,11 @@ class ModalityDropoutDataModule(LightningDataModule):
     def bound(self, policy: MissingnessPolicy, split: str) -> MissingnessPolicy:
         """Give a policy the fields of the samples of a split, if it depends on some.
 
-        The policies of the data module are bound when they are used. See :func:`lightning_mm.data.fields.field_of`.
+        The policies of the data module are bound when they are used.
+
+        Args:
+            policy: Any policy.
+            split: ``train``, ``val`` or ``test``.
         """
         return policy.bound(partial(self._field, split))
 
