@@ -114,11 +114,14 @@ class Plan:
     def sweeps(self, method: Method, seed: int, value: Any, stage: Literal["val", "test"]) -> list[Step]:
         """The sweep of every network of a method."""
         steps = []
+        policies = json.dumps(self.study.policies) if self.study.policies else ""
         for combination in self.study.combinations_of(method):
             fit = self.fit(method, combination, seed, value)
             options = {"--method": "dedicated" if method.recipe.each == "dedicated" else method.name, "--split": stage}
             if method.recipe.each:
                 options["--combinations"] = f"[{combination}]"
+            elif policies and stage == "test":
+                options["--policies"] = policies
             options["--bootstrap"] = str(self.study.bootstrap if stage == "test" else 0)
             options["--out"] = str(fit.folder / ("sweep" if stage == "test" else "sweep_val"))
             options["--baseline"] = "false"
@@ -153,6 +156,8 @@ class Plan:
                 overrides["model.init_args.base_ckpt"] = str(needs[0].folder / CHECKPOINT)
         patch: dict[str, Any] = {"callbacks": list(recipe.callbacks), "init_args": method.arguments}
         for key in ("train_policy", "val_policy"):
+            if any(f"{name}.".startswith(f"data.{key}.") for name in method.settings):
+                continue  # that of the study
             if getattr(recipe, key) is not None:
                 patch[key] = getattr(recipe, key)
             elif recipe.each == "finetune":

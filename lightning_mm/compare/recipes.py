@@ -29,7 +29,8 @@ class Recipe:
         gradient: Whether that run changes parameters by their gradient.
         each: One network per incomplete combination: ``finetune`` shows the network of ``start`` that combination only,
             ``dedicated`` trains one with these modalities and no others.
-        train_policy: What is dropped in training, instead of the config's policy.
+        train_policy: What is dropped in training, instead of the config's policy; a method may set another one as
+            ``data.train_policy``.
         val_policy: What is dropped on validation data, which chooses the epoch.
         fill: Class in ``lightning_mm.missing`` of the placeholder for absent modalities, instead of the config's.
         fill_file: The verb that writes the file of this fill from the training split and ``start``, if it has one.

@@ -94,6 +94,8 @@ class Study:
             choose one by it.
         majority: Whether the table shows the share of the most frequent label too, as a method of that name.
         wandb: Arguments of the W&B logger of the finished table; without them nothing is logged.
+        policies: Policies of missingness that every method with one network for all combinations is evaluated under,
+            name to ``class_path`` and ``init_args``; see ``policies.csv`` in the results.
         content: The content of the file, for the results.
     """
 
@@ -110,6 +112,7 @@ class Study:
     majority: bool = False
     validate: bool = False
     wandb: Mapping[str, Any] | None = None
+    policies: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
 
     def method(self, name: str) -> Method:
@@ -129,7 +132,7 @@ class Study:
 
 KEYS = (
     "name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "majority", "validate",
-    "wandb",
+    "wandb", "policies",
 )  # fmt: skip
 METHOD_KEYS = ("like", "start", "configs", "settings", "callbacks", "tune", "tune_seeds", "combinations")
 
@@ -177,6 +180,7 @@ def read_study(path: str | Path) -> Study:
         majority=checks.typed(str(path), content, "majority", bool, False),
         validate=checks.typed(str(path), content, "validate", bool, False),
         wandb=checks.typed(str(path), content, "wandb", dict, None),
+        policies=checks.typed(str(path), content, "policies", dict, {}),
         content=content,
     )
 

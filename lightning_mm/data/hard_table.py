@@ -6,6 +6,7 @@ Shapes: N samples of the data set, M modalities.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_mm.data.fields import field_of, knows_parts
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.csv_table import CsvTable
 from lightning_mm.missing.only_complete import OnlyComplete, complete_rows
@@ -53,7 +55,7 @@ class HardTable(Dataset[dict[str, Any]]):
     def __init__(
         self, dataset: Any, modalities: Modalities, table: MissingnessPolicy, seed: int, name: str = "data set"
     ) -> None:
-        drawn = _drawn(dataset, modalities, table, seed, name)
+        drawn = _drawn(dataset, modalities, table.bound(partial(field_of, dataset, name=name)), seed, name)
         self.rows = drawn.any(1).nonzero()[:, 0].tolist()
         if not self.rows:
             raise LightningMMError(f"{name}: the table {table!r} leaves no sample any of {list(modalities)}")
@@ -67,6 +69,11 @@ class HardTable(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._hidden(index, None)
 
+    def field(self, field: str, name: str = "data set") -> list[str]:
+        """The values of a field of the samples that are left, see :func:`~lightning_mm.data.fields.field_of`."""
+        values = field_of(self.dataset, field, name)
+        return [values[row] for row in self.rows]
+
     def __getattr__(self, name: str) -> Any:
         # what only some data sets have; asked for by hasattr
         if name in ("template", "remarks", "redraws", "class_names") and "dataset" in vars(self):
@@ -79,11 +86,11 @@ class HardTable(Dataset[dict[str, Any]]):
         row, exists = self.rows[index], self.available[index].tolist()
         names = [name for name, there in zip(self.modalities, exists) if there]
         sample: Mapping[str, Any]
-        if rng is not None and _knows_parts(self.dataset, "draw_some", "draw_sample"):
+        if rng is not None and knows_parts(self.dataset, "draw_some", "draw_sample"):
             sample = self.dataset.draw_some(row, rng, names)
         elif rng is not None:
             sample = self.dataset.draw_sample(row, rng)
-        elif _knows_parts(self.dataset, "read_some", "__getitem__"):
+        elif knows_parts(self.dataset, "read_some", "__getitem__"):
             sample = self.dataset.read_some(row, names)
         else:
             sample = self.dataset[row]
@@ -104,7 +111,8 @@ def _drawn(
         if not all(torch.equal(drawn, one) for one in later):
             raise LightningMMError(
                 f"{name}: data.train_observed says what exists at all, but {table!r} draws something else in every "
-                "epoch; use MissingRates, PairedShare, ExactShare or SavedTable, or give it as data.train_policy"
+                "epoch; use MissingRates, PairedShare, ExactShare or SavedTable, put it into SameEveryEpoch, or give "
+                "it as data.train_policy"
             )
         return drawn
     ids = getattr(dataset, "ids", None)
@@ -114,9 +122,3 @@ def _drawn(
             "looks up; use a table by position, such as MissingRates or SavedTable"
         )
     return table.draw_named(modalities, [str(one) for one in ids])
-
-
-def _knows_parts(dataset: object, part: str, whole: str) -> bool:
-    """Whether the class that says how a sample is read also says how a part of it is."""
-    told = (vars(one) for one in type(dataset).__mro__)
-    return next((part in own for own in told if part in own or whole in own), False)

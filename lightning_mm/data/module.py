@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate, never_empty
+from lightning_mm.data.fields import field_of
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
@@ -46,7 +48,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             ``{"inputs": {modality: value or None}, "target": ...}``. If a whole split may lack a modality, a method
             ``template(modality, sample)`` returns a value of the shape that it would have in a sample.
         modalities: Modalities to load, in the order of the masks' columns; a part of those of the data set is allowed.
-        train_policy: What to drop in training; ``UniformCombinations()`` when not given.
+        train_policy: What to drop in training; ``UniformCombinations()`` when not given. What policies may know of the
+            samples, such as their label, comes from the data set, see :func:`lightning_mm.data.fields.field_of`.
         val_policy: What to drop in validation; nothing when not given.
         test_policy: What to drop in test and prediction; nothing when not given.
         augment: Called with a training sample and a numpy generator; returns the augmented sample.
@@ -112,6 +115,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.drop_last, self.seed, self.switching = drop_last, seed, switching
         self.train_observed = train_observed
         self._splits: dict[str, KeyedDataset] = {}
+        self._fields: dict[tuple[str, str], list[str]] = {}
         self._remarked: set[str] = set()
 
     def setup(self, stage: str) -> None:
@@ -174,7 +178,8 @@ class ModalityDropoutDataModule(LightningDataModule):
         Of longer data sets the first 100 000 samples are counted.
         """
         size = min(len(self._split(split)), _HISTOGRAM_SAMPLES)
-        drawn = self.policies[split].draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
+        policy = self.bound(self.policies[split], split)
+        drawn = policy.draw(self.modalities, range(size), epoch=epoch, seed=self.seed)
         table = self._split(split).dataset
         if isinstance(table, HardTable):
             exists = table.available[:size]
@@ -188,6 +193,24 @@ class ModalityDropoutDataModule(LightningDataModule):
         rows, counts = torch.unique(drawn, dim=0, return_counts=True)
         named = {self.modalities.name(row): int(count) for row, count in zip(rows, counts)}
         return {name: named[name] for name in self.modalities.select(list(named))}
+
+    def bound(self, policy: MissingnessPolicy, split: str) -> MissingnessPolicy:
+        """Give a policy the fields of the samples of a split, if it depends on some.
+
+        The policies of the data module are bound when they are used.
+
+        Args:
+            policy: Any policy.
+            split: ``train``, ``val`` or ``test``.
+        """
+        return policy.bound(partial(self._field, split))
+
+    def _field(self, split: str, field: str) -> list[str]:
+        if (split, field) not in self._fields:  # labels may have to be read with their samples
+            given = self._split(split)
+            own = given.dataset.field if isinstance(given.dataset, HardTable) else partial(field_of, given.dataset)
+            self._fields[split, field] = own(field, given.name)
+        return self._fields[split, field]
 
     def remarks(self, split: str) -> list[str]:
         """What a data set says of the modalities that are loaded, e.g. how it handles numbers that are missing.
@@ -204,7 +227,7 @@ class ModalityDropoutDataModule(LightningDataModule):
 
     def _present(self) -> NDArray[np.bool_]:
         """The modalities of each training sample that are observed and not dropped in any epoch, ``Bool[N, M]``."""
-        dataset, policy = self._split("train"), self.policies["train"]
+        dataset, policy = self._split("train"), self.bound(self.policies["train"], "train")
         index = range(len(dataset))
         first, second = (policy.draw(self.modalities, index, epoch=epoch, seed=self.seed) for epoch in (0, 1))
         if not torch.equal(first, second):
@@ -241,7 +264,9 @@ class ModalityDropoutDataModule(LightningDataModule):
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches of keys
-            collate_fn=Collate(self.modalities, policy or self.policies[split], self.seed, dataset.template),
+            collate_fn=Collate(
+                self.modalities, self.bound(policy or self.policies[split], split), self.seed, dataset.template
+            ),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers and workers,

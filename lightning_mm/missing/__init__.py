@@ -16,6 +16,10 @@ from lightning_mm.missing.fills import (
     fill_inputs,
 )
 from lightning_mm.missing.mean_input import MeanInput, mean_inputs, save_mean_inputs
+from lightning_mm.missing.mechanisms.blocks import Blockwise
+from lightning_mm.missing.mechanisms.field import DependsOnField
+from lightning_mm.missing.mechanisms.modality import DependsOnModality
+from lightning_mm.missing.mechanisms.same_every_epoch import SameEveryEpoch
 from lightning_mm.missing.only_complete import OnlyComplete
 from lightning_mm.missing.policies import (
     Complete,
@@ -31,10 +35,10 @@ from lightning_mm.missing.tables import SavedTable, save_table
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Complete", "Constant", "CsvTable", "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean",
-    "FeatureRegression", "FeatureRetrieval", "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean",
-    "MeanInput", "MissingRates", "MissingnessPolicy", "Noise", "OnlyComplete", "PairedShare", "PerModality",
-    "RotatingCombinations", "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros",
-    "fill_inputs", "mean_inputs",
-    "read_features", "save_features", "save_mean_inputs", "save_table",
+    "Blockwise", "Complete", "Constant", "CsvTable", "DependsOnField", "DependsOnModality", "EmptyText",
+    "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean", "FeatureRegression", "FeatureRetrieval", "Fill",
+    "FixedCombination", "IndependentMissing", "Learned", "Mean", "MeanInput", "MissingRates", "MissingnessPolicy",
+    "Noise", "OnlyComplete", "PairedShare", "PerModality", "RotatingCombinations", "SameEveryEpoch", "SavedTable",
+    "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
+    "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

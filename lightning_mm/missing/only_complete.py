@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lightning_mm.missing.policies import MissingnessPolicy
+from lightning_mm.missing.policies import Fields, MissingnessPolicy
 from lightning_mm.modalities import Modalities
 
 
@@ -32,6 +32,9 @@ class OnlyComplete(MissingnessPolicy):
 
     def __init__(self, table: MissingnessPolicy) -> None:
         self.table = table
+
+    def bound(self, fields: Fields) -> OnlyComplete:
+        return OnlyComplete(self.table.bound(fields))
 
     def draw(
         self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int

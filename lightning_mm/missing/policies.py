@@ -9,7 +9,8 @@ row is empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.modalities import Modalities
 
+Fields = Callable[[str], Sequence[str]]
+"""Name of a field to its values, one for each sample of a split, as text."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -43,6 +46,19 @@ class MissingnessPolicy:
             LightningMMError: If a setting does not fit the modalities.
         """
         raise NotImplementedError
+
+    def bound(self, fields: Fields) -> MissingnessPolicy:
+        """Return this policy for the samples of one split; the data module calls it before it draws.
+
+        Most policies know nothing of the samples but their positions, and return themselves.
+
+        Args:
+            fields: Returns the values of a field, such as ``label`` or ``site``, of all samples of the split.
+
+        Raises:
+            LightningMMError: If a field is missing or a setting does not fit its values.
+        """
+        return self
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
@@ -175,6 +191,11 @@ def random_uniform(seed: int, epoch: int, index: Sequence[int] | Tensor, streams
     key = split_mix(split_mix(_word(seed)) + _word(epoch))
     states = split_mix(key + samples)[:, None] + np.arange(streams, dtype=np.uint64)[None, :] * _GOLDEN
     return np.asarray((split_mix(states) >> np.uint64(11)) * 2.0**-53)
+
+
+def hashed_seed(text: str) -> int:
+    """Return a seed of its own for a text, such as ``f"{seed}/{settings}"``."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def split_mix(state: NDArray[Any]) -> NDArray[np.uint64]:

@@ -5,15 +5,14 @@ Shapes: B samples, M modalities.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError, check_fraction
-from lightning_mm.missing.policies import IndependentMissing, MissingnessPolicy
+from lightning_mm.missing.policies import IndependentMissing, MissingnessPolicy, hashed_seed
 from lightning_mm.modalities import Modalities
 
 _TOLERANCE = 1e-9
@@ -60,16 +59,9 @@ class MissingRates(MissingnessPolicy):
         self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
     ) -> Bool[Tensor, "batch modality"]:
         shares = self._shares(modalities)
-        chances = _chances(shares)
-        if chances is None:
-            most = 1 - 1 / len(shares)
-            raise LightningMMError(
-                f"{self!r} would leave samples without a modality: the shares that are present add up to "
-                f"{math.fsum(shares.values()):g}, less than 1; with {len(shares)} modalities at most {most:.3g} may be "
-                "missing on average"
-            )
+        chances = calibrated(shares, repr(self))
         every = Modalities(list(shares))
-        key = int.from_bytes(hashlib.sha256(f"{seed}/rates/{shares!r}".encode()).digest()[:8], "big")
+        key = hashed_seed(f"{seed}/rates/{shares!r}")
         drawn = IndependentMissing(chances).draw(every, index, epoch=0, seed=key)
         return drawn[:, [every.index(name) for name in modalities]]
 
@@ -88,7 +80,28 @@ class MissingRates(MissingnessPolicy):
         return {name: 1.0 - p_missing for name, p_missing in named.items()}
 
 
-def _chances(shares: dict[str, float]) -> dict[str, float] | None:
+def calibrated(shares: Mapping[str, float], who: str) -> dict[str, float]:
+    """Probabilities for :class:`~lightning_mm.missing.IndependentMissing` that leave given shares.
+
+    Args:
+        shares: Modality to the share of samples that have it.
+        who: The policy, for the message.
+
+    Raises:
+        LightningMMError: If no probabilities do.
+    """
+    chances = _chances(shares)
+    if chances is None:
+        most = 1 - 1 / len(shares)
+        raise LightningMMError(
+            f"{who} would leave samples without a modality: the shares that are present add up to "
+            f"{math.fsum(shares.values()):g}, less than 1; with {len(shares)} modalities at most {most:.3g} may be "
+            "missing on average"
+        )
+    return chances
+
+
+def _chances(shares: Mapping[str, float]) -> dict[str, float] | None:
     """Probabilities of being missing which, given that a row is not empty, leave the shares; ``None`` if none do.
 
     A modality of share s, present with probability s z, is present in s z / P(not empty) of the rows, so that z is

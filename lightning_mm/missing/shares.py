@@ -5,7 +5,6 @@ Shapes: B samples, M modalities.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lightning_mm.errors import LightningMMError, check_fraction, check_whole
-from lightning_mm.missing.policies import MissingnessPolicy, random_uniform
+from lightning_mm.missing.policies import MissingnessPolicy, hashed_seed, random_uniform
 from lightning_mm.modalities import Modalities
 
 _TOLERANCE = 1e-9
@@ -87,7 +86,7 @@ class ExactShare(MissingnessPolicy):
     def _key(self, modalities: Modalities, seed: int) -> int:
         """Return a seed that depends on all settings of the table."""
         text = f"{seed}/{self.p_missing!r}/{self._names(modalities)}/{self.split}/{self.block}/{list(modalities)}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return hashed_seed(text)
 
 
 class PairedShare(MissingnessPolicy):
@@ -132,7 +131,7 @@ class PairedShare(MissingnessPolicy):
         paired, samples = round(self.share * self.block), np.asarray(index, dtype=np.int64)
         blocks, inverse = np.unique(samples // self.block, return_inverse=True)
         text = f"{seed}/paired/{self.share!r}/{self.block}/{every}"
-        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        key = hashed_seed(text)
         numbers = random_uniform(key, 0, blocks.tolist(), self.block)
         ranks = numbers.argsort(1).argsort(1)[inverse.reshape(-1), samples % self.block]
         # numbered through all blocks, so that none gets more than its turn

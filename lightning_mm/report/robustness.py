@@ -1,13 +1,14 @@
-"""Robustness of all methods as a table of the page: areas, MultiBench's figures, and expectations."""
+"""Robustness as tables of the page: areas, MultiBench's figures, expectations, and figures under policies."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from lightning_mm.errors import LightningMMError
 from lightning_mm.report.tables import DOWN, UP, Cell, Table, arrow, spread_columns
 from lightning_mm.results.result import SweepResult
-from lightning_mm.results.robust import robustness, usual_scenarios
+from lightning_mm.results.robust import Grid, missing_curves, policy_figures, robustness, usual_scenarios
 from lightning_mm.results.robust.tables import figures_of, legend
 from lightning_mm.results.rows import ZERO_FILL
 from lightning_mm.results.texts import is_percent, with_spread
@@ -35,3 +36,30 @@ def robustness_table(result: SweepResult, metric: str) -> Table | None:
         records.append(record)
     columns = ["method", *(f"{name} {WAYS.get(name, arrow(direction))}" for name in names)]
     return Table("robustness", f"{metric}: robustness", columns, rows, records, legend(found, names, direction))
+
+
+def missing_table(result: SweepResult, metric: str) -> Table | None:
+    """Methods down, the probability that a modality is missing across; ``None`` if no method has all combinations."""
+    grid = missing_curves(result, metric)
+    return None if grid is None else _table("p_missing", grid)
+
+
+def policy_table(result: SweepResult, metric: str) -> Table | None:
+    """Methods down, policies that the sweep drew across; ``None`` if there are none or statistics do not suffice."""
+    try:
+        grid = policy_figures(result, metric)
+    except LightningMMError:  # the sweep says so when it is written
+        return None
+    return None if grid is None else _table("policies", grid)
+
+
+def _table(name: str, grid: Grid) -> Table:
+    rows, records = [], []
+    for method, figures in grid.rows.items():
+        rows.append([Cell(method), *(Cell(with_spread(figure, grid.percent)) for figure in figures)])
+        record: dict[str, Any] = {"method": method, "metric": grid.metric}
+        for column, figure in zip(grid.columns, figures):
+            record |= spread_columns(f"{grid.kind}_{column}", figure)
+        records.append(record)
+    columns = ["method", *(f"{column} {arrow(grid.direction)}" for column in grid.columns)]
+    return Table(name, f"{grid.metric}: {grid.title}", columns, rows, records, list(grid.notes))

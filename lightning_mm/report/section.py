@@ -10,11 +10,11 @@ from typing import Any
 from lightning_mm.errors import UsageError
 from lightning_mm.report.costs import cost_table
 from lightning_mm.report.downloads import KINDS, LABELS, data_uri, file_name, files
-from lightning_mm.report.drawing.charts import Chart, Look, cost_charts, drop_chart, looks
+from lightning_mm.report.drawing.charts import Chart, Look, cost_charts, drop_chart, looks, missing_chart
 from lightning_mm.report.drawing.heat_map import HeatMap, heat_map
 from lightning_mm.report.outcomes import LARGE, Outcomes, outcome_table, outcomes
 from lightning_mm.report.pictures import Pictures, pictures
-from lightning_mm.report.robustness import robustness_table
+from lightning_mm.report.robustness import missing_table, policy_table, robustness_table
 from lightning_mm.report.source import Source
 from lightning_mm.report.tables import Table, combination_table, curve_table, figures_table, summary_table, title_of
 from lightning_mm.report.worth import Worth, worth, worth_per_class
@@ -58,10 +58,13 @@ class Section:
     parts: list[Part]
     looks: list[Look]
     drop: Chart | None
+    expected: Chart | None
     costs: list[Chart]
     cost_table: Table | None
     curve: Table
     robustness: Table | None
+    missing: Table | None
+    policies: Table | None
     worth: Worth
     per_class: Worth
     outcomes: Table | None
@@ -76,7 +79,7 @@ class Section:
         """All tables of the chosen metric, in the order of the page."""
         first = self.parts[0]
         worth = [*self.worth.tables, *self.per_class.tables]
-        more = [self.robustness, self.cost_table, *worth, self.outcomes]
+        more = [self.robustness, self.missing, self.policies, self.cost_table, *worth, self.outcomes]
         return [first.summary, first.combinations, self.curve, *(table for table in more if table is not None)]
 
     def downloads(self, table: Table, metric: str = "") -> list[Download]:
@@ -119,10 +122,13 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         parts=parts,
         looks=styles,
         drop=drop_chart(own, chosen, styles),
+        expected=missing_chart(own, chosen, styles),
         costs=cost_charts(own, chosen, styles),
         cost_table=cost_table(own, chosen),
         curve=curve_table(own, chosen),
         robustness=robustness_table(own, chosen),
+        missing=missing_table(own, chosen),
+        policies=policy_table(result, chosen),
         worth=worths,
         # a value that is given is one of the chosen metric, which those of classes are not
         per_class=worth_per_class(result, worths.methods, None),

@@ -26,6 +26,8 @@ from lightning_mm.provenance import DataFingerprint, git_commit, versions
 from lightning_mm.results.bootstrap import Bootstrap
 from lightning_mm.results.heat_map import write_heat_map
 from lightning_mm.results.result import SweepResult
+from lightning_mm.results.robust.grid import grid_markdown, write_grid
+from lightning_mm.results.robust.policies import MASKS, policy_figures
 from lightning_mm.results.rows import COLUMNS, SweepRow
 from lightning_mm.results.shards.shard import Shard
 from lightning_mm.results.tables import markdown
@@ -47,7 +49,7 @@ def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> 
 
     Returns:
         ``{"csv": path, "json": path, "samples": path, "markdown": path, "png": path}``; no ``samples`` if the result
-        has none.
+        has none, and also ``policies``, a CSV with Markdown next to it, if the sweep drew some.
     """
     folder, result = Path(folder), _as_stored(result)
     written = {"csv": write_csv(result, folder / "sweep.csv")}
@@ -56,8 +58,24 @@ def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> 
         written["samples"] = write_samples(result, folder / "sweep_samples.npz")
     text = f"{markdown(result)}\n"
     written["markdown"] = write_atomically(folder / "sweep.md", text)
+    written |= _save_policies(result, folder)
     written["png"] = write_heat_map(result, folder / "sweep.png")
     return written
+
+
+def _save_policies(result: SweepResult, folder: Path) -> dict[str, Path]:
+    """Write the figures under the policies that the sweep drew, of the metrics that its statistics suffice for."""
+    if not any(key.startswith(MASKS) for key in result.samples):
+        return {}
+    try:
+        grid = policy_figures(result)
+    except LightningMMError as error:
+        warnings.warn(f"no table of policies: {error}", stacklevel=3)
+        return {}
+    if grid is None:
+        return {}
+    write_atomically(folder / "policies.md", grid_markdown(grid))
+    return {"policies": write_grid(grid, folder / "policies.csv")}
 
 
 def write_csv(result: SweepResult, path: str | Path) -> Path:
@@ -195,8 +213,9 @@ def write_samples(result: SweepResult, path: str | Path) -> Path:
     """Write the statistics of every sample, and the replicates of the bootstrap.
 
     The arrays are called ``index`` and ``observed`` (which samples these are), ``<method>/<combination>/<name>``, and
-    ``replicates/<method>/<combination>/<metric>``. If a method has several seeds, the names of all statistics begin
-    with the seed, ``seed<k>/<method>/<combination>/<name>``, and there are no replicates.
+    ``replicates/<method>/<combination>/<metric>``; ``available.<policy>`` is what a policy of the sweep drew, see
+    :func:`~lightning_mm.results.robust.policy_figures`. If a method has several seeds, the names of all statistics
+    begin with the seed, ``seed<k>/<method>/<combination>/<name>``, and there are no replicates.
     """
     arrays = {key: _smallest(value) for key, value in result.samples.items()}
     arrays[DIGEST] = np.array(zlib.crc32(csv_bytes(result)))

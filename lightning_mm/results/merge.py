@@ -348,6 +348,9 @@ def _merge_samples(
         return {}
     largest = max(results, key=lambda result: len(result.modalities))
     merged = {key: value for key, value in largest.samples.items() if "/" not in key}
+    for result in results:
+        if result.modalities == largest.modalities:  # what a policy drew
+            merged = {**{key: value for key, value in result.samples.items() if "/" not in key}, **merged}
     columns: dict[str, NDArray[Any]] = {}
     for result in results:
         observed = result.samples.get("observed", np.empty((0, 0)))

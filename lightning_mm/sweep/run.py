@@ -10,17 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
+from lightning_mm.data.module import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
+from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
 from lightning_mm.results.bootstrap import Bootstrap, resample_counts
 from lightning_mm.results.result import SweepResult
+from lightning_mm.results.robust.policies import MASKS
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.results.shards.shard import Shard
 from lightning_mm.sweep.fingerprint import fingerprint_of
@@ -55,6 +60,7 @@ def sweep(
     config: Mapping[str, Any] | None = None,
     reuse: bool = True,
     shard: str | None = None,
+    policies: Mapping[str, MissingnessPolicy] | None = None,
 ) -> SweepResult:
     """Evaluate methods on every combination of available modalities in one pass over a split.
 
@@ -66,7 +72,7 @@ def sweep(
             task with an adapter also runs with its adapter off, as ``zero_fill``, unless a method has this name. A list
             of tasks is for dedicated networks: each runs only on the combination of all of its modalities, or on the
             combinations in ``dedicated_to``.
-        data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; policies of
+        data: A data module, or a loader of batches ``{"inputs", "target", "observed", "index"}``; its policies of
             missingness are not applied, only ``observed`` counts (``available`` in batches that have no ``observed``).
         combinations: The combinations; default: all 2^M - 1, or a fixed draw of 1,023 if there are more.
         split: ``"test"``, or ``"val"`` to choose settings.
@@ -88,6 +94,9 @@ def sweep(
         shard: Which part of the sweep to run, e.g. ``"2/4"`` for every fourth combination from the second one on;
             default: all of it. :func:`~lightning_mm.results.merge` puts all parts together, and the result is that of
             one process, costs included.
+        policies: Name to a policy to evaluate under, from the same pass: what each draws for the samples of the split,
+            with the seed of the data module, is kept in ``samples`` of the result, and
+            :func:`lightning_mm.results.robust.policy_figures` computes the metric of all methods from it.
 
     Returns:
         The figures, the same in every process of a distributed run.
@@ -129,6 +138,8 @@ def sweep(
     collected = _collect(cast(list[nn.Module], tasks), runs, known, data, split, trainer, reuse)
 
     rows, samples = _figures(tasks, runs, known, collected, seed)
+    for name, policy in (policies or {}).items():
+        samples[f"{MASKS}{name}"] = _drawn(name, policy, data, split, known, collected.index)
     if not rows:
         which = "" if part is None else f" of shard {part.text}; use fewer shards, or leave these combinations out"
         raise LightningMMError(f"no sample observed all modalities of any of the combinations{which}")
@@ -305,6 +316,23 @@ def _figures(
             for name, values in written(statistics).items():
                 samples[f"{run.method}/{combination}/{name}"] = values.numpy()
     return rows, samples
+
+
+def _drawn(
+    name: str,
+    policy: MissingnessPolicy,
+    data: LightningDataModule | DataLoader[Any],
+    split: str,
+    known: Modalities,
+    index: Tensor,
+) -> NDArray[np.bool_]:
+    """What a policy draws for the samples of a split, ``Bool[N, M]``."""
+    if not name or "/" in name:
+        raise LightningMMError(f"a policy's name must be non-empty and without '/', got {name!r}")
+    if isinstance(data, ModalityDropoutDataModule):
+        policy = data.bound(policy, split)
+    drawn: NDArray[np.bool_] = policy.draw(known, index, epoch=0, seed=getattr(data, "seed", 0)).numpy()
+    return drawn
 
 
 def _resample(

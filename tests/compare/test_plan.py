@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,30 @@ def test_keys_do_not_change_with_comments_but_with_configs(tmp_path: Path) -> No
     assert key() == before
     (tmp_path / "base.yaml").write_text("data: {modalities: [a, b, c], batch_size: 3}\n")
     assert key() != before
+
+
+def test_policies_are_swept_by_methods_with_one_network_and_train_nothing_anew(tmp_path: Path) -> None:
+    methods = {"zero_fill": None, "modality_dropout": None, "dedicated": {"combinations": ["a"]}}
+    plain = {step.name: step for step in Plan(read(tmp_path, seeds=[0], methods=methods)).steps({})}
+    policies = {"mcar": {"class_path": "lightning_mm.missing.Complete"}}
+    study = read(tmp_path, seeds=[0], methods=methods, policies=policies)
+    steps = {step.name: step for step in Plan(study).steps({})}
+    for name, step in steps.items():
+        has = step.stage == "test" and step.method != "dedicated"
+        assert ("--policies" in step.command) == has
+        assert (step.key == plain[name].key) != has
+    command = steps[f"{study.out}/zero_fill/seed0: test"].command
+    assert json.loads(command[command.index("--policies") + 1]) == policies
+
+
+def test_a_policy_of_a_method_wins_over_that_of_its_recipe(tmp_path: Path) -> None:
+    own = {"class_path": "lightning_mm.missing.IndependentMissing", "init_args": {"p_missing": 0.5}}
+    methods = {
+        "modality_dropout": None,
+        "mine": {"like": "modality_dropout", "settings": {"data.train_policy": own}},
+    }
+    steps = {f"{step.method} {step.stage}": step for step in Plan(read(tmp_path, seeds=[0], methods=methods)).steps({})}
+    assert set(steps["modality_dropout fit"].patch) >= {"train_policy", "val_policy"}
+    assert "train_policy" not in steps["mine fit"].patch
+    assert "val_policy" in steps["mine fit"].patch
+    assert steps["mine fit"].overrides["data.train_policy"] == own

@@ -13,7 +13,7 @@ import torch
 from lightning_mm.data import Food101, MFNet, ModalityDropoutDataModule, MsLesions, NtuRgbd, Ombria
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Complete, CsvTable, MissingnessPolicy, MissingRates
+from lightning_mm.missing import Complete, CsvTable, DependsOnField, MissingnessPolicy, MissingRates, SameEveryEpoch
 from lightning_mm.tree import tensors_of
 from tests.support.fake import ms_lesions
 from tests.support.fake_data import SMALL, write_data
@@ -53,12 +53,16 @@ FILES: dict[str, tuple[Any, list[str], Callable[[Any, int, str], list[Path]]]] =
 }
 
 
-@pytest.mark.parametrize("family", FILES)
-def test_hidden_files_may_be_deleted(family: str, tmp_path: Path) -> None:
+MECHANISM = SameEveryEpoch(DependsOnField("label", {"0": 0.5}, default=0.4))
+"""What exists depends on the label."""
+
+
+@pytest.mark.parametrize(("family", "hides"), [*((one, TABLE) for one in FILES), ("food101", MECHANISM)], ids=repr)
+def test_hidden_files_may_be_deleted(family: str, hides: MissingnessPolicy, tmp_path: Path) -> None:
     kind, names, files = FILES[family]
     root = write_data(family, tmp_path)
     settings = {**SMALL.get(family, {}), "allow_missing": True}
-    data = made(kind, root, names, **settings)
+    data = made(kind, root, names, hides, **settings)
     before = batches(data)
     table: HardTable = data._split("train").dataset
     hidden = [
@@ -70,7 +74,7 @@ def test_hidden_files_may_be_deleted(family: str, tmp_path: Path) -> None:
     assert hidden
     for path in hidden:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert_equal(before, batches(made(kind, root, names, **settings)))
+    assert_equal(before, batches(made(kind, root, names, hides, **settings)))
 
 
 def test_hidden_slices_do_not_count_in_the_statistics_of_a_patient(tmp_path: Path) -> None:

@@ -6,14 +6,12 @@ clusters by tests/experiments/test_cluster_page.py.
 
 from __future__ import annotations
 
-import importlib
 import re
 import runpy
 import shlex
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -23,12 +21,12 @@ from lightning_mm.adapters import Basis, Kind
 from lightning_mm.cli import main
 from lightning_mm.compare import read_study
 from lightning_mm.data import Scenes
-from tests.support.pages import DOCS, PAGES, README, blocks, commands, run_python, write_files
+from tests.support.pages import DOCS, PAGES, README, blocks, commands, made, run_python, write_files
 from tests.support.repository import REPOSITORY
 
 RUN_HERE = [DOCS / "questions.md", DOCS / "python.md", *sorted((DOCS / "kinds").glob("*.md"))]
 START = [DOCS / "index.md", DOCS / "tutorial.md"]
-ELSEWHERE = {"cluster.md", "security.md", "check.md", "which_method_when.md"}
+ELSEWHERE = {"cluster.md", "security.md", "check.md", "missingness.md", "which_method_when.md"}
 """Pages whose blocks have a test of their own, or none."""
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
 QUIET += ["--trainer.log_every_n_steps", "1"]
@@ -36,17 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed"),
     pytest.mark.filterwarnings("ignore:.*layers are left out"),
 ]
-
-
-def made(value: Any) -> Any:
-    """An object from its ``class_path`` and ``init_args``."""
-    if isinstance(value, list):
-        return [made(one) for one in value]
-    if not isinstance(value, dict) or "class_path" not in value:
-        return value
-    module, _, name = value["class_path"].rpartition(".")
-    given = value.get("init_args", {})
-    return getattr(importlib.import_module(module), name)(**{key: made(one) for key, one in given.items()})
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)

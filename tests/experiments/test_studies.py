@@ -17,16 +17,19 @@ from tests.support.fake_data import write_data
 
 BASES = ("onehot", "pairwise", "shared")
 TABLES = ("30", "50", "70", "2468")
+MECHANISMS = ("mcar", "mar", "mnar", "block")
 
 
 def repeats(method: str, named: list[str]) -> bool:
-    """Whether it is a kind on another basis, or a method with another hard table.
+    """Whether it is a kind on another basis, or a method with another hard table or mechanism.
 
-    Kinds are run on one basis, and SSF (`adapted`) on all; methods are run with one table.
+    Kinds are run on one basis, and SSF (`adapted`) on all; methods are run with one table, and SSF with all mechanisms.
     """
     kind, _, more = method.rpartition("_")
     if more in TABLES:
         return kind in named or (more != TABLES[0] and f"{kind}_{TABLES[0]}" in named)
+    if more in MECHANISMS and kind != "adapted":
+        return more != MECHANISMS[-1] and f"{kind}_{MECHANISMS[-1]}" in named
     return more in BASES and kind in named and kind != "adapted"
 
 

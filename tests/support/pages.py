@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -61,3 +62,14 @@ def write_files(page: Path, folder: Path) -> list[str]:
     for block in named:
         (folder / block.title).write_text(block.text, encoding="utf-8")
     return [block.title for block in named]
+
+
+def made(value: Any) -> Any:
+    """An object from its ``class_path`` and ``init_args``."""
+    if isinstance(value, list):
+        return [made(one) for one in value]
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    module, _, name = value["class_path"].rpartition(".")
+    given = value.get("init_args", {})
+    return getattr(importlib.import_module(module), name)(**{key: made(one) for key, one in given.items()})

@@ -17,7 +17,7 @@ from lightning_mm.cli.lightning.preflight import batches_of, first_batch
 from lightning_mm.cli.lightning.weights import adapters_of, attach_and_load, check_weights
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder
-from lightning_mm.missing import FixedCombination
+from lightning_mm.missing import FixedCombination, MissingnessPolicy
 from lightning_mm.results.files import save
 from lightning_mm.results.pictures import FOLDER, Examples, Picture, write_examples, write_pictures
 from lightning_mm.results.result import SweepResult
@@ -54,6 +54,7 @@ def sweep_task(
     config: dict[str, Any] | None = None,
     reuse: bool = True,
     shard: str | None = None,
+    policies: dict[str, MissingnessPolicy] | None = None,
 ) -> SweepResult:
     """Evaluate every combination of available modalities in one pass over a split.
 
@@ -82,6 +83,8 @@ def sweep_task(
         shard: Which part of the sweep to run, e.g. 2/4 for every fourth combination from the second one on, as a task
             of a job array does; out is then sweep_shards/2of4/ by default. `lightning-mm merge` puts all parts
             together, and the result is that of one process; it also writes the W&B run.
+        policies: Policies of missingness to evaluate under beside the combinations, name to policy; policies.csv and
+            policies.md hold the primary metric of every method under each.
     """
     part = None if shard is None else Shard.parse(shard)
     if part is not None:
@@ -116,6 +119,7 @@ def sweep_task(
         config=config,
         reuse=reuse,
         shard=shard,
+        policies=policies,
     )
     if trainer.is_global_zero:
         # W&B last: what happens to it loses nothing.
@@ -123,6 +127,8 @@ def sweep_task(
         drawn = _draw(trainer, model, others, datamodule, split, result, folder) if pictures else []
         adapter = _save_adapter(model, folder)
         print_table(result)
+        if "policies" in written:
+            print((folder / "policies.md").read_text(encoding="utf-8"))
         print("written: " + ", ".join(map(str, [*written.values(), *([folder / FOLDER] if drawn else [])])))
         if part is not None:
             whole = Path(trainer.default_root_dir) / name

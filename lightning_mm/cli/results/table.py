@@ -32,7 +32,9 @@ def run_table(args: list[str]) -> None:
         "sweeps", nargs="+", type=Path, metavar="SWEEP", help="a sweep.csv, or the folder that holds it"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder for the merged sweep.csv, .json, .md and .png, robustness.csv and against.csv"
+        "--out",
+        type=Path,
+        help="folder for the merged sweep.csv, .json, .md and .png, robustness.csv, p_missing.csv, .png, against.csv",
     )
     parser.add_argument("--metric", help="the figure to show; by default the task's primary one")
     _add_figures(parser)
@@ -54,10 +56,12 @@ def run_table(args: list[str]) -> None:
             raise UsageError(f"--{option}: these sweeps have {', '.join(result.methods)}; got {method!r}")
     print_table(result, settings.metric)
     more: list[Writer] = []
+    _policies(result, settings.metric)
     if settings.against is not None:
         more.append(_against(result, settings))
     if settings.robustness:
         more.append(_robustness(result, settings, scenarios))
+        more += _curves(result, settings)
     if settings.out is not None:
         written = [*save(result, settings.out).values(), *(write(settings.out) for write in more)]
         print("written: " + ", ".join(map(str, written)))
@@ -74,7 +78,8 @@ def _add_figures(parser: ArgumentParser) -> None:
         "--robustness",
         action="store_true",
         help="area under the curve and the drop by number of missing modalities, relative and effective robustness, "
-        "expectations under given availability, and calibration (ECE, Brier) if probabilities are stored",
+        "expectations under given availability, the curve over the probability that a modality is missing, 0 to 0.9, "
+        "and calibration (ECE, Brier) if probabilities are stored",
     )
     parser.add_argument(
         "--reference",
@@ -164,6 +169,37 @@ def _robustness(result: SweepResult, settings: Namespace, given: Sequence[dict[s
     calibration, notes = _calibration(result, methods)
     print_robustness(found, is_percent(result, metric), result.direction(metric), notes)
     return lambda folder: write_robustness(found, result.direction(metric), calibration, folder / "robustness.csv")
+
+
+def _curves(result: SweepResult, settings: Namespace) -> list[Writer]:
+    """Print what to expect by the probability that a modality is missing, and return what writes it."""
+    from lightning_mm.results.per_sample.paired import paired_replicates
+    from lightning_mm.results.robust import missing_curves, print_grid
+    from lightning_mm.results.robust.grid import write_grid
+    from lightning_mm.results.robust.missing import write_curves
+
+    metric = result.require_metric(settings.metric)
+    grid = missing_curves(result, metric, bootstrap=paired_replicates(result, metric, settings.bootstrap))
+    if grid is None:
+        return []
+    print_grid(grid)
+    return [
+        lambda folder: write_grid(grid, folder / "p_missing.csv"),
+        lambda folder: write_curves(grid, folder / "p_missing.png"),
+    ]
+
+
+def _policies(result: SweepResult, metric: str | None) -> None:
+    """Print the figures under the policies that the sweeps drew, if they did."""
+    from lightning_mm.results.robust import policy_figures, print_grid
+
+    try:
+        grid = policy_figures(result, metric)
+    except LightningMMError as error:
+        print(f"no figures under policies: {error}")
+        return
+    if grid is not None:
+        print_grid(grid)
 
 
 def _calibration(result: SweepResult, methods: Sequence[str]) -> tuple[list[tuple[str, str, Figure]], list[str]]:

@@ -81,6 +81,8 @@ class AVDigits(Dataset[dict[str, Any]]):
 
     Attributes:
         recordings: Name of the recording of every sample, ``<digit>_<speaker>_<index>``.
+        ids: The same: the names that tables go by.
+        fields: ``label`` (the digit) and ``speaker`` of every sample, for policies that depend on them.
         image_ids: Position in the MNIST file of the image of every sample.
 
     Shape:
@@ -141,6 +143,11 @@ class AVDigits(Dataset[dict[str, Any]]):
         self._images = images[chosen.ravel()]
         self.image_ids = chosen.ravel()
         self.recordings = tuple(sounds["name"][i] for i in order) * repeats
+        self.ids = self.recordings
+        self.fields = {
+            "label": self._digits.tolist() * repeats,
+            "speaker": sounds["speaker"][order].tolist() * repeats,
+        }
 
     def __len__(self) -> int:
         return self._count * self._repeats

@@ -151,6 +151,8 @@ class MsLesions(Dataset[dict[str, Any]]):
         """``(patient, z)`` of every sample."""
         self.ids = tuple(f"{patient}/{z}" for patient, z in slices)
         """``<patient>/<z>`` of every sample."""
+        self.fields = {"patient": [patient for patient, _ in slices]}
+        """What policies of missingness may depend on: one value per sample."""
 
     def _patients_of_split(self) -> list[str]:
         if self.split == "test":

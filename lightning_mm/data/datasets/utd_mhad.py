@@ -109,6 +109,12 @@ class UtdMhad(Dataset[dict[str, Any]]):
             (int(arrays["action"][i]), int(arrays["subject"][i]), int(arrays["trial"][i])) for i in chosen
         )
         """``(action, subject, trial)`` of every sample, counted from 1 as in the file."""
+        self.fields = {
+            "label": [action - 1 for action, *_ in self.keys],
+            "subject": [subject for _, subject, _ in self.keys],
+            "trial": [trial for *_, trial in self.keys],
+        }
+        """What policies of missingness may depend on: one value per sample."""
         skeleton = _place(arrays["skeleton"], arrays["skeleton_len"], self.root / FILE)
         streams = {
             "skeleton": (skeleton.reshape(len(skeleton), -1), arrays["skeleton_len"]),

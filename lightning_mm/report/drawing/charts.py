@@ -11,6 +11,7 @@ from lightning_mm.report.costs import costs_of, latency, operations, size
 from lightning_mm.report.drawing.colours import DASHES, HUES, MARKS
 from lightning_mm.report.tables import arrow
 from lightning_mm.results.result import SweepResult
+from lightning_mm.results.robust import missing_curves
 from lightning_mm.results.texts import duration, is_percent, with_spread
 
 WIDTH, HEIGHT = 480, 330
@@ -111,19 +112,52 @@ def drop_chart(result: SweepResult, metric: str, styles: Sequence[Look]) -> Char
     values = [value for look in curves for value in found[look]]
     if count < 2 or not values:
         return None
-    y, y_ticks = _linear(values, percent)
-    xs = [LEFT + (WIDTH - LEFT - RIGHT) * position / (count - 1) for position in range(count)]
+    texts = {
+        look: [f"{look.method}, {k} missing: {with_spread(one, percent)}" for k, one in enumerate(own)]
+        for look, own in curves.items()
+    }
+    points = {look: [point.value for point in own] for look, own in curves.items()}
+    title, ticks = "Drop by number of missing modalities", [str(k) for k in range(count)]
+    return _line_chart(title, "missing modalities", _y_label(result, metric), ticks, points, texts, percent)
+
+
+def missing_chart(result: SweepResult, metric: str, styles: Sequence[Look]) -> Chart | None:
+    """Expectation against the probability that a modality is missing; ``None`` if no method has all combinations."""
+    grid = missing_curves(result, metric)
+    if grid is None or len(result.modalities) < 2:
+        return None
+    points = {look: [one.value for one in grid.rows[look.method]] for look in styles if look.method in grid.rows}
+    points = {look: values for look, values in points.items() if _varies(values)} or points
+    texts = {
+        look: [
+            f"{look.method}, p = {p}: {with_spread(one, grid.percent)}"
+            for p, one in zip(grid.columns, grid.rows[look.method])
+        ]
+        for look in points
+    }
+    title, label = "Expectation by p_missing", "probability that a modality is missing"
+    return _line_chart(title, label, _y_label(result, metric), grid.columns, points, texts, grid.percent)
+
+
+def _line_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    ticks: Sequence[str],
+    curves: Mapping[Look, Sequence[float]],
+    texts: Mapping[Look, Sequence[str]],
+    percent: bool,
+) -> Chart:
+    """One line per method over equally spaced places; points that are not finite are left out."""
+    y, y_ticks = _linear([value for own in curves.values() for value in own if math.isfinite(value)], percent)
+    xs = [LEFT + (WIDTH - LEFT - RIGHT) * position / (len(ticks) - 1) for position in range(len(ticks))]
     series = []
     for look, curve in curves.items():
-        known = [(xs[k], y(one.value), k, one) for k, one in enumerate(curve) if math.isfinite(one.value)]
+        known = [(xs[k], y(value), texts[look][k]) for k, value in enumerate(curve) if math.isfinite(value)]
         if known:
-            texts = [f"{look.method}, {k} missing: {with_spread(one, percent)}" for *_, k, one in known]
-            path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b, *_ in known)
-            points = [Point(a, b, text) for (a, b, *_), text in zip(known, texts)]
-            series.append(Series(look, points, path))
-    ticks = [(place, str(position)) for position, place in enumerate(xs)]
-    title, label = "Drop by number of missing modalities", _y_label(result, metric)
-    return Chart(title, "missing modalities", label, ticks, y_ticks, _numbered_ends(series))
+            path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b, _ in known)
+            series.append(Series(look, [Point(*one) for one in known], path))
+    return Chart(title, x_label, y_label, list(zip(xs, ticks)), y_ticks, _numbered_ends(series))
 
 
 def _varies(values: Sequence[float]) -> bool:

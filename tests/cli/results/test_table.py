@@ -72,6 +72,10 @@ def test_robustness_and_calibration(
     assert float(line["low"]) < expected < float(line["high"])
     brier = result.samples["adapted/rgb/brier"].astype(float).mean()
     assert float(found["adapted", "rgb", "brier"]["value"]) == pytest.approx(brier)
+    curve = {(line["method"], line["p_missing"]): float(line["value"]) for line in lines(out / "p_missing.csv")}
+    assert curve["adapted", "0"] == values["rgb+depth"]
+    assert curve["adapted", "0.5"] == pytest.approx(sum(values.values()) / 3)
+    assert (out / "p_missing.png").read_bytes()[1:4] == b"PNG"
     gap = [float(found[method, "effective 0-1", "accuracy"]["value"]) for method in ("zero_fill", "adapted")]
     assert sorted(gap) == [0, 1]
 

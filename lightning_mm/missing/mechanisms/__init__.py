@@ -1,0 +1,1 @@
+"""Mechanisms: what it depends on whether a modality is missing."""
