@@ -99,6 +99,31 @@ def mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def corruptions(path: Path, value: Any, modalities: Sequence[str]) -> dict[str, list[Any]]:
+    """Check modalities and lists of classes with settings; the sweep makes them."""
+    found = mapping(path, "corruptions", value)
+    for name, kinds in found.items():
+        where = f"{path}: corruptions: {name}"
+        if name not in modalities:
+            raise LightningMMError(f"{where}: unknown modality; expected some of {list(modalities)}")
+        if not isinstance(kinds, list) or not all(isinstance(one, Mapping) and "class_path" in one for one in kinds):
+            raise LightningMMError(
+                f"{where}: expected a list such as [{{class_path: lightning_mm.data.GaussianNoise}}], got "
+                f"{shown(kinds)}"
+            )
+    return found
+
+
+def severities(path: Path, value: Any) -> tuple[int, ...]:
+    """Check a list of severities of corruptions; empty if missing."""
+    if value is None:
+        return ()
+    found = seeds(f"{path}", "severities", value)
+    if not all(1 <= one <= 5 for one in found):
+        raise LightningMMError(f"{path}: severities: expected some of [1, 2, 3, 4, 5], got {shown(value)}")
+    return found
+
+
 def tuning(where: str, path: Path, value: Any) -> dict[str, list[Any]]:
     """Check at most one key with distinct values to choose from."""
     tune = settings(path, f"{where.removeprefix(f'{path}: ')}: tune", value)

@@ -125,6 +125,10 @@ class Plan:
             options["--bootstrap"] = str(self.study.bootstrap if stage == "test" else 0)
             options["--out"] = str(fit.folder / ("sweep" if stage == "test" else "sweep_val"))
             options["--baseline"] = "false"
+            if stage == "test" and self.study.corruptions and not method.recipe.each:
+                options["--corruptions"] = json.dumps(self.study.corruptions)
+                if self.study.severities:
+                    options["--severities"] = json.dumps(self.study.severities)
             trained = fit.folder if method.recipe.trains else fit.needs[0].folder
             arguments = [part for option in options.items() for part in option]
             command = ("sweep", "-c", str(fit.folder / CONFIG), "--ckpt_path", str(trained / CHECKPOINT), *arguments)

@@ -21,6 +21,7 @@ from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
+from lightning_mm.results.corruption import CorruptionResult, read_corruption, save_corruption
 from lightning_mm.results.files import read, save
 from lightning_mm.results.merge import constant_rows, data_sets_of, merge, renamed
 from lightning_mm.results.pictures import Examples, Picture, merge_examples, read_examples, write_pictures
@@ -160,9 +161,25 @@ def write(
         "versions": versions(),
         "commit": git_commit(),
     }
+    if study.corruptions:
+        written |= save_corruption(_damaged(study, plan, facts, choices, result), study.results)
     text = json.dumps(content, indent=1, default=str)
     written["study"] = write_atomically(study.results / "study.json", f"{text}\n")
     return written
+
+
+def _damaged(
+    study: Study, plan: Plan, facts: Mapping[Path, Facts], choices: Mapping[str, Any], result: SweepResult
+) -> CorruptionResult:
+    """All methods with one network for all combinations, on damaged modalities."""
+    metric, found = study.metric or result.primary_metric, CorruptionResult([], "", result.directions)
+    for method in study.methods:
+        if not method.swept or method.recipe.each:
+            continue
+        for step in plan.tests(method, (choices.get(method.name) or {}).get("value")):
+            if "skipped" not in facts[step.marker]:
+                found.rows += read_corruption(step.folder / "sweep").rows
+    return replace(found, primary_metric=metric)
 
 
 def draw(study: Study, facts: Mapping[Path, Facts], choices: Mapping[str, Any], result: SweepResult) -> list[Picture]:

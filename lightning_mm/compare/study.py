@@ -92,6 +92,9 @@ class Study:
         metric: What the printed table shows; the task's primary metric by default.
         validate: Whether every method with one network for all combinations is swept on the validation split too, to
             choose one by it.
+        corruptions: Modality to corruptions of it, each a class_path with init_args; every method with one network for
+            all combinations is then also swept with one damaged modality at a time.
+        severities: How severely, 1 to 5; all of them if empty.
         majority: Whether the table shows the share of the most frequent label too, as a method of that name.
         wandb: Arguments of the W&B logger of the finished table; without them nothing is logged.
         policies: Policies of missingness that every method with one network for all combinations is evaluated under,
@@ -111,6 +114,8 @@ class Study:
     metric: str | None = None
     majority: bool = False
     validate: bool = False
+    corruptions: Mapping[str, Any] = field(default_factory=dict)
+    severities: tuple[int, ...] = ()
     wandb: Mapping[str, Any] | None = None
     policies: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +137,7 @@ class Study:
 
 KEYS = (
     "name", "config", "seeds", "methods", "out", "results", "settings", "bootstrap", "metric", "majority", "validate",
-    "wandb", "policies",
+    "corruptions", "severities", "policies", "wandb",
 )  # fmt: skip
 METHOD_KEYS = ("like", "start", "configs", "settings", "callbacks", "tune", "tune_seeds", "combinations")
 
@@ -179,6 +184,8 @@ def read_study(path: str | Path) -> Study:
         metric=checks.typed(str(path), content, "metric", str, None),
         majority=checks.typed(str(path), content, "majority", bool, False),
         validate=checks.typed(str(path), content, "validate", bool, False),
+        corruptions=checks.corruptions(path, content.get("corruptions"), modalities),
+        severities=checks.severities(path, content.get("severities")),
         wandb=checks.typed(str(path), content, "wandb", dict, None),
         policies=checks.typed(str(path), content, "policies", dict, {}),
         content=content,

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from lightning_mm.data.augment.images import ColorJitter, GaussianBlur, HorizontalFlip, RandomCrop, RandomScaleCrop
     from lightning_mm.data.augment.sequences import JitterSequences, WarpSequences
     from lightning_mm.data.collate import Collate
+    from lightning_mm.data.corrupt.base import Corruption
+    from lightning_mm.data.corrupt.frames import DroppedFrames
+    from lightning_mm.data.corrupt.mixed import RandomCorruption
+    from lightning_mm.data.corrupt.pixels import Blur, GaussianNoise, MissingPixels, Occlusion
     from lightning_mm.data.datasets.av_digits import AVDigits
     from lightning_mm.data.datasets.cmu_mosi import CmuMosei, CmuMosi, Iemocap
     from lightning_mm.data.datasets.image_text.easy_vqa import EasyVqa
@@ -29,10 +33,11 @@ if TYPE_CHECKING:
     from lightning_mm.data.module import ModalityDropoutDataModule
 
 __all__ = [
-    "AVDigits", "Augmentation", "BraTS", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose", "CropClips",
-    "Dihedral", "EasyVqa", "FlipClips", "Food101", "GaussianBlur", "HorizontalFlip", "Iemocap", "JitterSequences",
-    "MCubeS", "MFNet", "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Ombria",
-    "RandomCrop", "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad",
+    "AVDigits", "Augmentation", "Blur", "BraTS", "CmuMosei", "CmuMosi", "Collate", "ColorJitter", "Compose",
+    "Corruption", "CropClips", "Dihedral", "DroppedFrames", "EasyVqa", "FlipClips", "Food101", "GaussianBlur",
+    "GaussianNoise", "HorizontalFlip", "Iemocap", "JitterSequences", "MCubeS", "MFNet", "MissingPixels",
+    "ModalityDropoutDataModule", "MosiFeatures", "MsLesions", "NYUDv2", "NtuRgbd", "Occlusion", "Ombria",
+    "RandomCorruption", "RandomCrop", "RandomCropResize", "RandomScaleCrop", "RavdessFeatures", "Scenes", "UtdMhad",
     "WarpSequences",
 ]  # fmt: skip
 
@@ -42,6 +47,10 @@ _MODULES = {
     "augment.images": "ColorJitter GaussianBlur HorizontalFlip RandomCrop RandomScaleCrop",
     "augment.sequences": "JitterSequences WarpSequences",
     "collate": "Collate",
+    "corrupt.base": "Corruption",
+    "corrupt.frames": "DroppedFrames",
+    "corrupt.mixed": "RandomCorruption",
+    "corrupt.pixels": "Blur GaussianNoise MissingPixels Occlusion",
     "datasets.av_digits": "AVDigits",
     "datasets.cmu_mosi": "CmuMosei CmuMosi Iemocap",
     "datasets.image_text.easy_vqa": "EasyVqa",

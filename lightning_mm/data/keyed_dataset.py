@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_mm.data.collate import check_sample
+from lightning_mm.data.corrupt.base import Corrupt, corrupted
 from lightning_mm.data.sampler import Key, RowKey
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
@@ -39,10 +40,11 @@ class KeyedDataset(Dataset[list[Sample]]):
         seed: Seed of the augmentation.
         name: Name of the data set in errors, e.g. ``Scenes (train)``.
         whole: Whether ``dataset[i]`` is read even if there is a ``draw_sample``.
+        corrupt: Modality to what damages it, after augmentation, by (seed, index, epoch, modality) alone.
 
     Raises:
-        LightningMMError: If the data set is empty, has no length, or does not know one of the modalities; when read, if
-            a sample has another form or none of the modalities.
+        LightningMMError: If the data set is empty, has no length, or does not know one of the modalities, or
+            ``corrupt`` names another one; when read, if a sample has another form or none of the modalities.
     """
 
     def __init__(
@@ -53,9 +55,13 @@ class KeyedDataset(Dataset[list[Sample]]):
         seed: int = 0,
         name: str = "data set",
         whole: bool = False,
+        corrupt: Mapping[str, Corrupt] | None = None,
     ) -> None:
         self.dataset, self.modalities, self.augment, self.seed, self.name = dataset, modalities, augment, seed, name
-        self.whole = whole
+        self.whole, self.corrupt = whole, dict(corrupt or {})
+        for modality in self.corrupt:
+            if modality not in modalities:
+                raise LightningMMError(f"corrupt: unknown modality {modality!r}; expected some of {list(modalities)}")
         if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
             raise LightningMMError(f"{name}: expected a data set with __len__ and __getitem__, got {dataset!r}")
         if len(dataset) == 0:
@@ -89,6 +95,8 @@ class KeyedDataset(Dataset[list[Sample]]):
         sample: Sample = {"inputs": inputs, "target": raw["target"], **{key: raw[key] for key in KEPT if key in raw}}
         if self.augment is not None:
             sample = self.augment(sample, self._generator(_AUGMENT, index, epoch))
+        if self.corrupt:
+            sample = corrupted(sample, self.corrupt, self.seed, index, epoch)
         return {**sample, "index": index, "epoch": epoch}
 
     def observed(self) -> NDArray[np.bool_]:

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate, never_empty
 from lightning_mm.data.fields import field_of
+from lightning_mm.data.corrupt.base import Corrupt
+from lightning_mm.data.datasets.base.splits import SPLITS
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
@@ -69,6 +71,9 @@ class ModalityDropoutDataModule(LightningDataModule):
             :class:`~lightning_mm.missing.PairedShare`, :class:`~lightning_mm.missing.MissingRates` or
             :class:`~lightning_mm.missing.CsvTable`; the rest is never shown, nor read if the data set can leave it
             unread, see :class:`~lightning_mm.data.hard_table.HardTable`.
+        corrupt: Modalities that are there, but damaged: ``train``, ``val`` or ``test`` to modality to a corruption,
+            such as :class:`~lightning_mm.data.GaussianNoise`, or any callable of the input and a numpy generator. It is
+            applied to single samples, after augmentation; what a sample lacks stays absent.
 
     Raises:
         LightningMMError: If a setting is out of range; in ``setup``, if a split is empty or does not know a modality;
@@ -93,6 +98,7 @@ class ModalityDropoutDataModule(LightningDataModule):
         seed: int = 0,
         switching: Switching | None = None,
         train_observed: MissingnessPolicy | None = None,
+        corrupt: dict[str, dict[str, Callable[[Any, Any], Any]]] | None = None,
     ) -> None:
         super().__init__()
         if switching is not None:
@@ -114,6 +120,9 @@ class ModalityDropoutDataModule(LightningDataModule):
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.drop_last, self.seed, self.switching = drop_last, seed, switching
         self.train_observed = train_observed
+        for split in corrupt or {}:
+            check_choice("data.corrupt", split, SPLITS)
+        self.corrupt: dict[str, dict[str, Corrupt]] = corrupt or {}
         self._splits: dict[str, KeyedDataset] = {}
         self._fields: dict[tuple[str, str], list[str]] = {}
         self._remarked: set[str] = set()
@@ -160,15 +169,18 @@ class ModalityDropoutDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self._eval_sampler("test"))
 
-    def plain_dataloader(self, split: str, whole: bool = False) -> DataLoader[Any]:
+    def plain_dataloader(
+        self, split: str, whole: bool = False, corrupt: Mapping[str, Corrupt] | None = None
+    ) -> DataLoader[Any]:
         """Load a split in order, every sample once, without augmentation and with all modalities that it observed.
 
         Args:
             split: ``train``, ``val`` or ``test``.
             whole: Whether a data set that draws another part of a sample in every epoch gives whole samples.
+            corrupt: Modality to what damages it; nothing is damaged when not given, whatever the setting ``corrupt``.
         """
         given = self._split(split)
-        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name, whole)
+        dataset = KeyedDataset(given.dataset, self.modalities, None, self.seed, given.name, whole, corrupt)
         return self._loader(split, self._eval_sampler(split), dataset, Complete())
 
     def histogram(self, split: str, epoch: int = 0) -> dict[str, int]:
@@ -245,7 +257,8 @@ class ModalityDropoutDataModule(LightningDataModule):
             name = f"{type(dataset).__name__} ({split})"
             if split == "train" and self.train_observed is not None:
                 dataset = HardTable(dataset, self.modalities, self.train_observed, self.seed, name)
-            self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name)
+            corrupt = self.corrupt.get(split)
+            self._splits[split] = KeyedDataset(dataset, self.modalities, augment, self.seed, name, corrupt=corrupt)
         return self._splits[split]
 
     def _eval_sampler(self, split: str) -> OrderedBatchSampler:

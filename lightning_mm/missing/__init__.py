@@ -32,13 +32,15 @@ from lightning_mm.missing.policies import (
 from lightning_mm.missing.rates import MissingRates
 from lightning_mm.missing.shares import ExactShare, PairedShare
 from lightning_mm.missing.tables import SavedTable, save_table
+from lightning_mm.missing.traces.replay import replay
+from lightning_mm.missing.traces.trace import AvailabilityTrace
 from lightning_mm.missing.weighted import WeightedCombinations
 
 __all__ = [
-    "Blockwise", "Complete", "Constant", "CsvTable", "DependsOnField", "DependsOnModality", "EmptyText",
-    "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean", "FeatureRegression", "FeatureRetrieval", "Fill",
-    "FixedCombination", "IndependentMissing", "Learned", "Mean", "MeanInput", "MissingRates", "MissingnessPolicy",
-    "Noise", "OnlyComplete", "PairedShare", "PerModality", "RotatingCombinations", "SameEveryEpoch", "SavedTable",
-    "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs", "mean_inputs", "read_features",
-    "save_features", "save_mean_inputs", "save_table",
+    "AvailabilityTrace", "Blockwise", "Complete", "Constant", "CsvTable", "DependsOnField", "DependsOnModality",
+    "EmptyText", "EncoderFeatures", "ExactShare", "FeatureFill", "FeatureMean", "FeatureRegression", "FeatureRetrieval",
+    "Fill", "FixedCombination", "IndependentMissing", "Learned", "Mean", "MeanInput", "MissingRates",
+    "MissingnessPolicy", "Noise", "OnlyComplete", "PairedShare", "PerModality", "RotatingCombinations",
+    "SameEveryEpoch", "SavedTable", "Tokens", "UniformCombinations", "WeightedCombinations", "Zeros", "fill_inputs",
+    "mean_inputs", "read_features", "replay", "save_features", "save_mean_inputs", "save_table",
 ]  # fmt: skip

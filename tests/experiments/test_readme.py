@@ -16,7 +16,10 @@ from tests.support.fake import ombria
 from tests.support.pages import DOCS, README, blocks, commands, run_python
 from tests.support.repository import REPOSITORY
 
-PAGES = [DOCS / f"{name}.md" for name in ("command_line", "check", "results", "studies", "export", "data/index")]
+PAGES = [
+    DOCS / f"{name}.md"
+    for name in ("command_line", "check", "results", "studies", "export", "data/index", "corruption")
+]
 """Pages whose commands are run on the experiments of the repository, in this order."""
 COMMANDS = [["lightning-mm", *command] for command in commands(*PAGES)]
 FEW = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]

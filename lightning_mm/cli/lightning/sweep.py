@@ -15,15 +15,18 @@ from lightning_mm.adapters.saving.folder import save_adapter
 from lightning_mm.callbacks.checkpoints import saver_of
 from lightning_mm.cli.lightning.preflight import batches_of, first_batch
 from lightning_mm.cli.lightning.weights import adapters_of, attach_and_load, check_weights
+from lightning_mm.data.corrupt.base import SEVERITIES, Corruption
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder
 from lightning_mm.missing import FixedCombination, MissingnessPolicy
+from lightning_mm.results.corruption import save_corruption
 from lightning_mm.results.files import save
 from lightning_mm.results.pictures import FOLDER, Examples, Picture, write_examples, write_pictures
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
 from lightning_mm.results.shards.shard import Shard
 from lightning_mm.results.terminal import print_table
+from lightning_mm.sweep.corruption.run import corruption_sweep
 from lightning_mm.sweep.examples import collect_examples
 from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
@@ -55,6 +58,8 @@ def sweep_task(
     reuse: bool = True,
     shard: str | None = None,
     policies: dict[str, MissingnessPolicy] | None = None,
+    corruptions: dict[str, list[Corruption]] | None = None,
+    severities: list[int] | None = None,
 ) -> SweepResult:
     """Evaluate every combination of available modalities in one pass over a split.
 
@@ -85,7 +90,12 @@ def sweep_task(
             together, and the result is that of one process; it also writes the W&B run.
         policies: Policies of missingness to evaluate under beside the combinations, name to policy; policies.csv and
             policies.md hold the primary metric of every method under each.
+        corruptions: Modality to corruptions of it, e.g. {image: [{class_path: GaussianNoise}]}: one modality at a time
+            is damaged, which adds corruption.csv, .md and .png, with a comparison to the modality declared absent.
+        severities: How severely, 1 to 5; all of them by default.
     """
+    if corruptions and shard is not None:
+        raise LightningMMError("corruptions: not with a shard; give them to a sweep in one process")
     part = None if shard is None else Shard.parse(shard)
     if part is not None:
         trainer.loggers = []  # the run of a sweep is written when its parts are merged
@@ -106,14 +116,16 @@ def sweep_task(
         methods = {method: [model]}
     elif method is not None or others:
         methods = {method or (ADAPTED if hasattr(model, "adapter") else ZERO_FILL): model}
+    methods = {**methods, **others} if others else methods
+    trained_with = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
     result = sweep(
-        {**methods, **others} if others else methods,
+        methods,
         datamodule,
         combinations=combinations,
         split=split,
         trainer=trainer,
         bootstrap=bootstrap,
-        seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
+        seed=trained_with,
         baseline=baseline,
         dedicated_to=_trained_for(datamodule, combinations) if method == DEDICATED else None,
         config=config,
@@ -121,9 +133,16 @@ def sweep_task(
         shard=shard,
         policies=policies,
     )
+    written = save(result, folder) if trainer.is_global_zero else {}
+    if corruptions:
+        shared: dict[str, Any] = {"split": split, "trainer": trainer, "bootstrap": bootstrap, "seed": trained_with}
+        damaged = corruption_sweep(
+            methods, datamodule, corruptions, severities or SEVERITIES, baseline=baseline, **shared
+        )
+        if trainer.is_global_zero:
+            written |= save_corruption(damaged, folder)
     if trainer.is_global_zero:
         # W&B last: what happens to it loses nothing.
-        written = save(result, folder)
         drawn = _draw(trainer, model, others, datamodule, split, result, folder) if pictures else []
         adapter = _save_adapter(model, folder)
         print_table(result)

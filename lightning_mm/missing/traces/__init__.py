@@ -1,0 +1,1 @@
+"""Availability over time: modalities that come and go within a stream."""
