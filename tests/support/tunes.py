@@ -55,7 +55,11 @@ def fake_trial(step: Step) -> dict[str, Any]:
 def fake_command(step: Step, command: list[str]) -> dict[str, Any]:
     """Do what the command of a step would do."""
     if "--print_config" in command:
-        print(yaml.safe_dump({"seed_everything": 0, "trainer": {}, "model": {}, "data": {"modalities": ["a"]}}))
+        callbacks = [
+            {"class_path": "x.Adapter", "init_args": {"kind": {"class_path": "LoRA", "init_args": {"rank": 4}}}}
+        ]
+        trainer = {"callbacks": callbacks}
+        print(yaml.safe_dump({"seed_everything": 0, "trainer": trainer, "model": {}, "data": {"modalities": ["a"]}}))
         raise SystemExit(0)
     seed = int(step.folder.name.removeprefix("seed"))
     with (step.folder.parents[1] / COMMANDS).open("a") as file:

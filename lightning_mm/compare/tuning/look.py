@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from lightning_mm.compare.cell_config import Run, command_of, resolve
+import yaml
+
+from lightning_mm.compare.cell_config import Run, command_of, config_of, resolve
 from lightning_mm.compare.look import look_at
-from lightning_mm.compare.plan import Plan
-from lightning_mm.compare.study import Method
-from lightning_mm.compare.tuning.tune import TRIAL, Tune
+from lightning_mm.compare.plan import Plan, Step
+from lightning_mm.compare.tuning.tune import CALLBACK, Tune, method_of
 from lightning_mm.errors import LightningMMError
 
 
@@ -27,10 +30,12 @@ def look_at_trials(tune: Tune, run: Run) -> None:
             checkpoint, or the task lacks the metric; the message names what exists.
     """
     for trial in tune.extremes():
-        study = replace(tune.study([]), methods=(Method("parameters", TRIAL, settings=trial.values),))
+        study = replace(tune.study([]), methods=(method_of(trial.values, "parameters"),))
         step = Plan(study).fit(study.methods[0], None, study.seeds[0], None)
         try:
             look_at(study, [step], run)
+            if study.methods[0].callbacks:
+                _look_at_callbacks(tune, step, run)
         except LightningMMError as error:
             _check_names(tune, run)
             raise error
@@ -40,12 +45,25 @@ def look_at_trials(tune: Tune, run: Run) -> None:
         raise LightningMMError(f"{tune.name}: metric: this task has {', '.join(known)}; got {tune.metric!r}")
 
 
+def _look_at_callbacks(tune: Tune, step: Step, run: Run) -> None:
+    """Parse the config of a trial again, with the changed arguments of its callbacks."""
+    config = config_of(step.stack, step.overrides, step.patch, run)
+    with tempfile.TemporaryDirectory(prefix="lightning_mm-tune-") as folder:
+        path = Path(folder) / "cell.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        try:
+            resolve([path], {}, run)
+        except LightningMMError as error:
+            said = str(error).removeprefix(f"{path}: ")
+            raise LightningMMError(f"{tune.name}: parameters: {said}") from error
+
+
 def _check_names(tune: Tune, run: Run) -> None:
     """Refuse a parameter or setting that the configs lack, and name its neighbours."""
     config = resolve(tune.configs, {}, run)
     names = [f"parameters: {one.name}" for one in tune.parameters] + [f"settings: {name}" for name in tune.settings]
     for name in names:
-        lacking = neighbours(config, name.partition(": ")[2])
+        lacking = neighbours(*_searched(config, name.partition(": ")[2]))
         if lacking is not None:
             above, part, others = lacking
             close = get_close_matches(part, others, n=1)
@@ -54,6 +72,14 @@ def _check_names(tune: Tune, run: Run) -> None:
                 f"{tune.name}: {name}: there is no {part!r}{f' in {above}' if above else ''}; {hint}it has "
                 f"{', '.join(others)}"
             )
+
+
+def _searched(config: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], str]:
+    """The mapping that a parameter belongs to, and its name there; callbacks by their class."""
+    if not name.startswith(CALLBACK):
+        return config, name
+    present = config["trainer"].get("callbacks") or []
+    return {one["class_path"].rpartition(".")[2]: one.get("init_args") or {} for one in present}, name[len(CALLBACK) :]
 
 
 def neighbours(config: Mapping[str, Any], name: str) -> tuple[str, str, list[str]] | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from lightning_mm.compare.plan import Plan
+from lightning_mm.compare.plan import CONFIG, Plan
 from lightning_mm.compare.step_runner import Facts
-from lightning_mm.compare.tuning.tune import Trial, Tune
+from lightning_mm.compare.tuning.tune import Trial, Tune, method_of
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
@@ -153,7 +153,11 @@ def best(tune: Tune, found: Outcome, count: int) -> str:
         f"#   lightning-mm fit {stack} -c {tune.out / BEST}",
         *(["# Settings of all trials: " + ", ".join(tune.settings)] if tune.settings else []),
     ]
-    content = nested({**tune.settings, **found.trial.values})
+    method = method_of(found.trial.values, found.trial.name)
+    content = nested({**tune.settings, **method.settings})
+    if method.callbacks:  # a list replaces the one before: all callbacks of the trial
+        cell = yaml.safe_load((found.folder / f"seed{tune.seeds[0]}" / CONFIG).read_text(encoding="utf-8"))
+        content.setdefault("trainer", {})["callbacks"] = cell["trainer"]["callbacks"]
     return "\n".join(head) + f"\n{yaml.safe_dump(content, sort_keys=False)}"
 
 

@@ -31,6 +31,8 @@ from lightning_mm.compare.tuning.parameters import Parameter, parameter, plain
 from lightning_mm.errors import LightningMMError, shown
 from lightning_mm.modality_names import ModalityNames
 
+CALLBACK = "callbacks."
+"""Start of the name of a parameter that is an argument of a callback, whose place in a list has no dotted key."""
 METHODS, GOALS = ("grid", "random"), ("maximize", "minimize")
 TRIAL = Recipe("a trial of a search", start=None, swept=False, validated=True)
 KEYS = ("name", "config", "method", "trials", "seed", "metric", "parameters", "settings", "seeds", "out")
@@ -123,7 +125,7 @@ class Tune:
             configs=self.configs,
             modalities=self.modalities,
             seeds=self.seeds,
-            methods=tuple(Method(trial.name, TRIAL, settings=trial.values) for trial in trials),
+            methods=tuple(method_of(trial.values, trial.name) for trial in trials),
             out=self.out,
             results=self.out,
             settings=self.settings,
@@ -132,6 +134,22 @@ class Tune:
 
     def _names(self) -> list[str]:
         return [one.name for one in self.parameters]
+
+
+def method_of(values: Mapping[str, Any], name: str) -> Method:
+    """The method that trains with some values.
+
+    Args:
+        values: Dotted key to value; ``callbacks.<class name>.<argument>`` is an argument of a callback.
+        name: Its folder.
+    """
+    callbacks: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if key.startswith(CALLBACK):
+            _, callback, argument = key.split(".", 2)
+            callbacks.setdefault(callback, {})[argument] = value
+    settings = {key: value for key, value in values.items() if not key.startswith(CALLBACK)}
+    return Method(name, TRIAL, settings=settings, callbacks=callbacks)
 
 
 def place(seed: int, number: int, name: str) -> float:
@@ -204,6 +222,12 @@ def _parameters(path: Path, content: Any) -> tuple[Parameter, ...]:
     if not isinstance(content, Mapping) or not content:
         raise LightningMMError(f"{path}: parameters: expected {_EXAMPLES['parameters']}, got {shown(content)}")
     named = checks.settings(path, "parameters", content)
+    for name in named:
+        if name.startswith(CALLBACK) and name.count(".") < 2:
+            raise LightningMMError(
+                f"{path}: parameters: {name}: expected class and argument of a callback, such as "
+                "callbacks.FrozenBackboneAdapter.adapter.init_args.rank"
+            )
     return tuple(parameter(f"{path}: parameters", name, one) for name, one in named.items())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lightning_mm.compare.cell_config import Run, command_of, resolve
-from lightning_mm.compare.tuning.tune import Tune
+from lightning_mm.compare.tuning.tune import CALLBACK, Tune
 from lightning_mm.errors import LightningMMError, shown
 
 RUN_ID = "${oc.env:WANDB_RUN_ID}"
@@ -30,6 +30,11 @@ def wandb_sweep(tune: Tune, run: Run) -> str:
         LightningMMError: If the configs log nothing to W&B, or a value cannot be passed by W&B.
     """
     for one in tune.parameters:
+        if one.name.startswith(CALLBACK):
+            raise LightningMMError(
+                f"{one.name}: an agent of W&B passes parameters to `lightning-mm fit`, which takes no argument of one "
+                "callback; leave it out of a W&B sweep"
+            )
         if None in one.values:
             raise LightningMMError(f"{one.name}: W&B passes null as the text None; leave it out of a W&B sweep")
     logger = resolve(tune.configs, tune.settings, run)["trainer"].get("logger")

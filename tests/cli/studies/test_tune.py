@@ -108,6 +108,10 @@ def test_options_change_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             {"parameters": {f"{RATE}s": {"values": [1]}}},
             f"parameters: {RATE}s: there is no 'lrs' in model.init_args.optimizer.init_args; did you mean 'lr'? it has",
         ),
+        (
+            {"parameters": {"callbacks.BestModelCheckpoint.mood": {"values": ["min"]}}},
+            "callbacks.BestModelCheckpoint.mood: there is no 'mood' in BestModelCheckpoint; did you mean 'mode'?",
+        ),
         ({"settings": {"trainer.max_epoch": 1}}, "there is no 'max_epoch' in trainer; did you mean 'max_epochs'?"),
         ({"parameters": {RATE: {"values": [0.1, "fast"]}}}, "parameters: model.optimizer"),
         ({"metric": {"name": "val/iou", "goal": "maximize"}}, "metric: this task has val/loss, val/miou"),

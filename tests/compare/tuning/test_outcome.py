@@ -134,6 +134,19 @@ def test_a_metric_that_validation_lacks(tmp_path: Path) -> None:
         run(tune)
 
 
+def test_arguments_of_a_callback(tmp_path: Path) -> None:
+    rank = "callbacks.Adapter.kind.init_args.rank"
+    tune = read(tmp_path, parameters={LR: {"values": [0.1]}, WIDTH: {"values": [8]}, rank: {"values": [1, 2]}})
+    found = run(tune)
+    changed = {"kind": {"class_path": "LoRA", "init_args": {"rank": found[0].trial.values[rank]}}}
+    best = yaml.safe_load(write_outcomes(tune, found)["best"].read_text())
+    assert best["trainer"]["callbacks"] == [{"class_path": "x.Adapter", "init_args": changed}]
+    assert best["model"] == {"lr": 0.1, "width": 8}
+    wrong = read(tmp_path, parameters={LR: {"values": [0.1]}, "callbacks.Adapter.basis.rank": {"values": [1]}})
+    with pytest.raises(LightningMMError, match=r"callbacks: Adapter: basis.rank: the configs give it no basis to cha"):
+        run(wrong)
+
+
 def test_values_that_are_classes(tmp_path: Path) -> None:
     kinds = [{"class_path": "SSF"}, {"class_path": "LoRA", "init_args": {"rank": 2}}]
     tune = read(tmp_path, parameters={LR: {"values": [0.1]}, WIDTH: {"values": [1]}, "model.kind": {"values": kinds}})

@@ -112,6 +112,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"metric": {"name": "train/loss", "goal": "minimize"}}, "expected one of the validation split"),
         ({"settings": {LR: 0.1}}, "settings: model.lr is among the parameters too"),
         ({"parameters": {"seed_everything": {"values": [0, 1]}}}, "seed_everything: the study sets it; write `seeds`"),
+        ({"parameters": {"callbacks.Adapter": {"values": [1]}}}, "expected class and argument of a callback, such as"),
         ({"seeds": [0, 0]}, "seeds: expected a list of distinct whole numbers"),
         ({"name": "../x"}, "name: a name is made of letters"),
     ],

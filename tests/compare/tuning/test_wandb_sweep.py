@@ -54,6 +54,9 @@ def test_what_cannot_be_a_wandb_sweep(tmp_path: Path) -> None:
     with pytest.raises(LightningMMError, match=r"runs of a W&B sweep need a logger such as .* got False"):
         written(read(tmp_path), logger=False)
     assert "project" not in written(read(tmp_path), logger=[{"class_path": "x.WandbLogger"}])
+    tune = read(tmp_path, parameters={"callbacks.Adapter.rank": {"values": [1]}})
+    with pytest.raises(LightningMMError, match=r"callbacks.Adapter.rank: an agent of W&B passes parameters to"):
+        written(tune)
     tune = read(tmp_path, parameters={LR: {"values": [None, 1]}})
     with pytest.raises(LightningMMError, match=r"model.lr: W&B passes null as the text None"):
         written(tune)
