@@ -187,6 +187,9 @@ def print_trials(tune: Tune, found: Sequence[Outcome]) -> None:
         values = [cell(one.trial.values[name]) for name in names]
         drawn.add_row(str(rank), str(one.trial.number), *values, figure, f"{one.parameters:,}", f"{one.seconds:.0f}")
     Console().print(drawn)
+    for one in found:
+        if one.note:
+            print(f"trial {one.trial.number}: {one.note}")
 
 
 def write_wandb_sweep(tune: Tune, path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -156,13 +157,13 @@ def best(tune: Tune, found: Outcome, count: int) -> str:
     method = method_of(found.trial.values, found.trial.name)
     content = nested({**tune.settings, **method.settings})
     if method.callbacks:  # a list replaces the one before: all callbacks of the trial
-        cell = yaml.safe_load((found.folder / f"seed{tune.seeds[0]}" / CONFIG).read_text(encoding="utf-8"))
-        content.setdefault("trainer", {})["callbacks"] = cell["trainer"]["callbacks"]
+        trained = yaml.safe_load((found.folder / f"seed{tune.seeds[0]}" / CONFIG).read_text(encoding="utf-8"))
+        content.setdefault("trainer", {})["callbacks"] = trained["trainer"]["callbacks"]
     return "\n".join(head) + f"\n{yaml.safe_dump(content, sort_keys=False)}"
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as mappings inside each other.
+    """Dotted keys as mappings inside each other; a later key may change a part of an earlier value.
 
     Example:
         >>> nested({"model.lr": 0.1, "model.width": 8})
@@ -174,7 +175,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         inner = found
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = value
+        inner[last] = deepcopy(value)
     return found
 
 

@@ -148,8 +148,11 @@ def test_arguments_of_a_callback(tmp_path: Path) -> None:
 
 
 def test_values_that_are_classes(tmp_path: Path) -> None:
-    kinds = [{"class_path": "SSF"}, {"class_path": "LoRA", "init_args": {"rank": 2}}]
+    kinds: list[Any] = [{"class_path": "SSF"}, {"class_path": "LoRA", "init_args": {"rank": 2}}]
     tune = read(tmp_path, parameters={LR: {"values": [0.1]}, WIDTH: {"values": [1]}, "model.kind": {"values": kinds}})
     rows = list(csv.DictReader(write_outcomes(tune, run(tune))["table"].read_text().splitlines()))
     assert json.loads(rows[0]["model.kind"]) in kinds
+    whole = {"a.b": kinds[1], "a.b.init_args.rank": 3}
+    assert nested(whole) == {"a": {"b": {"class_path": "LoRA", "init_args": {"rank": 3}}}}
+    assert kinds[1]["init_args"] == {"rank": 2}, "the setting itself stays"
     assert nested({"a.b": kinds[1], "a.c": None}) == {"a": {"b": kinds[1], "c": None}}

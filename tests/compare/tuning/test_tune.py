@@ -37,6 +37,8 @@ def test_more_random_trials_keep_the_earlier_ones(tmp_path: Path) -> None:
     assert values(many[:5]) == values(few)
     assert len({trial.values[LR] for trial in many}) == 40
     assert all(1e-3 <= trial.values[LR] <= 0.5 and 4 <= trial.values[WIDTH] <= 64 for trial in many)
+    twice = read(tmp_path, method="random", trials=5, parameters={LR: RANGES[LR], "b": RANGES[LR]}).trials()
+    assert all(trial.values[LR] != trial.values["b"] for trial in twice), "parameters are drawn apart"
     other = read(tmp_path, method="random", trials=5, parameters=RANGES, seed=1).trials()
     assert not {trial.name for trial in other} & {trial.name for trial in many}
 
