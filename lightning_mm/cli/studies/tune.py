@@ -50,7 +50,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "lightning-mm tune",
         description="Train with settings of a grid or drawn at random, and print the trials sorted by a metric of the "
         "validation split; best.yaml holds the settings of the best. A stopped search continues where it was; a "
-        "finished trial is never run again, also if parameters or trials are added.",
+        "finished trial is never run again, also if trials, values or seeds are added.",
         allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", type=Path, required=True, help="the search, a YAML file")
