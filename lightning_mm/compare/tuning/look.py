@@ -15,7 +15,7 @@ from lightning_mm.compare.cell_config import Run, command_of, config_of, resolve
 from lightning_mm.compare.look import look_at
 from lightning_mm.compare.plan import Plan, Step
 from lightning_mm.compare.tuning.tune import CALLBACK, Tune, method_of
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, UsageError
 
 
 def look_at_trials(tune: Tune, run: Run) -> None:
@@ -55,7 +55,7 @@ def _look_at_callbacks(tune: Tune, step: Step, run: Run) -> None:
             resolve([path], {}, run)
         except LightningMMError as error:
             said = str(error).removeprefix(f"{path}: ")
-            raise LightningMMError(f"{tune.name}: parameters: {said}") from error
+            raise type(error)(f"{tune.name}: parameters: {said}") from error
 
 
 def _check_names(tune: Tune, run: Run) -> None:
@@ -68,7 +68,7 @@ def _check_names(tune: Tune, run: Run) -> None:
             above, part, others = lacking
             close = get_close_matches(part, others, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise LightningMMError(
+            raise UsageError(
                 f"{tune.name}: {name}: there is no {part!r}{f' in {above}' if above else ''}; {hint}it has "
                 f"{', '.join(others)}"
             )

