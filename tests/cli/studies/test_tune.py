@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from lightning_mm.cli import main
+from lightning_mm.cli.lightning.run import run_lightning
 from lightning_mm.cli.studies import tune as verb
 from lightning_mm.compare.tuning import read_tune
 from tests.support.in_process import in_process
@@ -158,8 +159,15 @@ def test_killed_in_a_training_it_goes_on_and_the_best_settings_are_a_config(
     assert printed["model"] == trained["model"]
     assert printed["data"] == trained["data"]
     assert printed["model"]["init_args"]["optimizer"]["init_args"]["lr"] == float(rows[0][RATE])
-    run = str(tmp_path / "run")
-    assert main(["fit", *best, "--trainer.default_root_dir", run]) == 0
-    capsys.readouterr()
-    assert main(["validate", *best, "--trainer.default_root_dir", run, "--ckpt_path", f"{run}/best.ckpt"]) == 0
-    assert f"{float(rows[0]['val/miou']):.4f}"[:5] in capsys.readouterr().out, "the same network as that of the trial"
+    figures = []
+    for name, configs in {
+        "best": best,
+        "cell": ["-c", str(tune.out / rows[0]["folder"] / "seed0" / "cell.yaml")],
+    }.items():
+        words = [*configs, "--trainer.default_root_dir", str(tmp_path / name)]
+        assert main(["fit", *words]) == 0
+        figures.append(
+            run_lightning(["validate", *words, "--ckpt_path", str(tmp_path / name / "best.ckpt")])["metrics"]
+        )
+    assert figures[0] == figures[1], "the run of the trial, in one process as in the other"
+    assert figures[0].keys() >= {"val/loss", "val/miou"}
