@@ -22,6 +22,10 @@ class NotApplicableError(LightningMMError):
     """A method does not apply to a network, through nobody's mistake; a study skips it and says why."""
 
 
+class DivergedError(LightningMMError):
+    """A loss, a gradient or weights are not finite while the data are; another setting, as of the rate, may help."""
+
+
 class DataNotFoundError(LightningMMError, FileNotFoundError):
     """A file or folder of a data set was not found; the message names the path and how to set it."""
 

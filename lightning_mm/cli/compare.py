@@ -18,6 +18,7 @@ from lightning_mm.cli.output import print_what_can_be_printed
 from lightning_mm.errors import LightningMMError, UsageError
 
 if TYPE_CHECKING:
+    from lightning_mm.compare.cell_config import Run
     from lightning_mm.compare.executor import Perform
     from lightning_mm.compare.plan import Step
     from lightning_mm.compare.step_runner import Facts
@@ -162,11 +163,22 @@ def look_in_worker(study: Study, steps: Sequence[Step]) -> None:
 def perform_step(step: Step) -> dict[str, Any]:
     """Perform a step in a worker, which imports Lightning once."""
     from lightning_mm.cli.lightning.run import run_lightning
+
+    return perform_with(step, run_lightning)
+
+
+def perform_with(step: Step, run: Run) -> dict[str, Any]:
+    """Perform a step in a worker.
+
+    Args:
+        step: The step.
+        run: Runs a command of the command line.
+    """
     from lightning_mm.compare.step_runner import perform
 
     print_what_can_be_printed()
     try:
-        return perform(step, run_lightning)
+        return perform(step, run)
     except LightningMMError:
         raise
     except Exception as error:
@@ -176,19 +188,9 @@ def perform_step(step: Step) -> dict[str, Any]:
 
 def narrowed(study: Study, options: Any) -> Study:
     """Apply the options of the command line to a study."""
-    from lightning_mm.compare.checks import OWN
     from lightning_mm.compare.recipes import BASE
 
-    given: dict[str, Any] = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set: expected KEY=VALUE, got {text!r}")
-        if key == "data.modalities":
-            raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
-        if key in OWN:
-            raise UsageError(f"--set {key}: {OWN[key]}")
-        given[key] = value
+    given: dict[str, Any] = dict(map(setting_of, options.set))
     methods = study.methods
     if options.methods:
         names = [method.name for method in methods]
@@ -238,6 +240,20 @@ def narrowed(study: Study, options: Any) -> Study:
         out=out,
         results=results,
     )
+
+
+def setting_of(text: str) -> tuple[str, str]:
+    """Key and value of an argument of ``--set``."""
+    from lightning_mm.compare.checks import OWN
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set: expected KEY=VALUE, got {text!r}")
+    if key == "data.modalities":
+        raise UsageError("data.modalities: a study compares the modalities of its config; write them there")
+    if key in OWN:
+        raise UsageError(f"--set {key}: {OWN[key]}")
+    return key, value
 
 
 def _list(study: Study) -> None:

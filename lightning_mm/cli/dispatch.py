@@ -37,6 +37,7 @@ VERBS = {
     "mean_input": "write the mean training sample, for the fill MeanInput",
     "features": "write the outputs of encoders on training data, for FeatureMean and other fills",
     "compare": "train and sweep all methods of a study with all seeds, in one table",
+    "tune": "search for hyper-parameters over a grid or at random, on validation data",
     "submit": "run fit, sweep or compare as a job of a cluster (Slurm), or in the background of this machine",
     "table": "put the results of several sweeps side by side in one table",
     "merge": "put the sweeps below some folders (cells of studies, single sweeps) into one folder of results",
@@ -195,6 +196,10 @@ def _runner(verb: str, stop: Stop) -> Callable[[list[str]], object]:
         from lightning_mm.cli.compare import run_compare
 
         return lambda args: run_compare(args[1:])
+    if verb == "tune":
+        from lightning_mm.cli.studies.tune import run_tune
+
+        return lambda args: run_tune(args[1:])
     if verb == "status":
         from lightning_mm.cli.cluster.status import run_status
 

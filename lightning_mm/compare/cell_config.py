@@ -121,11 +121,11 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
     Args:
         config: A resolved config.
         patch: ``train_policy`` and ``val_policy`` of the data, ``fill`` of the task, ``callbacks`` to insert before the
-            first ModelCheckpoint, ``init_args`` (class name to arguments) of callbacks in the config, and ``only``: the
-            modalities to keep, see :func:`cut`.
+            first ModelCheckpoint, ``init_args`` (class name to arguments, dotted ones too) of callbacks in the
+            config, and ``only``: the modalities to keep, see :func:`cut`.
 
     Raises:
-        LightningMMError: If arguments are given for a callback that the config lacks.
+        LightningMMError: If arguments are given for a callback, or inside an argument, that the config lacks.
     """
     changed: dict[str, Any] = deepcopy(dict(config))
     for key in ("train_policy", "val_policy"):
@@ -145,12 +145,27 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
             names = [one["class_path"].rpartition(".")[2] for one in present]
             raise LightningMMError(f"callbacks: there is no {name!r} among those of the configs, {names}")
         for one in found:
-            one["init_args"] = {**(one.get("init_args") or {}), **init_args}
+            one["init_args"] = _with(one.get("init_args") or {}, init_args, name)
     if "only" in patch:
         everything = set(changed["data"]["modalities"])
         changed["data"] = cut(changed["data"], everything, patch["only"])
         changed["model"] = cut(changed["model"], everything, patch["only"])
         changed["data"]["modalities"] = list(patch["only"])
+    return changed
+
+
+def _with(arguments: Mapping[str, Any], given: Mapping[str, Any], callback: str) -> dict[str, Any]:
+    """Arguments of a callback with others; a dotted name such as ``adapter.init_args.rank`` changes a part of one."""
+    changed = dict(arguments)
+    for key, value in given.items():
+        inner = changed
+        *path, last = key.split(".")
+        for part in path:
+            if not isinstance(inner.get(part), Mapping):
+                raise LightningMMError(f"callbacks: {callback}: {key}: the configs give it no {part} to change")
+            inner[part] = dict(inner[part])
+            inner = inner[part]
+        inner[last] = value
     return changed
 
 

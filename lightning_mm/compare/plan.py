@@ -33,7 +33,7 @@ class Step:
     Args:
         folder: Its folder.
         stage: ``means`` computes the mean sample, ``features`` the outputs of encoders, ``fit`` trains, ``val`` and
-            ``test`` sweep.
+            ``test`` sweep; ``val`` of a trial of a search validates.
         method: Its method.
         stack: Config files, later ones win.
         overrides: Dotted key to value, stronger than the files.
@@ -96,14 +96,23 @@ class Plan:
     def validation(self, method: Method, seed: int) -> list[Step]:
         """Sweeps of the validation split: those that choose a tuned value.
 
-        If the study validates, also those of all methods with one network for all combinations.
+        If the study validates, also those of all methods with one network for all combinations. A trial of a search
+        has one evaluation of that split instead.
         """
+        if method.recipe.validated:
+            return [self.validated(method, seed)]
         if method.tuned is None:
             checked = self.study.validate and method.swept and not method.recipe.each
             return self.sweeps(method, seed, None, "val") if checked else []
         if seed not in (method.tune_seeds or self.study.seeds):
             return []
         return [step for value in method.tuned[1] for step in self.sweeps(method, seed, value, "val")]
+
+    def validated(self, method: Method, seed: int) -> Step:
+        """The metrics of the validation split, of the checkpoint that a training keeps."""
+        fit = self.fit(method, None, seed, None)
+        command = ("validate", "-c", str(fit.folder / CONFIG), "--ckpt_path", str(fit.folder / CHECKPOINT))
+        return self._step(fit.folder, "val", method, fit.overrides, fit.patch, command, (fit,))
 
     def tests(self, method: Method, value: Any) -> list[Step]:
         """Sweeps of the test split, for all seeds."""

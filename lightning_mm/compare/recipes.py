@@ -41,6 +41,8 @@ class Recipe:
             :func:`lightning_mm.compare.cell_config.recast`.
         arguments: Arguments of callbacks in the config, by the callback's class; those of a study win over them.
         swept: Whether its network is a row of the table; else others start from it, and it is no use by itself.
+        validated: Whether the metrics of the validation split are computed for the checkpoint that training keeps, as
+            for trials of a search.
     """
 
     what: str
@@ -58,6 +60,7 @@ class Recipe:
     classes: Mapping[str, Any] | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     swept: bool = True
+    validated: bool = False
 
 
 def _missing(name: str, **init_args: Any) -> dict[str, Any]:

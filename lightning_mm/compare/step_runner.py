@@ -25,10 +25,11 @@ Facts = dict[str, Any]
 """Content of a finished step's marker: its key, what it took, or why it was skipped."""
 _FACTS: dict[str, Any] = {
     "key": str, "command": list, "skipped": str, "seconds": (int, float), "cpu_seconds": (int, float), "trained": int,
-    "command_seconds": (int, float),
+    "command_seconds": (int, float), "metrics": dict,
 }  # fmt: skip
 _WORDS: dict[Any, str] = {
-    str: "text", list: "a list", int: "a whole number of 0 or more", (int, float): "a number of 0 or more"
+    str: "text", list: "a list", dict: "names and values", int: "a whole number of 0 or more",
+    (int, float): "a number of 0 or more",
 }  # fmt: skip
 LOCK = ".lock"
 """Lock file of a folder in which a study or a step works."""
@@ -159,6 +160,8 @@ def _written(step: Step) -> list[Path]:
     """The files that a finished step has written."""
     if step.stage == "fit":
         return [step.folder / CONFIG, *([step.folder / CHECKPOINT] if step.command else [])]
+    if "--out" not in step.command:  # of a validation, the marker holds the metrics
+        return []
     out = Path(step.command[step.command.index("--out") + 1])
     return [out if step.stage in ("means", "features") else out / "sweep.csv"]
 

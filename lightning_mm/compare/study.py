@@ -159,7 +159,7 @@ def read_study(path: str | Path) -> Study:
     )
     configs = checks.files(path, "config", ["base.yaml"] if content.get("config") is None else content["config"])
     settings = checks.settings(path, "settings", content.get("settings"))
-    modalities = ModalityNames(_modalities(path, configs))
+    modalities = ModalityNames(modalities_of(path, configs))
     seeds = checks.seeds(str(path), "seeds", content.get("seeds", [0]))
     methods = {
         key: _method(path, key, {} if value is None else value, modalities, seeds)
@@ -296,7 +296,13 @@ def _starts_first(path: Path, methods: Mapping[str, Method]) -> list[Method]:
     return list(ordered.values())
 
 
-def _modalities(path: Path, configs: Sequence[Path]) -> list[str]:
+def modalities_of(path: Path, configs: Sequence[Path]) -> list[str]:
+    """The modalities that the last config with such a list names.
+
+    Args:
+        path: The file that names the configs, for messages.
+        configs: Config files.
+    """
     found: Any = None
     for config in reversed(configs):
         data = checks.read_yaml(config).get("data")

@@ -15,7 +15,10 @@ AT_ONCE = (
     ["data"],
     ["data", "mfnet"],
     ["data", "--json"],
-    *([verb, "--help"] for verb in ("data", "table", "report", "compare", "demo", "status", "resubmit", "cancel")),
+    *(
+        [verb, "--help"]
+        for verb in ("data", "table", "report", "compare", "tune", "demo", "status", "resubmit", "cancel")
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from docs.tools.make_pages import outdated
 from lightning_mm.adapters import Basis, Kind
 from lightning_mm.cli import main
 from lightning_mm.compare import read_study
+from lightning_mm.compare.tuning import read_tune
 from lightning_mm.data import Scenes
 from tests.support.pages import DOCS, PAGES, README, blocks, commands, made, run_python, write_files
 from tests.support.repository import REPOSITORY
@@ -106,6 +107,26 @@ def test_the_studies_that_pages_show_are_studies(name: str, tmp_path: Path) -> N
         (tmp_path / "study.yaml").write_text(text)
         study = read_study(tmp_path / "study.yaml")
         assert {method.name for method in study.methods} >= {"zero_fill", "adapted", "dedicated"}
+
+
+def test_the_search_that_the_page_shows_is_one(tmp_path: Path) -> None:
+    for file in ("base.yaml", "ssf.yaml"):
+        (tmp_path / file).write_text((REPOSITORY / "experiments" / "scenes" / file).read_text())
+    (text,) = [block.text for block in blocks(DOCS / "tune.md") if block.language == "yaml"]
+    (tmp_path / "tune.yaml").write_text(text)
+    assert len(read_tune(tmp_path / "tune.yaml").trials()) == 12
+
+
+def test_commands_of_the_page_on_searches_parse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are run by tests/experiments/test_studies.py."""
+    monkeypatch.chdir(REPOSITORY)
+    found = commands(DOCS / "tune.md")
+    assert [verb for verb, *_ in found] == ["fit", "tune", "tune"]
+    for verb, *words in found:
+        assert main([verb, *words, "--print_config" if verb == "fit" else "--dry_run"]) == 0
+    assert "12 trials; 24 trainings" in capsys.readouterr().out
 
 
 def test_commands_about_data_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from lightning_mm.cli import main
 from lightning_mm.compare import read_study
+from lightning_mm.compare.tuning import read_tune
 from tests.support.experiments import (
     CROP,
     EXPERIMENTS,
@@ -18,6 +19,7 @@ from tests.support.experiments import (
     FITS,
     NETWORK,
     STUDIES,
+    TUNES,
     files_of,
     header_commands,
     header_of,
@@ -53,7 +55,8 @@ def test_files_are_short_and_headed_by_what_they_show(path: Path) -> None:
     assert len(lines) <= LONGEST
     header = [line for line in lines if line.startswith("#")]
     assert lines[: len(header)] == header, "the header stands first"
-    command = f"lightning-mm {'compare' if path in STUDIES else 'fit'} -c experiments/{path.parent.name}/"
+    verb = "compare" if path in STUDIES else "tune" if path in TUNES else "fit"
+    command = f"lightning-mm {verb} -c experiments/{path.parent.name}/"
     assert any(command in line for line in header)
     assert path not in STUDIES or any(name_of(path) in line for line in header), "a study's command is its own"
 
@@ -129,6 +132,13 @@ def test_studies_are_read_and_what_they_name_is_there(path: Path) -> None:
     files = [*study.configs, *(config for method in study.methods for config in method.configs)]
     assert [file for file in files if not file.is_file()] == []
     assert path.with_name("base.yaml") in study.configs
+
+
+@pytest.mark.parametrize("path", TUNES, ids=name_of)
+def test_searches_are_read(path: Path) -> None:
+    tune = read_tune(path)
+    assert tune.configs[0] == path.with_name("base.yaml")
+    assert len(tune.trials()) == tune.count
 
 
 @pytest.mark.parametrize("path", STUDIED, ids=lambda path: path.parent.name)

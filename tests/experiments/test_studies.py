@@ -1,19 +1,18 @@
-"""Every method of the studies through `lightning-mm compare`."""
+"""Every method of the studies through `lightning-mm compare`, and the searches through `lightning-mm tune`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lightning_mm.cli import main
-from lightning_mm.compare import Executor, InProcess, read_study
-from lightning_mm.compare.executor import Perform
+from lightning_mm.compare import read_study
 from lightning_mm.compare.recipes import BASE, RECIPES
-from tests.support.experiments import STUDIES, small
+from lightning_mm.compare.tuning import read_tune
+from tests.support.experiments import STUDIES, TUNES, small, stacked
 from tests.support.fake_data import write_data
+from tests.support.in_process import in_process
 
 BASES = ("onehot", "pairwise", "shared")
 TABLES = ("30", "50", "70", "2468")
@@ -61,12 +60,6 @@ def test_shares_of_the_studies() -> None:
     assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
 
 
-@contextmanager
-def in_process(perform: Perform, jobs: int) -> Iterator[Executor]:
-    """Without worker processes, each of which would import Lightning."""
-    yield InProcess(perform)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted({path.parent.name for path in SHARES}))
 def test_studies_run(
@@ -101,3 +94,26 @@ def run_one(path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert found == ({one} if each else set(study.modalities.combinations())), method
         assert list((here / out / method).rglob("test.done.json"))
     assert not skipped - {name for name in SHARES[path] if study.method(name).recipe.what == RECIPES["bn_refit"].what}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TUNES, ids=lambda path: path.parent.name)
+def test_searches_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two trials with all seeds, after their base; the best settings are a config to stack on the others."""
+    write_data(path.parent.name, tmp_path / "data")
+    monkeypatch.setattr("lightning_mm.compare.processes", in_process)
+    monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    settings = {**small(path.parent.name), "trainer.accelerator": "cpu"}
+    more = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    assert main(["fit", *stacked(path.with_name("base.yaml")), *more, *few, "--trainer.logger", "false"]) == 0
+    command = ["tune", "-c", str(path), "--fast", "--trials", "2", "--set"]
+    assert main([*command, *(f"{key}={value}" for key, value in settings.items())]) == 0, capfd.readouterr().err
+    out = tmp_path / f"{read_tune(path).out}_fast"
+    assert len((out / "tune.csv").read_text().splitlines()) == 3
+    assert main(["fit", *stacked(path.with_name("ssf.yaml")), "-c", str(out / "best.yaml"), "--print_config"]) == 0
+    assert main(["tune", "-c", str(path), "--wandb_sweep", "sweep.yaml"]) == 0
+    assert "seed_everything" in (tmp_path / "sweep.yaml").read_text()

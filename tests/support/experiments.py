@@ -17,7 +17,8 @@ from tests.support.repository import REPOSITORY
 EXPERIMENTS = REPOSITORY / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 STUDIES = [path for path in FILES if path.name.startswith("study")]
-FITS = [path for path in FILES if path not in STUDIES]
+TUNES = [path for path in FILES if path.name.startswith("tune")]
+FITS = [path for path in FILES if path not in (*STUDIES, *TUNES)]
 REFERENCE_SETS = ("mfnet", "nyudv2", "mcubes", "cmu_mosi", "cmu_mosei", "food101", "ntu_rgbd")
 """The data sets of arXiv 2310.03986."""
 OWN_SETS = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 ENTITY = "me"
@@ -103,7 +103,7 @@ class Server:
         name, project = given["name"], given.get("project") or "uncategorized"
         new = name not in self.runs
         run = self.run(name, project)
-        wanted = ("displayName", "groupName", "jobType", "tags", "config", "summaryMetrics", "state", "notes")
+        wanted = ("displayName", "groupName", "jobType", "tags", "config", "summaryMetrics", "state", "notes", "sweep")
         run.meta |= {key: given[key] for key in wanted if given.get(key) is not None}
         place = {"id": "project", "name": project, "entity": {"id": "entity", "name": ENTITY}}
         bucket = {"id": gid(f"Run:v1:{name}:{project}:{ENTITY}"), "name": name, "description": None}
@@ -244,6 +244,9 @@ def gid(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+State = TypeVar("State", bound=Server)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Reads requests and writes answers."""
 
@@ -332,9 +335,9 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    """A server on a free port until the end of the block."""
-    state = Server()
+def running_server(make: Callable[[], State] = Server) -> Iterator[State]:
+    """A server on a free port until the end of the block; ``make`` makes one that knows more."""
+    state = make()
     handler = type("BoundHandler", (Handler,), {"state": state})
     server = QuietServer(("127.0.0.1", 0), handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -86,6 +86,8 @@ class CommandLine(LightningCLI):
                 raise UsageError(f"ckpt_path {AUTO} needs a trainer.default_root_dir on this machine, not a URL")
             return
         self._attempt = Attempt.of(config)
+        # `config` is what is saved, in which a folder named by the environment stays a reference
+        self._attempt.folder = Path(verb["trainer"].get("default_root_dir") or ".")
         if verb.get("ckpt_path") != AUTO:
             return
         self._found = self._attempt.find(config)
@@ -154,6 +156,9 @@ class CommandLine(LightningCLI):
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         self.facts = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "trained": sum(trained)}
         log_fit(self.trainer.loggers, self.facts)
+
+    def after_validate(self) -> None:
+        self.facts = {"metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()}}
 
     def before_test(self) -> None:
         self.datamodule.setup("test")

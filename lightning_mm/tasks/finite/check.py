@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import DivergedError, LightningMMError
 from lightning_mm.tasks.finite.culprit import describe, find, inputs_of
 from lightning_mm.tasks.finite.watched import Watched
 from lightning_mm.tasks.finite.weights import check_network, magnitude
@@ -172,8 +172,11 @@ class FiniteCheck(Callback):
                 f"{start}: {describe(findings, batch)}; correct these values, or pass a modality that cannot be used "
                 f"as absent (None){way_out}"
             )
-        check_network(pl_module, f"{start}: {type(pl_module).__name__}")
-        return LightningMMError(
+        try:
+            check_network(pl_module, f"{start}: {type(pl_module).__name__}")
+        except LightningMMError as error:
+            return DivergedError(str(error))
+        return DivergedError(
             f"{start}, while the inputs, the targets and the weights are finite: the network or its loss computes it; "
             f"use a lower learning rate, trainer.gradient_clip_val, or another trainer.precision{way_out}"
         )
