@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_mm.data.collate import Collate, never_empty
-from lightning_mm.data.fields import field_of
 from lightning_mm.data.corrupt.base import Corrupt
 from lightning_mm.data.datasets.base.splits import SPLITS
+from lightning_mm.data.fields import field_of
 from lightning_mm.data.hard_table import HardTable
 from lightning_mm.data.keyed_dataset import Augmentation, KeyedDataset
 from lightning_mm.data.loader_process import begin_loader_process
