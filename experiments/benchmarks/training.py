@@ -1,10 +1,11 @@
 """The cost of training around the network: Lightning with tasks, callbacks and data module, and a second process.
 
-    python experiments/benchmarks/training.py [--pairs 9] [--steps 12] [--only loop ranks] [--out FOLDER]
+    python experiments/benchmarks/training.py [--pairs 9] [--steps 12] [--only loop ranks kept] [--out FOLDER]
 
 `loop` compares a fit of an adapter by ``Trainer`` with a loop in plain torch on the same network, samples and masks,
 from the first batch to the last, in CPU time. `ranks` compares two processes that exchange gradients with the same two
-processes that do not, which is the ideal, and with one that is alone. Absolute times only apply to one machine.
+processes that do not, which is the ideal, and with one that is alone. `kept` compares fits that keep the outputs of
+encoders with fits that do not, on UtdMhad (needs ``LIGHTNING_MM_DATA``). Absolute times only apply to one machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from networks import two_encoders
 from timing import Ratio, alternating, summarise, write
 
-from lightning_mm.adapters import SSF, Adapted, LoRA, adapt
+from lightning_mm.adapters import SSF, Adapted, Additive, LoRA, adapt
 from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.cli.allocator import keep_freed_memory
-from lightning_mm.data import ModalityDropoutDataModule
+from lightning_mm.data import ModalityDropoutDataModule, UtdMhad
 from lightning_mm.missing import UniformCombinations
 from lightning_mm.modalities import Modalities
+from lightning_mm.models import LateFusionClassifier, SequenceEncoder
 from lightning_mm.tasks import ClassificationTask
 
 HERE = Path(__file__).resolve().parent
@@ -160,6 +163,38 @@ def on_rank(rank: int, folder: str, kind: str, pairs: int, steps: int) -> None:
     dist.destroy_process_group()
 
 
+def kept(pairs: int, steps: int) -> Iterator[Ratio]:
+    """Time fits of SSF behind the encoders of UtdMhad (323 clips, batches of 32), with random weights."""
+    splits = {split: UtdMhad(split, frames=64, stride=4) for split in ("train", "val")}
+    names = ["skeleton", "accelerometer", "gyroscope"]
+    module = ModalityDropoutDataModule(lambda split: splits[split], names, train_policy=POLICY, batch_size=32)
+
+    def epochs(keep: dict[str, Any] | None, number: int) -> list[float]:
+        torch.manual_seed(0)
+        encoders = {name: SequenceEncoder(60 if name == "skeleton" else 3, 72, 72, kernel_size=9) for name in names}
+        network = LateFusionClassifier(encoders, 27, fusion="concat", mask_absent=False, dropout=0.4)
+        optimizer: Any = lambda groups: torch.optim.AdamW(groups, lr=0.03)  # noqa: E731
+        task = ClassificationTask(network, names, num_classes=27, optimizer=optimizer)
+        clock = Clock()
+        callbacks = [
+            FrozenBackboneAdapter(basis=Additive(), exclude=["encoders*"], keep_encoder_outputs=keep), clock
+        ]  # fmt: skip
+        trainer = Trainer(
+            accelerator="cpu", devices=1, max_epochs=number, limit_val_batches=0, logger=False,
+            enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, callbacks=callbacks,
+        )  # fmt: skip
+        trainer.fit(task, datamodule=module)
+        return clock.epochs
+
+    def seconds(keep: dict[str, Any] | None, number: int, first: int) -> float:
+        return sum(epochs(keep, number)[first:])
+
+    what = "SSF on fusion and head of UtdMhad, encoder outputs kept / not kept"
+    for label, number, first in (("epoch 8 of a fit", 8, 7), ("fit of 40 epochs", 40, 0)):
+        ours, base = (partial(seconds, keep, number, first) for keep in ({"where": "memory"}, None))
+        yield summarise(f"{what}: {label}", alternating(ours, base, pairs))
+
+
 def step(module: nn.Module, optimizer: Any, inputs: dict[str, Tensor], available: Tensor, target: Tensor) -> None:
     optimizer.zero_grad()
     adapted = isinstance(getattr(module, "module", module), Adapted)
@@ -187,16 +222,22 @@ def made_task() -> ClassificationTask:
 class Clock(Callback):
     """Measures the CPU seconds of an epoch of training: one process on one thread, whatever else the machine does."""
 
-    seconds = 0.0
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of the last epoch."""
+        return self.epochs[-1]
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.started = time.process_time()
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        self.seconds = time.process_time() - self.started
+        self.epochs.append(time.process_time() - self.started)
 
 
-PARTS: dict[str, Callable[[int, int], Iterator[Ratio]]] = {"loop": loop, "ranks": ranks}
+PARTS: dict[str, Callable[[int, int], Iterator[Ratio]]] = {"loop": loop, "ranks": ranks, "kept": kept}
 
 
 if __name__ == "__main__":

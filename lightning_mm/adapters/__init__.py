@@ -6,6 +6,8 @@ from lightning_mm.adapters.basis import Additive, Basis, OneHot, Pairwise, Share
 from lightning_mm.adapters.build import build_adapter
 from lightning_mm.adapters.folded.network import Folded
 from lightning_mm.adapters.hyper import Hyper
+from lightning_mm.adapters.kept.encoders import KeptEncoders
+from lightning_mm.adapters.kept.settings import KeepOutputs
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.bitfit import BitFit
 from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
@@ -25,7 +27,7 @@ from lightning_mm.adapters.saving.folder import list_adapters
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
-    "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
+    "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "KeepOutputs", "KeptEncoders", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
     "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PredictedFeatures",
     "PredictedFeaturesBank", "PromptBank", "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together",
     "TogetherBank", "adapt", "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load",

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_mm.adapters import SSF, Adapter, Basis, Kind, OneHot, build_adapter
+from lightning_mm.adapters import SSF, Adapter, Basis, KeepOutputs, KeptEncoders, Kind, OneHot, build_adapter
 from lightning_mm.adapters.network.inputs import Call, parameter_path
 from lightning_mm.adapters.saving.folder import adapter_from_config
 from lightning_mm.callbacks import batch_hooks
@@ -29,6 +30,7 @@ from lightning_mm.tasks.checkpoints import ADAPTER_KEY, load_network, load_weigh
 from lightning_mm.tasks.finite.check import FiniteCheck
 from lightning_mm.tasks.finite.weights import check_network
 from lightning_mm.tasks.settings import group_of
+from lightning_mm.tasks.training.repeated import changes_of_data, count_samples
 from lightning_mm.tasks.training.strategies import check_whole_network
 
 
@@ -60,6 +62,11 @@ class FrozenBackboneAdapter(Callback):
         placement: Chooses layers at the start of a fit, within a budget of parameters per combination, e.g.
             ``Placement(budget="0.25 %")`` or ``{"budget": "0.25 %"}``; default: all layers. The choice is written to
             ``placement.md`` and ``placement.json`` in ``default_root_dir``, and stored in checkpoints.
+        keep_encoder_outputs: Keeps what encoders without adapters return for a sample of training or validation, so
+            that later epochs cost what comes behind them, e.g. ``KeepOutputs(gib=2)`` or ``{"where": "memory"}``;
+            default: they run in every step.
+        compile: Whether the network and its adapter are compiled during a fit (``torch.compile``, needs a C++
+            compiler): for networks of many small layers, in fits of at least some thousand steps.
 
     Raises:
         LightningMMError: At the start of a run, if a setting does not fit the module; the message says which.
@@ -82,14 +89,19 @@ class FrozenBackboneAdapter(Callback):
         encoders: dict[str, str] | None = None,
         grouped: bool = False,
         placement: Placement | dict[str, Any] | None = None,
+        keep_encoder_outputs: KeepOutputs | dict[str, Any] | None = None,
+        compile: bool = False,
     ) -> None:
         self.kind, self.basis = adapter or SSF(), basis or OneHot()
         self.network, self.available = network, available
         self.modalities, self.fill, self.inputs = modalities, fill, inputs
         self.targets, self.exclude = targets, exclude or []
         self.base_ckpt, self.example, self.weight_decay = base_ckpt, example, weight_decay
-        self.encoders, self.grouped = encoders, grouped
+        self.encoders, self.grouped, self.compile = encoders, grouped, compile
         self.placement = None if placement is None else group_of(Placement, placement, "placement")
+        keep = keep_encoder_outputs
+        self.keep_encoder_outputs = None if keep is None else group_of(KeepOutputs, keep, "keep_encoder_outputs")
+        self._kept: KeptEncoders | None = None  # during a fit
         self._choice: Choice | None = None  # set from the setup to the start of a fit
         self._module: LightningModule | None = None
         self._of_batch = ExitStack()  # closed after each batch
@@ -123,7 +135,7 @@ class FrozenBackboneAdapter(Callback):
         adapter, network = self._adapter(pl_module), self._network(pl_module)
         if adapter is None:
             return {}
-        with adapter.using(None if self._in_call else self._mask(batch)):
+        with adapter.using(None if self._in_call else self._mask(batch)), torch.compiler.set_stance("force_eager"):
             call = self.example(batch) if self.example is not None else capture_call(pl_module, network, batch, "fit")
         return {name: path.get(call) for name, path in adapter.paths.items()}
 
@@ -277,6 +289,26 @@ class FrozenBackboneAdapter(Callback):
             report(self.placement, self._choice, trainer, pl_module, self._network(pl_module))
             self._choice = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        adapter = self._adapter(pl_module)
+        if adapter is not None and self.compile:
+            self._network(pl_module).compile()
+        if adapter is None or self.keep_encoder_outputs is None:
+            return
+        changes = changes_of_data(getattr(trainer, "datamodule", None))
+        if changes is not None:
+            raise LightningMMError(
+                f"keep_encoder_outputs: {changes}, so encoders get another input in every epoch; remove data.augment, "
+                "or leave out keep_encoder_outputs"
+            )
+        samples = count_samples([trainer.train_dataloader, trainer.val_dataloaders])
+        self._kept = KeptEncoders(adapter, self._network(pl_module), self.keep_encoder_outputs, samples)
+        rank_zero_info(self._kept.summary())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for note in self._kept.end_epoch() if self._kept is not None else []:
+            rank_zero_warn(note)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trained = [name for name, one in self._network(pl_module).named_parameters() if one.requires_grad]
         if trained and self._adapter(pl_module) is not None:
@@ -287,6 +319,7 @@ class FrozenBackboneAdapter(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._slow_down(pl_module)
         saved = saver_of(pl_module)
         if self._adapter(pl_module) is not None and saved is not None:
             saved.check_base()
@@ -309,7 +342,16 @@ class FrozenBackboneAdapter(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._of_batch.close()
+        self._slow_down(pl_module)
         batch_hooks.uninstall(pl_module)
+
+    def _slow_down(self, pl_module: LightningModule) -> None:
+        """End what makes a fit faster."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+        if self.compile and self._adapter(pl_module) is not None:
+            self._network(pl_module)._compiled_call_impl = None
 
     def _adapter(self, pl_module: LightningModule) -> Adapter | None:
         return pl_module.adapter if pl_module is self._module and isinstance(pl_module.adapter, Adapter) else None

@@ -18,6 +18,7 @@ import yaml
 
 from docs.tools.make_pages import outdated
 from lightning_mm.adapters import Basis, Kind
+from lightning_mm.callbacks import FrozenBackboneAdapter
 from lightning_mm.cli import main
 from lightning_mm.compare import read_study
 from lightning_mm.compare.tuning import read_tune
@@ -44,7 +45,9 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     assert page.name == "index.md" or "adapted" in space
     for block in blocks(page):
         if block.language == "yaml":
-            arguments = yaml.safe_load(block.text)["trainer"]["callbacks"][0]["init_args"]
+            callback = yaml.safe_load(block.text)["trainer"]["callbacks"][0]
+            assert isinstance(made(callback), FrozenBackboneAdapter)
+            arguments = callback["init_args"]
             kinds = made(arguments["adapter"]), made(arguments["basis"])
             assert isinstance(kinds[0], Kind)
             assert isinstance(kinds[1], Basis)

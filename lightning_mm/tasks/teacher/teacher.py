@@ -23,6 +23,7 @@ from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks.teacher.cache import TeacherCache, TeacherOutputs
 from lightning_mm.tasks.teacher.distillation import Distillation, teacher_factor
 from lightning_mm.tasks.teacher.features import FeatureTap, choose_layers, feature_distance, features_of, tapped
+from lightning_mm.tasks.training.repeated import changes_of_data
 
 
 def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float = 2.0) -> Float[Tensor, ""]:
@@ -193,10 +194,9 @@ class Teacher:
             return "distillation.cache_mb is 0"
         if not hasattr(datamodule, "augment"):
             return "only a data module with `augment` tells whether the data are augmented"
-        if datamodule.augment is not None:
-            return "the training data are augmented"
-        if hasattr(datamodule, "redraws") and datamodule.redraws():
-            return "the training data are drawn anew in every epoch"
+        changes = changes_of_data(datamodule)
+        if changes is not None:
+            return changes
         if isinstance(fill, nn.Module) and any(parameter.requires_grad for parameter in fill.parameters()):
             return "the fill is trained, and the teacher sees it in place of modalities that were not observed"
         if trainer.max_epochs == trainer.current_epoch + 1:
