@@ -27,9 +27,9 @@ from lightning_mm.adapters.saving.folder import list_adapters
 
 __all__ = [
     "IA3", "SSF", "Adapted", "Adapter", "Additive", "Bank", "Basis", "BatchNormSSF", "BitFit", "Bottleneck",
-    "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "KeepOutputs", "KeptEncoders", "Kind", "LayerSensitivity", "LoRA", "LoRABank",
-    "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise", "PredictedFeatures",
-    "PredictedFeaturesBank", "PromptBank", "PromptTokens", "SSFBank", "ScaleOnly", "Shared", "ShiftOnly", "Together",
-    "TogetherBank", "adapt", "build_adapter", "encoder_features", "fingerprint", "keep_layers", "list_adapters", "load",
-    "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
+    "BottleneckBank", "Folded", "Hyper", "InputScaleBank", "KeepOutputs", "KeptEncoders", "Kind", "LayerSensitivity",
+    "LoRA", "LoRABank", "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise",
+    "PredictedFeatures", "PredictedFeaturesBank", "PromptBank", "PromptTokens", "SSFBank", "ScaleOnly", "Shared",
+    "ShiftOnly", "Together", "TogetherBank", "adapt", "build_adapter", "encoder_features", "fingerprint", "keep_layers",
+    "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
 ]  # fmt: skip

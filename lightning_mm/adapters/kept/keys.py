@@ -6,6 +6,7 @@ Shapes: B samples.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def sample_keys(call: Call) -> list[bytes] | None:
     tensors = [leaf for _, leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors or not tensors[0].ndim:
         return None
-    size, form = len(tensors[0]), []
+    size = len(tensors[0])
+    form: list[tuple[Any, ...]] = []
     for path, leaf in leaves:
         if not isinstance(leaf, Tensor):
             if type(leaf) not in PLAIN:

@@ -87,7 +87,8 @@ class KeptRows:
 
     def flush(self) -> None:
         """Write what waits in memory to files, each of them as a whole, and read it from there."""
-        assert self.folder is not None or not self._pending
+        if self.folder is None:
+            return  # all stays in memory
         forms: dict[Any, list[tuple[list[bytes], list[Tensor]]]] = {}
         for keys, rows in self._pending:
             forms.setdefault(tuple((one.dtype, one.shape[1:]) for one in rows), []).append((keys, rows))

@@ -73,10 +73,13 @@ class Blockwise(MissingnessPolicy):
         self, modalities: Modalities, index: Sequence[int] | Int[Tensor, " batch"], *, epoch: int, seed: int
     ) -> Bool[Tensor, "batch modality"]:
         samples = np.asarray(index, dtype=np.int64)
-        if self.length is None and self._block is None:
+        if self._block is not None:
+            blocks = self._block[samples]
+        elif self.length is not None:
+            blocks = samples // self.length
+        else:
             raise LightningMMError(
                 f"{self!r} needs the field {self.field!r} of the samples: ModalityDropoutDataModule gets it from the "
                 "data set; elsewhere call bound first, such as bound({'site': [...]}.__getitem__)"
             )
-        blocks = samples // self.length if self._block is None else self._block[samples]
         return self.policy.draw(modalities, blocks.tolist(), epoch=epoch, seed=seed)

@@ -85,7 +85,7 @@ def print_grid(grid: Grid, console: Console | None = None) -> None:
         table.add_column(Text(name), justify="right")
     best, wide = grid.best(), len(grid.columns) > WIDE
     if wide:
-        table.padding = 0  # type: ignore[assignment]  # ten columns fit into 80 characters
+        table.padding = 0  # ten columns fit into 80 characters
     for method, figures in grid.rows.items():
         texts = [number(one.value, grid.percent) if wide else with_spread(one, grid.percent) for one in figures]
         bold = ["bold" if (method, place) in best else "" for place in range(len(texts))]

@@ -20,4 +20,5 @@ def changes_of_data(datamodule: Any) -> str | None:
 def count_samples(loaders: Any) -> int | None:
     """The number of samples in the data sets of some loaders; None if one of them has no length."""
     datasets = [getattr(loader, "dataset", None) for loader in tree_leaves(loaders) if loader is not None]
-    return sum(len(one) for one in datasets) if all(isinstance(one, Sized) for one in datasets) else None  # type: ignore[arg-type]
+    sizes = [len(one) for one in datasets if isinstance(one, Sized)]
+    return sum(sizes) if len(sizes) == len(datasets) else None
