@@ -16,6 +16,7 @@ from tests.support.type_checker import unchecked
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.compiled
 def test_each_frame_is_that_of_its_fixed_combination(tmp_path: Path) -> None:
     adapted = pair()
     with unchecked():
