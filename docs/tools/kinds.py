@@ -70,7 +70,9 @@ KINDS = (
         folds="yes",
         when="The strongest kind in our tables, at several times the parameters. Use it where the gap to dedicated "
         "networks matters more than a budget of one percent, with a low rank on few layers first: `layers=[...]`, "
-        "or `placement` with a budget.",
+        "or `placement` with a budget. `shared=True` has one change for all incomplete combinations, at a half or a "
+        "third of the parameters, and goes well with the rows of a cheaper kind: "
+        "`Together([SSF(), LoRA(rank=1, shared=True)])`.",
         methods=("lora",),
     ),
     KindPage(

@@ -11,6 +11,7 @@ from lightning_mm.adapters.kept.settings import KeepOutputs
 from lightning_mm.adapters.kinds.base import Bank, Kind
 from lightning_mm.adapters.kinds.bitfit import BitFit
 from lightning_mm.adapters.kinds.bn_refit import BatchNormSSF, NoBatchNormError, refit_batch_norm
+from lightning_mm.adapters.kinds.bn_start import start_from_statistics
 from lightning_mm.adapters.kinds.bottleneck import Bottleneck, BottleneckBank
 from lightning_mm.adapters.kinds.ia3 import IA3, InputScaleBank
 from lightning_mm.adapters.kinds.lora import LoRA, LoRABank
@@ -31,5 +32,5 @@ __all__ = [
     "LoRA", "LoRABank", "NoBatchNormError", "NoEncodersError", "NormTuning", "NormTuningBank", "OneHot", "Pairwise",
     "PredictedFeatures", "PredictedFeaturesBank", "PromptBank", "PromptTokens", "SSFBank", "ScaleOnly", "Shared",
     "ShiftOnly", "Together", "TogetherBank", "adapt", "build_adapter", "encoder_features", "fingerprint", "keep_layers",
-    "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table",
+    "list_adapters", "load", "place", "refit_batch_norm", "sensitivity", "sensitivity_table", "start_from_statistics",
 ]  # fmt: skip

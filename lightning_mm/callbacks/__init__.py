@@ -1,6 +1,6 @@
 """Lightning callbacks."""
 
-from lightning_mm.callbacks.batch_norm_refit import BatchNormRefit
+from lightning_mm.callbacks.batch_norm_refit import BatchNormRefit, StatisticsStart
 from lightning_mm.callbacks.frozen_backbone_adapter import FrozenBackboneAdapter
 from lightning_mm.callbacks.keyed_seed import KeyedSeed
 from lightning_mm.callbacks.placement import Placement
@@ -19,5 +19,6 @@ __all__ = [
     "Placement",
     "PredictionWriter",
     "ResumeCheckpoint",
+    "StatisticsStart",
     "TrainOnly",
 ]

@@ -67,6 +67,10 @@ def _missing(name: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": f"lightning_mm.missing.{name}", "init_args": init_args}
 
 
+def _train_only(patterns: list[str], **init_args: Any) -> dict[str, Any]:
+    return {"class_path": "lightning_mm.callbacks.TrainOnly", "init_args": {"patterns": patterns, **init_args}}
+
+
 _ALL: dict[str, Any] = {"train_policy": _missing("UniformCombinations"), "val_policy": _missing("RotatingCombinations")}
 
 _AUXILIARY = {"model.init_args.auxiliary_weight": 0.5}
@@ -131,6 +135,23 @@ RECIPES: dict[str, Recipe] = {
         trains=False,
         settings={**_AUXILIARY, "model.init_args.late_drop": True},
     ),
+    "late_heads": Recipe(
+        "the base frozen, a linear head trained on each encoder; they decide on incomplete samples alone",
+        val_policy=_missing("RotatingCombinations", include_full=False),
+        callbacks=(
+            {
+                "class_path": "lightning_mm.callbacks.TrainOnly",
+                "init_args": {"patterns": ["*"], "network": "auxiliary"},
+            },
+        ),
+        settings={"model.init_args.auxiliary_weight": 1.0, "model.init_args.late_share": 1.0},
+    ),
+    "late_heads_on_auxiliary": Recipe(
+        "base_auxiliary, its auxiliary heads decide on incomplete samples alone",
+        start="base_auxiliary",
+        trains=False,
+        settings={**_AUXILIARY, "model.init_args.late_share": 1.0},
+    ),
     "unimodal": Recipe(
         "an encoder and a head for each modality, trained apart; the mean of the logits of present heads",
         start=None,
@@ -174,12 +195,17 @@ RECIPES: dict[str, Recipe] = {
         overlay=True,
     ),
     "adapted": Recipe("the base frozen, adapters trained for all combinations together", overlay=True),
+    "adapted_from_statistics": Recipe(
+        "adapted, the start re-estimated BatchNorm statistics of each combination",
+        callbacks=({"class_path": "lightning_mm.callbacks.StatisticsStart"},),
+        overlay=True,
+    ),
     "adapted_on_dropout": Recipe(
         "the network of modality_dropout frozen, adapters trained", start="modality_dropout", overlay=True
     ),
     "head_only": Recipe(
         "the base frozen but for its head, trained on all combinations",
-        callbacks=({"class_path": "lightning_mm.callbacks.TrainOnly", "init_args": {"patterns": ["head*"]}},),
+        callbacks=(_train_only(["head*"]),),
         **_ALL,
     ),
     "full_finetune": Recipe("a copy of the base fine-tuned as a whole for each combination", each="finetune"),

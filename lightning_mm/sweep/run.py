@@ -360,8 +360,9 @@ def _with_interval(row: SweepRow, replicates: Bootstrap) -> SweepRow:
 def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     """Count the parameters that a method trains (none if its adapter is off), and the parameters of the network.
 
-    Heads of auxiliary losses (``task.auxiliary``) are not part of the network. An adapter may have
-    ``parameters_per_combination``, the number of its parameters that one combination uses.
+    Heads of auxiliary losses (``task.auxiliary``) are not part of the network; they count as an adapter does if they
+    decide on incomplete samples (``task.late_share``). An adapter may have ``parameters_per_combination``, the number
+    of its parameters that one combination uses.
     """
     found: dict[str, dict[str, int]] = {}
     for run in runs:
@@ -376,6 +377,11 @@ def _parameters(tasks: Sequence[SweepableTask], runs: Sequence[Run]) -> dict[str
             per_combination = getattr(adapter, "parameters_per_combination", None)
             if per_combination is not None:
                 counts["per_combination"] = round(per_combination() if callable(per_combination) else per_combination)
+        if getattr(task, "late_share", 0) and not run.disabled:
+            heads = cast(Any, task.auxiliary)
+            own_trained = counts["trained"] if adapter is not None else 0
+            counts["trained"] = own_trained + sum(parameter.numel() for parameter in heads.parameters())
+            counts["per_combination"] = counts.get("per_combination", 0) + heads.parameters_per_combination()
         if run.method not in found:
             found[run.method] = counts
         else:

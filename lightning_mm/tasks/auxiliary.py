@@ -1,6 +1,7 @@
 """Auxiliary losses: a linear head on each encoder, so that every modality learns the task by itself.
 
 After training, the heads make a baseline: the mean of the logits of the modalities that are present (``late_drop``).
+On a frozen base they are an adapter by themselves, for incomplete samples alone (``late_share``).
 
 Shapes: B samples, M modalities, D features of an encoder, K outputs of the task, H x W pixels.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mm.errors import LightningMMError
+from lightning_mm.tasks.checkpoints import check_state, network_state
 from lightning_mm.tasks.training.strategies import weighted_by_share
 
 WeightedTerm = tuple[Tensor, Tensor | None]
@@ -71,17 +74,47 @@ class AuxiliaryHeads(nn.Module):
                 "holds one module under several names"
             )
         self.dense = dense
-        self.heads = nn.ModuleDict()
+        self.heads, self.widths = nn.ModuleDict(), dict[str, int]()
         self.taps = {name: EncoderTap() for name in modalities}
         for name, tap in self.taps.items():
-            width = _width(name, encoders[name])
+            width = self.widths[name] = _width(name, encoders[name])
             self.heads[name] = nn.Conv2d(width, num_outputs, 1) if dense else nn.Linear(width, num_outputs)
             encoders[name].register_forward_hook(tap)
 
+    def limit_rank(self, rank: int) -> None:
+        """Make every head a product of two linear maps: ``rank * (D + K) + K`` parameters instead of ``K (D + 1)``."""
+        for name, head in self.heads.items():
+            if isinstance(head, nn.Conv2d):
+                parts: list[nn.Module] = [nn.Conv2d(head.in_channels, rank, 1, bias=False)]
+                parts.append(nn.Conv2d(rank, head.out_channels, 1))
+            else:
+                assert isinstance(head, nn.Linear)
+                parts = [nn.Linear(head.in_features, rank, bias=False), nn.Linear(rank, head.out_features)]
+            self.heads[name] = nn.Sequential(*parts)
+
+    def parameters_per_combination(self) -> int:
+        """Count the parameters of the heads of the largest incomplete combination."""
+        each = sorted(sum(one.numel() for one in head.parameters()) for head in self.heads.values())
+        return sum(each[1:])
+
+    def load(self, path: str | Path) -> bool:
+        """Load the heads from the checkpoint of a task, strictly; return whether it holds any.
+
+        Raises:
+            LightningMMError: If it holds others.
+        """
+        state = network_state(path, "auxiliary.")
+        if not any(key.startswith("heads.") for key in state):
+            return False
+        check_state(self, state, f"base_ckpt {path}")
+        self.load_state_dict(state)
+        return True
+
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep the outputs of the encoders in forwards inside this context, in this thread."""
-        token = _HEARD.set({})
+        """Keep the outputs of the encoders in forwards inside this context, in this thread; may be nested."""
+        heard = _HEARD.get()
+        token = _HEARD.set({} if heard is None else heard)
         try:
             yield
         finally:
@@ -139,12 +172,22 @@ class AuxiliaryHeads(nn.Module):
             total = total + torch.where(present, logits.float(), 0.0)
         return total / available.sum(1).view(-1, *[1] * (total.ndim - 1))
 
+    def shared_logits(self, available: Tensor, outputs: Tensor, share: float) -> Tensor:
+        """Mix :meth:`mean_logits` into the outputs of incomplete samples; those of complete ones stay, bit for bit.
+
+        Args:
+            available: ``Bool[B, M]``, at least one modality in each row.
+            outputs: What the network returned, ``[B, K]`` or ``[B, K, H, W]``.
+            share: Share of the heads, 0 to 1.
+        """
+        mixed = outputs.float().lerp(self.mean_logits(available, outputs), share).to(outputs.dtype)
+        return torch.where(available.all(1).view(-1, *[1] * (outputs.ndim - 1)), outputs, mixed)
+
     def _features(self, name: str, size: int) -> Tensor:
-        output, head = (_HEARD.get() or {}).get(self.taps[name]), self.heads[name]
+        output, width = (_HEARD.get() or {}).get(self.taps[name]), self.widths[name]
         if output is None:
             raise LightningMMError(f"auxiliary_weight: the encoder of {name!r} did not run in the forward")
         last = output[-1] if isinstance(output, (list, tuple)) and output and self.dense else output
-        width = head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
         expected = f"[{size}, {width}, height, width] or a list of maps" if self.dense else f"[{size}, {width}]"
         if not isinstance(last, Tensor) or last.ndim != (4 if self.dense else 2) or last.shape[:2] != (size, width):
             came = tuple(last.shape) if isinstance(last, Tensor) else f"a {type(last).__name__}"

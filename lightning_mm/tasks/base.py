@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torchmetrics import MetricCollection
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_fraction, check_whole
 from lightning_mm.missing import FeatureFill, Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
@@ -63,6 +63,10 @@ class BaseTask(LightningModule):
             In a distributed run the mean of a head is that over the samples of one process that have its modality.
         late_drop: Whether the outputs, for evaluation, are the mean of the logits of the auxiliary heads of available
             modalities, instead of those of the network; needs ``auxiliary_weight``.
+        late_share: Share, 0 to 1, of that mean in the outputs of incomplete samples; the network alone decides on
+            complete ones. Needs ``auxiliary_weight``. Heads come from ``base_ckpt``; if it holds none, they are new and
+            train with the ``adapter``, or alone with ``TrainOnly(["*"], network="auxiliary")``.
+        auxiliary_rank: Makes the heads products of two linear maps, with fewer parameters.
         distillation: The base as the teacher of its ``adapter``; off by default.
         old: Old names of the settings in ``distillation``.
 
@@ -87,6 +91,8 @@ class BaseTask(LightningModule):
         base_ckpt: str | None = None,
         auxiliary_weight: float = 0.0,
         late_drop: bool = False,
+        late_share: float = 0.0,
+        auxiliary_rank: int | None = None,
         distillation: Distillation = Distillation(),
         **old: Unpack[OldNames],
     ) -> None:
@@ -101,6 +107,8 @@ class BaseTask(LightningModule):
             lr_interval=lr_interval,
             auxiliary_weight=auxiliary_weight,
             late_drop=late_drop,
+            late_share=late_share,
+            auxiliary_rank=auxiliary_rank,
             distillation=asdict(distillation),
         )
         check_modalities(model, self.modalities)
@@ -118,9 +126,14 @@ class BaseTask(LightningModule):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
-        self.late_drop = False
+        if auxiliary_rank is not None and self.auxiliary is not None:
+            check_whole("auxiliary_rank", auxiliary_rank, 1)
+            self.auxiliary.limit_rank(auxiliary_rank)
+        self.late_drop, self.late_share, self.new_heads = False, late_share, False
         if late_drop:
             self.drop_late()
+        if late_share:
+            self.share_late(base_ckpt)
         self.teacher = Teacher(model, distillation)
         self.resumed = ResumedRun()
 
@@ -198,6 +211,13 @@ class BaseTask(LightningModule):
             )
         self.late_drop = True
 
+    def share_late(self, base_ckpt: str | None) -> None:
+        """Load the auxiliary heads, which decide on incomplete samples too, see ``late_share``."""
+        check_fraction("late_share", self.late_share)
+        if self.auxiliary is None or self.late_drop:
+            raise LightningMMError("late_share needs auxiliary heads: set auxiliary_weight, and leave out late_drop")
+        self.new_heads = base_ckpt is None or not self.auxiliary.load(base_ckpt)
+
     def save_settings(self, **settings: Any) -> None:
         """Save arguments of plain types as hyper-parameters: in checkpoints, and to the loggers.
 
@@ -227,12 +247,16 @@ class BaseTask(LightningModule):
 
     def _outputs(self, filled: dict[str, Nest], available: Tensor) -> Any:
         """Outputs for filled inputs."""
-        if not self.late_drop:
+        if not self.late_drop and not self.late_share:
             return self._of_network(filled, available)
         assert self.auxiliary is not None
-        with self.auxiliary.listening():
+        adapter = getattr(self, "adapter", None)
+        # the heads read what encoders return for all samples
+        with self.auxiliary.listening(), nullcontext() if adapter is None else adapter.every_row():
             outputs = self._of_network(filled, available)
-            return self.auxiliary.mean_logits(available, outputs)
+            if self.late_drop:
+                return self.auxiliary.mean_logits(available, outputs)
+            return self.auxiliary.shared_logits(available, outputs, self.late_share)
 
     def _of_network(self, filled: dict[str, Nest], available: Tensor) -> Any:
         if self.takes_available:
@@ -279,8 +303,8 @@ class BaseTask(LightningModule):
             raise LightningMMError(
                 "late_drop is for evaluation: train with auxiliary_weight, and set late_drop when you sweep"
             )
-        # An adapter freezes all else, the heads too.
-        heads = self.auxiliary if getattr(self, "adapter", None) is None else None
+        # An adapter freezes all else, the heads too, but for those that are new.
+        heads = self.auxiliary if getattr(self, "adapter", None) is None or self.new_heads else None
         check_batch(batch, (*STEP_KEYS, "observed", "index") if self.teacher.wanted else STEP_KEYS)
         with (
             self.teacher.watching(self, batch) as comparison,
@@ -364,6 +388,8 @@ class BaseTask(LightningModule):
         return self.optimizer(parameter_groups(self))
 
     def configure_optimizers(self) -> Any:
+        if self.new_heads and self.auxiliary is not None:
+            self.auxiliary.requires_grad_(True)  # the adapter has frozen them too
         optimizer = self.make_optimizer()
         if self.lr_scheduler is None:
             return optimizer

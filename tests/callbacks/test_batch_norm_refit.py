@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from lightning_mm.adapters import (
     SSF,
-    Adapted,
     Additive,
     BatchNormSSF,
     NoBatchNormError,
@@ -28,60 +27,15 @@ from lightning_mm.callbacks import BatchNormRefit
 from lightning_mm.cli import main
 from lightning_mm.data import Collate
 from lightning_mm.errors import LightningMMError
-from lightning_mm.missing import Constant, UniformCombinations
+from lightning_mm.missing import UniformCombinations
 from lightning_mm.modalities import Modalities
 from lightning_mm.tasks import SemanticSegmentationTask
 from lightning_mm.tasks.checkpoints import load_weights
 from tests.support.adapter_networks import trained_statistics
+from tests.support.batch_norm_networks import FILL, NAMES, THEIRS, Call, Net, calls, network, refitted
 from tests.support.cli_network import TinyNetwork
-from tests.support.their_module import MODALITIES, Fusion, Theirs, loader, module
+from tests.support.their_module import Fusion, Theirs, loader, module
 from tests.support.tiny_run import BASE
-
-NAMES = Modalities(["a", "b", "c"])
-FILL = Constant({"b": 0.5})
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-class Net(nn.Module):
-    """BatchNorms before and after the fusion, with and without weights, one used twice, and a dropout."""
-
-    def __init__(self, statistics: bool = True, head_affine: bool = False) -> None:
-        super().__init__()
-        self.stems = nn.ModuleList(nn.Conv2d(2, 6, 3, padding=1) for _ in NAMES)
-        self.shared = nn.BatchNorm2d(6, track_running_stats=statistics)
-        self.mix = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5, track_running_stats=statistics))
-        self.drop, self.head = nn.Dropout(0.5), nn.Linear(5, 4)
-        self.last = nn.BatchNorm1d(4, affine=head_affine, track_running_stats=statistics)
-
-    def forward(self, a: Tensor, *, rest: dict[str, Tensor], available: Tensor | None = None) -> Tensor:
-        features = self.stems[1](rest["b"]) * 2 + self.stems[2](rest["c"])
-        fused = self.shared(self.stems[0](a)) + self.shared(features)
-        out: Tensor = self.last(self.head(self.drop(self.mix(fused).mean((2, 3)))))
-        return out if available is None else out + available.float().sum(1, keepdim=True)
-
-
-def network(seed: int = 0, **settings: Any) -> Net:
-    torch.manual_seed(seed)
-    made = Net(**settings)
-    with torch.no_grad():
-        for norm in (made.shared, made.mix[2]):
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.uniform_(-1, 1)
-    if settings.get("statistics", True):
-        trained_statistics(made)
-    return made
-
-
-def calls(number: int = 3, size: int = 6) -> list[Call]:
-    torch.manual_seed(1)
-    a, b, c = (torch.randn(number, size, 2, 4, 4) * (1 + k) + k for k in range(3))
-    return [((a[i],), {"rest": {"b": b[i], "c": c[i]}}) for i in range(number)]
-
-
-def refitted(net: Net, **settings: Any) -> Adapted:
-    adapted = adapt(net, NAMES, BatchNormSSF(), fill=FILL, example=calls(1)[0], **settings)
-    refit_batch_norm(adapted.adapter, net, calls(), floor=0.0)
-    return adapted
 
 
 def masked(call: Call, combination: str) -> Call:
@@ -239,7 +193,6 @@ def test_what_cannot_be_refitted_is_told() -> None:
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
-THEIRS = {"network": "net", "available": "2", "modalities": MODALITIES, "inputs": {"camera": "image", "radar": "echo"}}
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -44,12 +44,15 @@ class LoRABank(Bank):
         weight: Shape of the weight of the layer, e.g. ``[out, in]`` or ``[out, in, height, width]``.
         rank: R.
         scaling: Factor of the product.
+        shared: Whether there is one row for all incomplete combinations, whatever the basis; K is then 1.
     """
 
     needs_input = True
 
-    def __init__(self, rows: int, weight: Sequence[int], rank: int, scaling: float = 1.0) -> None:
+    def __init__(self, rows: int, weight: Sequence[int], rank: int, scaling: float = 1.0, shared: bool = False) -> None:
         super().__init__()
+        self.has_rows = not shared
+        rows = 1 if shared else rows
         bound = 1 / math.sqrt(math.prod(weight[1:]))  # as torch initialises a layer
         self.scaling = scaling
         self.down = nn.Parameter(torch.empty(rows, rank, *weight[1:]).uniform_(-bound, bound))
@@ -60,7 +63,8 @@ class LoRABank(Bank):
         if given.is_floating_point():
             given = given.to(output.dtype)
         with full_precision(output.device.type):
-            with_rows = self._with_one_row_each if call.basis.looks_up else self._with_all_rows
+            one_each = call.basis.looks_up and self.has_rows
+            with_rows = self._with_one_row_each if one_each else self._with_all_rows
             if output.dtype not in HALF:
                 return with_rows(call, output, given)
             call.in_place = False
@@ -111,7 +115,8 @@ class LoRABank(Bank):
             hidden = _convolve(layer, given, down)
         else:
             hidden = F.linear(given, down)
-        used = layout.place(call.route.repeat_interleave(rank, dim=1), hidden)
+        route = call.route if self.has_rows else call.uses_rows().unsqueeze(1)
+        used = layout.place(route.repeat_interleave(rank, dim=1), hidden)
         if mark is not None:
             shape = [1] * hidden.ndim
             shape[layout.channel_axis] = -1
@@ -135,6 +140,10 @@ class LoRABank(Bank):
         """Return each sample's factors in float32: ``[B, S * R, *in]``, and ``[B, S * R, out]``, which is scaled."""
         with full_precision(call.route.device.type):
             tables = (self.down.float(), self.up.float() * self.scaling)
+            if not self.has_rows:
+                used = call.uses_rows()
+                down, up = (torch.where(used.view(-1, *[1] * (one.ndim - 1)), one, 0.0) for one in tables)
+                return down, up
             down, up = (call.gather(table).flatten(1, 2) for table in tables)
             return down, up
 
@@ -192,6 +201,8 @@ class LoRA(Kind):
         alpha: The change is scaled by ``alpha / rank``, with the limited rank; None for no scaling.
         layers: Names or patterns (``"head*"``) of the layers to adapt; default: all linear and convolution layers
             (embeddings only if named here). ``targets`` and ``exclude`` of ``adapt`` apply as well.
+        shared: Whether one change serves all incomplete combinations, whatever the basis, next to a kind with rows of
+            its own: ``Together([SSF(), LoRA(rank=1, shared=True)])``.
 
     Raises:
         LightningMMError: If the rank is not a whole number of at least 1 or alpha is not a positive number; later, if a
@@ -200,11 +211,13 @@ class LoRA(Kind):
 
     targets = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
-    def __init__(self, rank: int = 4, alpha: float | None = None, layers: list[str] | None = None) -> None:
+    def __init__(
+        self, rank: int = 4, alpha: float | None = None, layers: list[str] | None = None, shared: bool = False
+    ) -> None:
         check_whole("LoRA: rank", rank, 1)
         if alpha is not None and not 0 < alpha < math.inf:
             raise LightningMMError(f"LoRA scales by alpha / rank, so alpha must be a positive number, got {alpha}")
-        self.rank, self.alpha, self.layers = rank, alpha, layers
+        self.rank, self.alpha, self.layers, self.shared = rank, alpha, layers, shared
 
     def choose(self, network: nn.Module) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         details: dict[str, dict[str, Any]] = {}
@@ -237,4 +250,4 @@ class LoRA(Kind):
                 "first axis; leave it out with `exclude`"
             )
         rank = min(self.rank, weight[0], math.prod(weight[1:]))
-        return LoRABank(rows, weight, rank, 1.0 if self.alpha is None else self.alpha / rank)
+        return LoRABank(rows, weight, rank, 1.0 if self.alpha is None else self.alpha / rank, self.shared)

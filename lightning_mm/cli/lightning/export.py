@@ -46,10 +46,11 @@ def export_task(
     Raises:
         LightningMMError: If there are no weights to export, or the network cannot be exported.
     """
-    if getattr(model, "late_drop", False):
+    late = [name for name in ("late_drop", "late_share") if getattr(model, name, False)]
+    if late:
         raise LightningMMError(
-            "late_drop: the auxiliary heads are a part of the task and not of the network, so they are not exported; "
-            "set late_drop to false"
+            f"{late[0]}: the auxiliary heads are a part of the task and not of the network, so they are not exported; "
+            f"leave {late[0]} out"
         )
     check_folder(out)
     batch = first_batch(datamodule, split)
