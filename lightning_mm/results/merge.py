@@ -350,7 +350,7 @@ def _merge_samples(
     merged = {key: value for key, value in largest.samples.items() if "/" not in key}
     for result in results:
         if result.modalities == largest.modalities:  # what a policy drew
-            merged = {**{key: value for key, value in result.samples.items() if "/" not in key}, **merged}
+            merged |= {key: value for key, value in result.samples.items() if key.startswith("available.")}
     columns: dict[str, NDArray[Any]] = {}
     for result in results:
         observed = result.samples.get("observed", np.empty((0, 0)))

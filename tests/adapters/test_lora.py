@@ -147,7 +147,7 @@ def test_save_and_load(kind: str, basis: type[Basis], tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "adapter_config.json").read_text())["kind"]
     lora = {
         "class_path": "lightning_mm.adapters.LoRA",
-        "init_args": {"rank": 2, "alpha": None, "layers": None},
+        "init_args": {"rank": 2, "alpha": None, "layers": None, "shared": False},
     }
     if kind == "together":
         ssf = {"class_path": "lightning_mm.adapters.SSF", "init_args": {}}

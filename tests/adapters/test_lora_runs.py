@@ -46,7 +46,7 @@ def test_a_config_of_several_kinds_is_parsed_trained_and_swept(
     callback = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"][0]["init_args"]
     kinds = callback["adapter"]["init_args"]["kinds"]
     assert [kind["class_path"] for kind in kinds] == ["lightning_mm.adapters.SSF", "lightning_mm.adapters.LoRA"]
-    assert kinds[1]["init_args"] == {"rank": 2, "alpha": None, "layers": ["encoders.*"]}
+    assert kinds[1]["init_args"] == {"rank": 2, "alpha": None, "layers": ["encoders.*"], "shared": False}
 
     assert main(["fit", *both]) == 0
     checkpoint = torch.load(tmp_path / "both" / "weights" / "best.ckpt", weights_only=True)

@@ -78,7 +78,7 @@ def test_tables(guide: ModuleType, tmp_path: Path) -> None:
     assert "| `embedding_prediction` | 2.0 s, 20 after `unimodal` | – |" in table["costs"]
     assert "| `late_drop` | 60.0 | 30.0 | 70.0 | 25.0 % |" in table["vqa"]
     assert "| 100.0 % |" in table["vqa"]
-    assert "| RavdessFeatures, 10 % paired | 0.30 | 0.50 |  |" in table["explained"]
+    assert "| RavdessFeatures, 10 % paired | mean | 0.30 | 0.50 |  |" in table["explained"]
     assert table["chosen"] == "- RavdessFeatures: `unimodal` (95.0 on validation data, 55.0 on test data)"
     paired = guide.filled("<!-- guide: paired RavdessFeatures -->")
     assert "| method | 100 % | 10 % |" in paired

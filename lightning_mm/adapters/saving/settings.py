@@ -70,6 +70,27 @@ def with_public_paths(config: Any) -> Any:
     return {k: public_path(v) if k == "class_path" else with_public_paths(v) for k, v in config.items()}
 
 
+def with_defaults(config: Any) -> Any:
+    """Return plain settings with the defaults of arguments that came after they were written, for comparison."""
+    if isinstance(config, list):
+        return [with_defaults(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    full = {key: with_defaults(value) for key, value in config.items()}
+    if not (isinstance(full.get("class_path"), str) and isinstance(full.get("init_args"), dict)):
+        return full
+    module, _, name = full["class_path"].rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    if not isinstance(cls, type):
+        return full
+    defaults = {
+        key: json.loads(json.dumps(parameter.default, default=_nested))
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty and key not in full["init_args"]
+    }
+    return {**full, "init_args": {**full["init_args"], **defaults}}
+
+
 def from_settings(state: dict[str, Any], expected: type[T]) -> T:
     """Rebuild the object; only subclasses of ``expected`` are created, and no module is imported for it.
 
