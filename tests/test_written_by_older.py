@@ -333,9 +333,13 @@ def test_the_teacher_is_asked_for_by_its_old_keys(task: str, whole: bool, runs: 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification", "sentiment"])
 def test_a_base_is_trained_as_it_was(task: str, runs: Path) -> None:
-    """With auxiliary losses. The random start is the same as long as layers are made in the same order."""
+    """With auxiliary losses. The random start is the same as long as layers are made in the same order.
+
+    Kernels of another processor round differently, as above.
+    """
     assert main(["fit", "-c", f"{task}.yaml", "--trainer.default_root_dir", "again"]) == 0
-    assert_same_table(Path("again/metrics.csv"), WRITTEN / "checkpoint/teacher" / task / "base/metrics.csv", 1e-5)
+    written = WRITTEN / "checkpoint/teacher" / task / "base/metrics.csv"
+    assert_same_table(Path("again/metrics.csv"), written, 1e-3, of_counts=5e-3)
 
 
 # A study
