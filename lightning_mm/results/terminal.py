@@ -103,7 +103,7 @@ def _body_table(
     columns = range(len(content.methods)) if columns is None else columns
     captions = [f"dots: {', '.join(content.modalities)}"] if narrow else []
     captions += [BLOCKS] if content.blocks else []
-    table = _empty_table(content.title, [*captions, *(content.notes if notes else [])], tight=narrow)
+    table = empty_table(content.title, [*captions, *(content.notes if notes else [])], tight=narrow)
     table.add_column("", no_wrap=True)
     for name in [] if narrow else content.modalities:
         # A narrow column of dots under a long name costs width that four methods need.
@@ -177,7 +177,7 @@ def _summary_table(content: Sheet, *, narrow: bool = False) -> Table:
     hidden = "per combination" if narrow else None
     notes = [note for note in content.notes if hidden is None or not note.startswith(hidden)]
     columns = [foot for foot in content.foot if foot.label != hidden]
-    table = _empty_table(content.title, notes, tight=narrow)
+    table = empty_table(content.title, notes, tight=narrow)
     table.add_column("", no_wrap=True)
     for foot in columns:
         table.add_column(foot.label.replace(" ", "\n") if narrow else foot.label, justify="right", no_wrap=True)
@@ -190,7 +190,8 @@ def _summary_table(content: Sheet, *, narrow: bool = False) -> Table:
     return table
 
 
-def _empty_table(title: str, notes: Sequence[str], *, tight: bool) -> Table:
+def empty_table(title: str, notes: Sequence[str], *, tight: bool = False) -> Table:
+    """An empty table for a terminal, with a title and notes below; a tight one has no space left of its columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING
 from lightning_mm.files import write_atomically
 from lightning_mm.results.figures import Figure
 from lightning_mm.results.robustness import Direction
+from lightning_mm.results.terminal import empty_table
 from lightning_mm.results.texts import best_positions, markdown_text, number, with_spread
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 WIDE = 6
 """A terminal shows more columns than this without standard deviations."""
@@ -79,7 +78,7 @@ def print_grid(grid: Grid, console: Console | None = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    table = framed(grid.heading, grid.notes)
+    table = empty_table(grid.heading, grid.notes)
     table.add_column("", no_wrap=True)
     for name in grid.columns:
         table.add_column(Text(name), justify="right")
@@ -103,20 +102,3 @@ def write_grid(grid: Grid, path: Path) -> Path:
             plain = [value if math.isfinite(value) else "" for value in (one.value, one.std)]
             writer.writerow([method, name, grid.metric, *plain, *(one.interval or ("", "")), len(one.seeds)])
     return write_atomically(path, text.getvalue())
-
-
-def framed(title: str, notes: Sequence[str]) -> Table:
-    """An empty table for a terminal, with a title and notes below."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    return Table(
-        title=title,
-        title_style="bold",
-        # Text, not str, here and in cells: the brackets of an interval are no markup.
-        caption=Text("\n".join(notes)) if notes else None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )

@@ -13,8 +13,8 @@ from lightning_mm.files import write_atomically
 from lightning_mm.results.figures import Figure
 from lightning_mm.results.per_sample.paired import Difference
 from lightning_mm.results.robust.figures import Robustness
-from lightning_mm.results.robust.grid import framed
 from lightning_mm.results.robustness import Direction, normalised
+from lightning_mm.results.terminal import empty_table
 from lightning_mm.results.texts import NOTHING, number, with_spread
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def print_robustness(
         name for name in figures_of(found[0]) if any(math.isfinite(figures_of(one)[name].value) for one in found)
     ]
     title = f"{found[0].metric}{' in %' if percent else ''}: robustness"
-    table = framed(title, [*legend(found, columns, direction), *notes])
+    table = empty_table(title, [*legend(found, columns, direction), *notes])
     table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(Text(name), justify="right")  # Text: its brackets are no markup
@@ -122,7 +122,7 @@ def print_differences(
     for method in methods:
         own = [one for one in found if one.method == method]
         title = f"{metric}{' in %' if percent else ''}: {method} against {own[0].other}"
-        table = framed(title, notes if method == methods[-1] else [])  # the same for all of them
+        table = empty_table(title, notes if method == methods[-1] else [])  # the same for all of them
         for name in ("combination", "difference", "", "better", "n"):
             table.add_column(name, justify="left" if name == "combination" else "right")
         for one in own:
