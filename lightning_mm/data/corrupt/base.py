@@ -101,6 +101,8 @@ class Corruption:
                 return leaf
             changed.append(path)
             steps = lengths.get(path[:-1], len(leaf))
+            if not leaf[:steps].numel():
+                return leaf  # a sequence without steps
             if not steps < len(leaf):
                 return self.change(leaf, rng)
             out = leaf.clone()

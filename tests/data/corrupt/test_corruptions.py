@@ -173,3 +173,12 @@ def test_random_corruption_draws_among_all() -> None:
 def test_mistakes_are_explained(wrong: Any, text: str) -> None:
     with pytest.raises(LightningMMError, match=text):
         wrong()
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, Blur, Occlusion, MissingPixels, DroppedFrames])
+@pytest.mark.parametrize("padded", [0, 4])
+def test_a_sequence_without_steps_stays(kind: type[Corruption], padded: int) -> None:
+    value = {"values": torch.zeros(padded, 3), "length": 0}
+    out = kind(5)(value, rng())
+    assert out["length"] == 0
+    assert torch.equal(out["values"], value["values"])
