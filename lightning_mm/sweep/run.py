@@ -25,10 +25,10 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.robust.policies import MASKS
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.results.shards.shard import Shard
+from lightning_mm.sweep.drawn.policies import check_policies, drawn
 from lightning_mm.sweep.fingerprint import fingerprint_of
 from lightning_mm.sweep.identity import identity_of, networks_of
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
-from lightning_mm.sweep.policies import check_policies, drawn
 from lightning_mm.sweep.replicates import replicate_metrics
 from lightning_mm.tasks.finite.weights import check_network
 
