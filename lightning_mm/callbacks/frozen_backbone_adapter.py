@@ -230,6 +230,11 @@ class FrozenBackboneAdapter(Callback):
                 f"the fill {type(pl_module.fill).__name__} replaces outputs of encoders, which an adapter may change; "
                 "give the task a fill of inputs, such as Zeros or MeanInput"
             )
+        if self.grouped and getattr(pl_module, "late_share", False):
+            raise LightningMMError(
+                "late_share: the auxiliary heads read what encoders return for a whole batch, and `grouped` runs the "
+                "network once for each combination in it; leave out one of the two"
+            )
         if self.base_ckpt is not None:
             load_network(network, self.base_ckpt, f"{self.network}.")
         check_network(network, f"the base, {type(network).__name__}")

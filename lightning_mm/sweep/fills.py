@@ -66,6 +66,8 @@ def rows_of(
         check_choice("rows", row, get_args(Row))
     folder = Path(folder)
     made: dict[str, BaseTask] = {row: deepcopy(task) for row in rows}
+    for one in made.values():
+        one.late_share = 0.0  # the rows are those of the network alone
     if "mean_fill" in made:
         write_means(datamodule, folder / MEANS, limit)
     if FROM_FEATURES.keys() & made:

@@ -10,16 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_mm.callbacks.resuming.slurm import leave_requeueing_to_us
-from lightning_mm.data.module import ModalityDropoutDataModule
 from lightning_mm.errors import LightningMMError
 from lightning_mm.missing.policies import MissingnessPolicy
 from lightning_mm.modalities import Modalities
@@ -28,6 +25,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.robust.policies import MASKS
 from lightning_mm.results.rows import ADAPTED, ZERO_FILL, SweepRow
 from lightning_mm.results.shards.shard import Shard
+from lightning_mm.sweep.drawn.policies import check_policies, drawn
 from lightning_mm.sweep.fingerprint import fingerprint_of
 from lightning_mm.sweep.identity import identity_of, networks_of
 from lightning_mm.sweep.module import Collected, Run, SweepableTask, SweepModule
@@ -130,6 +128,7 @@ def sweep(
     for run in runs:
         check_network(cast(nn.Module, tasks[run.task]), f"the network of method {run.method!r}")
 
+    check_policies(policies or {}, data, split, known)
     networks = networks_of(tasks, runs)
     trainer = trainer or Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
@@ -139,7 +138,7 @@ def sweep(
 
     rows, samples = _figures(tasks, runs, known, collected, seed)
     for name, policy in (policies or {}).items():
-        samples[f"{MASKS}{name}"] = _drawn(name, policy, data, split, known, collected.index)
+        samples[f"{MASKS}{name}"] = drawn(policy, data, split, known, collected.index)
     if not rows:
         which = "" if part is None else f" of shard {part.text}; use fewer shards, or leave these combinations out"
         raise LightningMMError(f"no sample observed all modalities of any of the combinations{which}")
@@ -316,23 +315,6 @@ def _figures(
             for name, values in written(statistics).items():
                 samples[f"{run.method}/{combination}/{name}"] = values.numpy()
     return rows, samples
-
-
-def _drawn(
-    name: str,
-    policy: MissingnessPolicy,
-    data: LightningDataModule | DataLoader[Any],
-    split: str,
-    known: Modalities,
-    index: Tensor,
-) -> NDArray[np.bool_]:
-    """What a policy draws for the samples of a split, ``Bool[N, M]``."""
-    if not name or "/" in name:
-        raise LightningMMError(f"a policy's name must be non-empty and without '/', got {name!r}")
-    if isinstance(data, ModalityDropoutDataModule):
-        policy = data.bound(policy, split)
-    drawn: NDArray[np.bool_] = policy.draw(known, index, epoch=0, seed=getattr(data, "seed", 0)).numpy()
-    return drawn
 
 
 def _resample(

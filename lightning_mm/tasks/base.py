@@ -246,17 +246,17 @@ class BaseTask(LightningModule):
         return self._outputs(filled, available)
 
     def _outputs(self, filled: dict[str, Nest], available: Tensor) -> Any:
-        """Outputs for filled inputs."""
-        if not self.late_drop and not self.late_share:
+        """Outputs for filled inputs; without the heads while an adapter is off, as these are then those of the base."""
+        adapter = getattr(self, "adapter", None)
+        share = self.late_share if getattr(adapter, "enabled", True) else 0.0
+        if not self.late_drop and not share:
             return self._of_network(filled, available)
         assert self.auxiliary is not None
-        adapter = getattr(self, "adapter", None)
-        # the heads read what encoders return for all samples
-        with self.auxiliary.listening(), nullcontext() if adapter is None else adapter.every_row():
+        with self.auxiliary.listening(), nullcontext() if adapter is None else adapter.every_row():  # of all rows
             outputs = self._of_network(filled, available)
             if self.late_drop:
                 return self.auxiliary.mean_logits(available, outputs)
-            return self.auxiliary.shared_logits(available, outputs, self.late_share)
+            return self.auxiliary.shared_logits(available, outputs, share)
 
     def _of_network(self, filled: dict[str, Nest], available: Tensor) -> Any:
         if self.takes_available:

@@ -327,3 +327,35 @@ def test_keys_tell_inputs_apart() -> None:
 def test_settings() -> None:
     with pytest.raises(LightningMMError, match="gib: expected more than 0, got 0"):
         KeepOutputs(gib=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        *(("gib", one, "more than 0") for one in ("2", None, True)),
+        *(("where", one, "'memory'") for one in (None, 3, "")),
+    ],
+)
+def test_settings_of_a_config_that_are_of_another_type(name: str, value: Any, text: str) -> None:
+    made = KeepOutputs()
+    object.__setattr__(made, name, value)  # the type checker of the tests does not let it in
+    with pytest.raises(LightningMMError, match=f"{name}: expected {text}.*, got {value!r}"):
+        made.__post_init__()
+
+
+def test_a_batch_without_samples() -> None:
+    network, full = adapted(), torch.ones(24, 3, dtype=torch.bool)
+    with keep(network):
+        for size in (24, 24, 0, 24):
+            rows = {name: one[:size] for name, one in samples().items()}
+            assert network(**rows, available=full[:size]).shape == (size, 2)
+
+
+def test_an_encoder_that_is_given_up_leaves_its_memory_to_the_others() -> None:
+    network, full = adapted(), torch.ones(24, 3, dtype=torch.bool)
+    with keep(network) as kept:
+        for epoch in range(4):
+            inputs = {**samples(), "a": torch.randn(24, 3, generator=torch.Generator().manual_seed(epoch))}
+            network(**inputs, available=full)
+            kept.end_epoch()
+        assert kept.space.used == sum(24 * one.rows.bytes_per_sample for one in kept.forwards if one.name[-1] != "a")

@@ -70,6 +70,18 @@ def test_with_rows_that_add_up_it_is_the_nearest() -> None:
             assert mine.abs().sum() > 0.1
 
 
+@pytest.mark.parametrize("unseen", ["base", "superset", "subset"])
+def test_rows_of_some_combinations_are_those_of_these(unseen: Any) -> None:
+    """Others may use a row too, which is none of their statistics, and may never be observed."""
+    exact, net = refitted(network()).adapter, network()
+    adapted = adapt(net, NAMES, SSF(), basis=OneHot(["a+b"], unseen=unseen), fill=FILL, example=calls(1)[0])
+    observed = [NAMES.mask("a+b").expand(len(args[0]), 3) for args, _ in calls()]
+    start_from_statistics(adapted.adapter, net, calls(), observed, floor=0.0)
+    row = exact.basis.names.index("a+b")
+    for site in exact.sites:
+        torch.testing.assert_close(adapted.adapter.bank(site).scale[0], exact.bank(site).scale[row])
+
+
 def test_what_does_not_fit_is_named() -> None:
     net = network()
     adapted = adapt(net, NAMES, ScaleOnly(), fill=FILL, example=calls(1)[0])

@@ -15,6 +15,7 @@ from lightning_mm.results import read
 from lightning_mm.results.corruption import read_corruption
 from tests.support.experiments import EXPERIMENTS, small
 from tests.support.fake_data import write_data
+from tests.support.tiny_run import BASE
 
 STUDY = EXPERIMENTS / "av_digits" / "study_corruption.yaml"
 KINDS = ["gaussian_noise", "blur", "occlusion", "missing_pixels"]
@@ -70,3 +71,13 @@ def test_the_study_runs_and_sweeps_of_its_cells_too(
     assert read_corruption("again").figure("zero_fill", "image", "gaussian_noise", 3).value == expected
     assert main([*cell, *noise, "--shard", "1/2", "--out", "part"]) == 1
     assert "corruptions: not with a shard" in capfd.readouterr().err
+
+
+def test_a_mistake_is_found_before_anything_is_swept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    command = ["-c", str(tmp_path / "base.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", *command]) == 0
+    weights = ["--ckpt_path", str(tmp_path / "weights" / "best.ckpt")]
+    assert main(["sweep", *command, *weights, "--corruptions", "{rg: [{class_path: GaussianNoise}]}"]) == 1
+    assert "corruptions: unknown modality 'rg'; the data has ['rgb', 'depth']" in capfd.readouterr().err
+    assert not (tmp_path / "sweep" / "sweep.csv").exists()

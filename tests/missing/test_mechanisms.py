@@ -231,3 +231,14 @@ def test_mistakes() -> None:
         Blockwise(MAR, field="site", length=3)
     with pytest.raises(LightningMMError, match="Blockwise: length"):
         Blockwise(MAR, length=0)
+
+
+def test_a_field_is_read_once_and_not_for_each_block() -> None:
+    asked: list[str] = []
+
+    def fields(name: str) -> Sequence[str]:
+        asked.append(name)
+        return FIELDS(name)
+
+    NESTED.bound(fields)
+    assert asked == ["session", "site"]

@@ -110,3 +110,16 @@ def test_a_loader_and_mistakes() -> None:
         sweep(task, loader, trainer=trainer(), bootstrap=0, policies={"mnar": POLICIES["mnar"]})
     with pytest.raises(LightningMMError, match="a policy's name must be non-empty and without '/'"):
         sweep(task, loader, trainer=trainer(), bootstrap=0, policies={"a/b": UniformCombinations()})
+
+
+def test_a_mistake_costs_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = ClassificationTask(Linears(), list(WIDTHS), 3)
+    monkeypatch.setattr(Linears, "forward", lambda *_: pytest.fail("a network ran"))
+    wrong = {
+        "p_missing names the modality 'smell'": DependsOnField("label", {"0": {"smell": 0.1}}, default=0.0),
+        "has no field 'site'": DependsOnField("site", {"A": 0.1}),
+        "would leave samples without a modality": DependsOnField("label", {"2": 0.9}, default=0.0),
+    }
+    for text, policy in wrong.items():
+        with pytest.raises(LightningMMError, match=text):
+            sweep(task, data(), trainer=trainer(), bootstrap=0, policies={"wrong": policy})

@@ -17,6 +17,7 @@ from lightning_mm.cli.lightning.export import export_task
 from lightning_mm.data import ModalityDropoutDataModule, Scenes
 from lightning_mm.errors import LightningMMError
 from lightning_mm.sweep import sweep
+from lightning_mm.sweep.fills import rows_of
 from lightning_mm.tasks import BaseTask
 from lightning_mm.tasks.checkpoints import load_weights
 from lightning_mm.testing import assert_missing_invariant
@@ -154,3 +155,27 @@ def test_a_base_is_trained_as_without_it() -> None:
         torch.manual_seed(0)
         losses.append(task.training_step(batch, 0))
     assert torch.equal(losses[0], losses[1])
+
+
+def test_with_the_adapter_off_the_base_decides_alone(tmp_path: Path) -> None:
+    """A sweep calls this ``zero_fill``; a teacher must not change with the heads that train."""
+    base = trained_base(tmp_path)
+    task, network = build(False, late_share=1.0, base_ckpt=str(base)), build(False, base_ckpt=str(base))
+    fit(task, tmp_path, FrozenBackboneAdapter(basis=Additive()))
+    with task.adapter.disabled():  # type: ignore[union-attr,operator]
+        assert torch.equal(task(inputs(), MASKS), network(inputs(), MASKS))
+    result = sweep({"mine": task}, rows(), modalities=list(NAMES), bootstrap=0)
+    plain = sweep({"zero_fill": network}, rows(), modalities=list(NAMES), bootstrap=0)
+    for combination in NAMES.combinations():
+        key = f"zero_fill/{combination}/confidence"
+        assert (result.samples[key] == plain.samples[key]).all()
+    bare = build(False, late_share=1.0, base_ckpt=str(base))
+    row = rows_of(bare, ["noise_fill"], ModalityDropoutDataModule(Scenes, list(NAMES)), tmp_path)["noise_fill"]
+    row.fill_by(network.fill)
+    assert torch.equal(row(inputs(), MASKS), network(inputs(), MASKS))
+
+
+def test_a_grouped_adapter_is_refused(tmp_path: Path) -> None:
+    task = build(False, late_share=1.0, base_ckpt=str(trained_base(tmp_path)))
+    with pytest.raises(LightningMMError, match=r"late_share: .* `grouped` runs the network once for each combination"):
+        fit(task, tmp_path, FrozenBackboneAdapter(grouped=True))

@@ -64,7 +64,7 @@ class KeptForward(OtherForward):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = (args, kwargs)
         keys = None if self.off or tracing() or self._must_run() else sample_keys(call)
-        if keys is None:
+        if not keys:  # unknown, or a batch without samples
             return self._run(*args, **kwargs)
         if any(leaf.requires_grad for leaf in tensors_of(call)):
             raise self._learned("its input depends on a learned fill or on an adapter before it")

@@ -63,6 +63,7 @@ class KeptRows:
         self.bytes_per_sample = 0.0
         self._pending: list[tuple[list[bytes], list[Tensor]]] = []
         self._pending_size = 0
+        self._taken = 0.0
         self._read: set[str] = set()
         self.refresh()
 
@@ -75,8 +76,10 @@ class KeptRows:
         """
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         self.bytes_per_sample = size / len(keys) + OVERHEAD
-        if not self.space.take(self.bytes_per_sample * len(keys)):
+        taken = self.bytes_per_sample * len(keys)
+        if not self.space.take(taken):
             return
+        self._taken += taken
         rows = [leaf.detach().to("cpu", copy=True).contiguous() for leaf in leaves]
         self._place(keys, rows)
         if self.folder is not None:
@@ -106,8 +109,10 @@ class KeptRows:
                 self._place(keys, rows)
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.places, self._pending = {}, []
+        """Forget everything, and leave its memory to the others; files stay."""
+        if self.folder is None:
+            self.space.used -= self._taken
+        self.places, self._pending, self._pending_size, self._taken = {}, [], 0, 0.0
 
     def _place(self, keys: Sequence[bytes], rows: list[Tensor]) -> None:
         self.places.update((key, (rows, row)) for row, key in enumerate(keys))

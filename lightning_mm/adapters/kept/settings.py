@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightning_mm.errors import LightningMMError
 
@@ -19,12 +20,16 @@ class KeepOutputs:
             encoded in every epoch.
 
     Raises:
-        LightningMMError: If ``gib`` is not above 0.
+        LightningMMError: If ``gib`` is not a number above 0, or ``where`` is no text.
     """
 
     where: str = MEMORY
     gib: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.gib > 0:
-            raise LightningMMError(f"keep_encoder_outputs.gib: expected more than 0, got {self.gib}")
+        if not isinstance(self.gib, (int, float)) or isinstance(self.gib, bool) or not self.gib > 0:
+            raise LightningMMError(f"keep_encoder_outputs.gib: expected more than 0, got {self.gib!r}")
+        if not isinstance(self.where, (str, Path)) or not str(self.where):
+            raise LightningMMError(
+                f"keep_encoder_outputs.where: expected {MEMORY!r} or the path of a folder, got {self.where!r}"
+            )

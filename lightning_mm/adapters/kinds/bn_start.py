@@ -75,9 +75,11 @@ def start_from_statistics(
             "a start from BatchNorm statistics needs a scale and a shift after a BatchNorm, and this adapter of kind "
             f"{type(adapter.kind).__name__} has none; use SSF, alone or in Together, and do not exclude these layers"
         )
+    # of a basis that looks rows up, only its combinations: others may never be observed, and none gets two of them
+    listed = list(adapter.basis.names) if isinstance(adapter.basis, OneHot) else None
     holder = Adapter(
         BatchNormSSF(),
-        OneHot(),
+        OneHot(listed),
         adapter.modalities,
         copy.deepcopy(adapter.fill),
         [site for site, _ in found],

@@ -26,7 +26,7 @@ from lightning_mm.results.result import SweepResult
 from lightning_mm.results.rows import ADAPTED, DEDICATED, ZERO_FILL
 from lightning_mm.results.shards.shard import Shard
 from lightning_mm.results.terminal import print_table
-from lightning_mm.sweep.corruption.run import corruption_sweep
+from lightning_mm.sweep.corruption.run import check_corruptions, corruption_sweep
 from lightning_mm.sweep.examples import collect_examples
 from lightning_mm.sweep.fills import Row, rows_of
 from lightning_mm.sweep.run import sweep
@@ -117,6 +117,8 @@ def sweep_task(
     elif method is not None or others:
         methods = {method or (ADAPTED if hasattr(model, "adapter") else ZERO_FILL): model}
     methods = {**methods, **others} if others else methods
+    if corruptions:  # a mistake is found before the first pass
+        check_corruptions(methods, datamodule, corruptions, severities or SEVERITIES)
     trained_with = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
     result = sweep(
         methods,

@@ -74,7 +74,12 @@ def changed(tune: Tune, options: argparse.Namespace) -> Tune:
     from lightning_mm.compare.tuning.parameters import plain
 
     names = [one.name for one in tune.parameters]
-    given = {key: plain(yaml.safe_load(value)) for key, value in map(setting_of, options.set)}
+    given = {}
+    for key, value in map(setting_of, options.set):
+        try:
+            given[key] = plain(yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError) as error:  # a date may be none, too
+            raise UsageError(f"--set {key}: {value!r} is not YAML; put it in quotes") from error
     for key in given:
         if key in names:
             raise UsageError(f"--set {key}: the search chooses it; change the file")

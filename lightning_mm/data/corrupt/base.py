@@ -10,6 +10,7 @@ nest of these.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -47,6 +48,8 @@ class Corruption:
     """
 
     amounts: ClassVar[tuple[float, ...]] = ()
+    most: ClassVar[float] = math.inf
+    """The largest amount."""
     least_rank: ClassVar[int] = 1
     """The fewest axes that a tensor must have to be damaged."""
 
@@ -57,6 +60,8 @@ class Corruption:
             raise LightningMMError(
                 f"{who}: amounts must be five finite numbers of 0 or more, one for each severity, got {amounts}"
             )
+        if max(self.levels) > self.most:
+            raise LightningMMError(f"{who}: amounts must be shares of at most {self.most:g}, got {amounts}")
         self.severity = _checked(who, severity)
 
     @property
@@ -96,6 +101,8 @@ class Corruption:
                 return leaf
             changed.append(path)
             steps = lengths.get(path[:-1], len(leaf))
+            if not leaf[:steps].numel():
+                return leaf  # a sequence without steps
             if not steps < len(leaf):
                 return self.change(leaf, rng)
             out = leaf.clone()

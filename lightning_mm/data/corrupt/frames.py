@@ -49,6 +49,7 @@ class DroppedFrames(Corruption):
     """
 
     amounts: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    most: ClassVar[float] = 1.0
     least_rank: ClassVar[int] = 2
 
     def __init__(self, severity: int = 3, amounts: list[float] | None = None, axis: int | None = None) -> None:

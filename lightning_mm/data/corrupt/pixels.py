@@ -91,6 +91,7 @@ class Occlusion(Corruption):
     """
 
     amounts: ClassVar[tuple[float, ...]] = (0.1, 0.25, 0.4, 0.55, 0.7)
+    most: ClassVar[float] = 1.0
 
     def change(self, leaf: Tensor, rng: np.random.Generator) -> Tensor:
         out, axes = leaf.clone(), _axes(leaf)
@@ -120,6 +121,7 @@ class MissingPixels(Corruption):
     """
 
     amounts: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    most: ClassVar[float] = 1.0
 
     def change(self, leaf: Tensor, rng: np.random.Generator) -> Tensor:
         shape = (1, *leaf.shape[1:]) if leaf.ndim > 2 else tuple(leaf.shape)

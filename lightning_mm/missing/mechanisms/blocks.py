@@ -66,7 +66,12 @@ class Blockwise(MissingnessPolicy):
         values = np.array(field_values(self.field, self.table, fields), dtype=object)
         _, first, block = np.unique(values.astype(str), return_index=True, return_inverse=True)
         bound._block = block.reshape(-1).astype(np.int64)
-        bound.policy = self.policy.bound(lambda name: [fields(name)[place] for place in first.tolist()])
+
+        def of_blocks(name: str) -> list[str]:
+            given = fields(name)  # once: labels may have to be read with their samples
+            return [given[place] for place in first.tolist()]
+
+        bound.policy = self.policy.bound(of_blocks)
         return bound
 
     def draw(

@@ -59,7 +59,7 @@ def replay(network: Callable[..., Any], frames: Iterable[Mapping[str, Any]], tra
                 f"replay: by the trace frame {number} has {trace.modalities.name(row)!r}, but it holds no "
                 f"{lacking[0]!r}"
             )
-        size = batch_size([inputs[name] for name, there in zip(trace.modalities, row.tolist()) if there]) or 1
-        yield network(inputs, available=row.expand(size, -1))
+        size = batch_size([inputs[name] for name, there in zip(trace.modalities, row.tolist()) if there])
+        yield network(inputs, available=row.expand(1 if size is None else size, -1))
     if number + 1 < len(trace):
         raise LightningMMError(f"replay: the stream ends after {number + 1} frames, the trace has {len(trace)}")

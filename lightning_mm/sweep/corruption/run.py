@@ -54,19 +54,8 @@ def corruption_sweep(
         LightningMMError: If a modality is unknown, nothing is to be damaged, the data module is another one, or a
             method does not take all modalities.
     """
-    if not isinstance(data, ModalityDropoutDataModule):
-        raise LightningMMError(
-            f"corruptions: expected a ModalityDropoutDataModule, which damages samples, got a {type(data).__name__}"
-        )
+    data, damages = check_corruptions(methods, data, corruptions, severities)
     names = data.modalities
-    for name in corruptions:
-        if name not in names:
-            raise LightningMMError(f"corruptions: unknown modality {name!r}; the data has {list(names)}")
-    damages = _damages(corruptions, severities)
-    for name, task in methods.items() if isinstance(methods, Mapping) else [("", methods)]:
-        own: Any = task
-        if not isinstance(task, nn.Module) or set(own.modalities) != set(names):
-            raise LightningMMError(f"corruptions: method {name!r} does not take all of {list(names)}; leave it out")
     data.prepare_data()
 
     def run(combinations: Sequence[str], corrupt: Mapping[str, Corruption]) -> SweepResult:
@@ -92,6 +81,29 @@ def corruption_sweep(
         damaged = run([names.full], {modality: one})
         rows += _rows(damaged, names.full, modality, one.name, one.severity)
     return CorruptionResult(rows, clean.primary_metric, dict(clean.directions))
+
+
+def check_corruptions(
+    methods: Task | Mapping[str, Task],
+    data: LightningDataModule,
+    corruptions: Mapping[str, Sequence[Corruption]],
+    severities: Sequence[int] = SEVERITIES,
+) -> tuple[ModalityDropoutDataModule, list[tuple[str, Corruption]]]:
+    """Return the data module, and modality and corruption of each pass; errors as in :func:`corruption_sweep`."""
+    if not isinstance(data, ModalityDropoutDataModule):
+        raise LightningMMError(
+            f"corruptions: expected a ModalityDropoutDataModule, which damages samples, got a {type(data).__name__}"
+        )
+    names = data.modalities
+    for name in corruptions:
+        if name not in names:
+            raise LightningMMError(f"corruptions: unknown modality {name!r}; the data has {list(names)}")
+    damages = _damages(corruptions, severities)
+    for name, task in methods.items() if isinstance(methods, Mapping) else [("", methods)]:
+        own: Any = task
+        if not isinstance(task, nn.Module) or set(own.modalities) != set(names):
+            raise LightningMMError(f"corruptions: method {name!r} does not take all of {list(names)}; leave it out")
+    return data, damages
 
 
 def _damages(

@@ -61,6 +61,8 @@ def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--trials", "0"], "--trials: expected 1 or more"),
         (["--trials", "9"], "--trials: this grid has 4"),
         (["--set", "nothing"], "--set: expected KEY=VALUE, got 'nothing'"),
+        (["--set", "data.patch=[1"], "--set data.patch: '[1' is not YAML"),
+        (["--set", "data.day=2026-99-99"], "--set data.day: '2026-99-99' is not YAML"),
         (["--set", f"{LR}=1"], f"--set {LR}: the search chooses it; change the file"),
         (["--set", "seed_everything=1"], "--set seed_everything: the study sets it"),
         (["--seeds", "1"], "unrecognized arguments: --seeds"),

@@ -158,6 +158,9 @@ def test_random_corruption_draws_among_all() -> None:
     [
         (lambda: GaussianNoise(6), r"GaussianNoise: severity must be 0 \(clean\) to 5, got 6"),
         (lambda: Blur(-1), "Blur: severity must be a whole number of at least 0"),
+        (lambda: Occlusion(1, [5, 10, 20, 40, 80]), "Occlusion: amounts must be shares of at most 1, got"),
+        (lambda: MissingPixels(1, [0, 0, 0, 0, 1.5]), "MissingPixels: amounts must be shares of at most 1, got"),
+        (lambda: DroppedFrames(1, [0, 0, 0, 0, 1.5]), "DroppedFrames: amounts must be shares of at most 1, got"),
         (lambda: Blur(1, [1.0]), "Blur: amounts must be five finite numbers of 0 or more"),
         (lambda: RandomCorruption([]), "expected one or more corruptions"),
         (lambda: RandomCorruption([Blur()], p=2), "p must be between 0 and 1"),
@@ -170,3 +173,12 @@ def test_random_corruption_draws_among_all() -> None:
 def test_mistakes_are_explained(wrong: Any, text: str) -> None:
     with pytest.raises(LightningMMError, match=text):
         wrong()
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, Blur, Occlusion, MissingPixels, DroppedFrames])
+@pytest.mark.parametrize("padded", [0, 4])
+def test_a_sequence_without_steps_stays(kind: type[Corruption], padded: int) -> None:
+    value = {"values": torch.zeros(padded, 3), "length": 0}
+    out = kind(5)(value, rng())
+    assert out["length"] == 0
+    assert torch.equal(out["values"], value["values"])

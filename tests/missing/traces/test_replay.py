@@ -119,3 +119,9 @@ def test_mistakes_are_explained() -> None:
     ):
         with pytest.raises(LightningMMError, match=text):
             list(replay(network, frames, trace))
+
+
+def test_a_frame_without_samples_has_a_mask_without_rows() -> None:
+    trace = AvailabilityTrace(torch.ones(1, 2, dtype=torch.bool), ["a", "b"])
+    frames = [{"a": torch.ones(0, 3), "b": torch.ones(0, 3)}]
+    assert list(replay(lambda inputs, available: tuple(available.shape), frames, trace)) == [(0, 2)]

@@ -1,0 +1,1 @@
+"""Masks that policies of missingness draw for the samples of a sweep."""
