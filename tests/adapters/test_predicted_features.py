@@ -329,8 +329,9 @@ def test_one_graph_and_export() -> None:
 @pytest.mark.compiled
 def test_exported_programs(tmp_path: Path) -> None:
     adapted = make()
-    index = export_adapted(adapted, ((), inputs(2)), tmp_path, formats=["torch"])
-    assert list(index.programs) == [*NAMES.combinations(), "any"]
+    combinations = [NAMES.combinations()[0], NAMES.combinations()[-2]]
+    index = export_adapted(adapted, ((), inputs(2)), tmp_path, formats=["torch"], combinations=combinations)
+    assert list(index.programs) == [*combinations, "any"]
     runtime = Runtime(tmp_path)
     for combination in NAMES.combinations():
         given = {name: value.numpy() for name, value in inputs().items() if name in NAMES.parse(combination)}

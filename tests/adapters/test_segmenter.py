@@ -40,8 +40,14 @@ def make(encoder: str, basis: type[Basis], fusion: str = "mean", mask_absent: bo
     return adapted
 
 
-@pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize(("encoder", "mask_absent"), [("resnet18", True), ("mit_b0", True), ("resnet18", False)])
+@pytest.mark.parametrize(
+    ("encoder", "mask_absent", "basis"),
+    [
+        *(("resnet18", True, basis) for basis in BASES),
+        ("resnet18", False, Additive),
+        pytest.param("mit_b0", True, Additive, marks=pytest.mark.slow),
+    ],
+)
 def test_mixed_batch_equals_one_by_one_and_folds(encoder: str, mask_absent: bool, basis: type[Basis]) -> None:
     adapted = make(encoder, basis, mask_absent=mask_absent)
     batch, available = inputs(7), NAMES.masks()

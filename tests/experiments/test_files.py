@@ -151,7 +151,13 @@ def test_the_adapter_of_a_set_has_the_rate_that_its_study_chose(path: Path) -> N
     assert yaml.safe_load(ssf.read_text())["model"]["init_args"]["optimizer"]["init_args"]["lr"] == chosen
 
 
-@pytest.mark.parametrize("path", FITS, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=name_of(path), marks=[] if path.name == "base.yaml" else [pytest.mark.slow])
+        for path in FITS
+    ],
+)
 def test_one_batch(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed and instantiated, then one batch of training and one of validation from random weights."""
     write_data(path.parent.name, tmp_path / "data")

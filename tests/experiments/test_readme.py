@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_mm.cli import main
 from tests.support.fake import ombria
+from tests.support.in_process import in_process
 from tests.support.pages import DOCS, README, blocks, commands, run_python
 from tests.support.repository import REPOSITORY
 
@@ -42,6 +43,7 @@ def test_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ombria.write(tmp_path / "data" / "ombria")
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("lightning_mm.compare.processes", in_process)
     monkeypatch.chdir(tmp_path)  # the README's folders are relative to the checkout
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
     for _, verb, *rest in COMMANDS:

@@ -1,63 +1,43 @@
-"""Every method of the studies through `lightning-mm compare`, and the searches through `lightning-mm tune`."""
+"""Every study and recipe through `lightning-mm compare`, and the searches through `lightning-mm tune`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lightning_mm.cli import main
 from lightning_mm.compare import read_study
-from lightning_mm.compare.recipes import BASE, RECIPES
+from lightning_mm.compare.recipes import RECIPES
 from lightning_mm.compare.tuning import read_tune
 from tests.support.experiments import STUDIES, TUNES, small, stacked
 from tests.support.fake_data import write_data
 from tests.support.in_process import in_process
 
-BASES = ("onehot", "pairwise", "shared")
-TABLES = ("30", "50", "70", "2468")
-MECHANISMS = ("mcar", "mar", "mnar", "block")
-
-
-def repeats(method: str, named: list[str]) -> bool:
-    """Whether it is a kind on another basis, or a method with another hard table or mechanism.
-
-    Kinds are run on one basis, and SSF (`adapted`) on all; methods are run with one table, and SSF with all mechanisms.
-    """
-    kind, _, more = method.rpartition("_")
-    if more in TABLES:
-        return kind in named or (more != TABLES[0] and f"{kind}_{TABLES[0]}" in named)
-    if more in MECHANISMS and kind != "adapted":
-        return more != MECHANISMS[-1] and f"{kind}_{MECHANISMS[-1]}" in named
-    return more in BASES and kind in named and kind != "adapted"
-
-
-def methods_of(path: Path) -> list[str]:
-    named = [one.name for one in read_study(path).methods if one.swept]
-    return [method for method in named if not repeats(method, named)]
-
 
 def shared_out(studies: list[Path]) -> dict[Path, list[str]]:
-    """Every method of all studies to one that names it and has fewest so far; every family has a study with some."""
-    named = {path: methods_of(path) for path in studies}
+    """Every recipe to a study that has it and has fewest so far; every other study runs the method that fewest name."""
+    methods = {path: [one for one in read_study(path).methods if one.swept] for path in studies}
+    named = Counter(one.name for each in methods.values() for one in each)
     dealt: dict[Path, list[str]] = {path: [] for path in studies}
-    for method in dict.fromkeys(name for names in named.values() for name in names):
-        fewest = min((path for path in studies if method in named[path]), key=lambda path: len(dealt[path]))
-        dealt[fewest].append(method)
-    for family in {path.parent for path in studies if not dealt[path]} - {path.parent for path in dealt if dealt[path]}:
-        first = min(path for path in studies if path.parent == family)
-        dealt[first] = named[first][:1]
-    return {path: methods for path, methods in dealt.items() if methods}
+    for what in dict.fromkeys(one.recipe.what for each in methods.values() for one in each):
+        having = {path: one.name for path, each in methods.items() for one in reversed(each) if one.recipe.what == what}
+        fewest = min(having, key=lambda path: len(dealt[path]))
+        dealt[fewest].append(having[fewest])
+    for path, each in methods.items():
+        dealt[path] = dealt[path] or [min(each, key=lambda one: named[one.name]).name]
+    return dealt
 
 
 SHARES = shared_out(STUDIES)
 
 
-def test_shares_of_the_studies() -> None:
-    every = {one.name for path in STUDIES for one in read_study(path).methods if one.swept}
-    run = {method for methods in SHARES.values() for method in methods}
-    assert all(repeats(method, sorted(every)) for method in every - run - {BASE})
-    assert {path.parent for path in SHARES} == {path.parent for path in STUDIES}
+def test_every_study_and_recipe_is_run() -> None:
+    studies = {path: read_study(path) for path in STUDIES}
+    run = {study.method(name).recipe.what for path, study in studies.items() for name in SHARES[path]}
+    assert run == {one.recipe.what for study in studies.values() for one in study.methods if one.swept}
+    assert all(SHARES[path] for path in STUDIES)
 
 
 @pytest.mark.slow
@@ -65,7 +45,7 @@ def test_shares_of_the_studies() -> None:
 def test_studies_run(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every method of the studies once, over all of them, with one incomplete combination; studies share their runs."""
+    """Every study and every recipe, with one incomplete combination; studies share their runs."""
     write_data(family, tmp_path / "data")
     monkeypatch.setattr("lightning_mm.compare.processes", in_process)
     monkeypatch.setenv("LIGHTNING_MM_DATA", str(tmp_path / "data"))

@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_mm.errors import LightningMMError
 from lightning_mm.modalities import Modalities
 from tests.support.repository import REPOSITORY
-from tests.support.type_checker import checked
+from tests.support.type_checker import ALL_OF_THE_FIRST, ONE_IN, checked
 from tests.support.type_hook import NO_TYPE_HOOK, TYPE_HOOK, CheckingLoader
 
 MODULES = [
@@ -159,8 +159,29 @@ assert not absent & set(sys.modules)
 
 @pytest.mark.skipif(not TYPE_HOOK, reason=f"{NO_TYPE_HOOK} is set")
 def test_calls_are_checked() -> None:
+    def often() -> None:
+        for _ in range(ONE_IN):  # other tests may have called it often
+            Modalities(["rgb", "depth"]).code(torch.ones(3, 2))  # no Bool
+
     with pytest.raises(BeartypeCallHintViolation, match="available"):
-        Modalities(["rgb", "depth"]).code(torch.ones(3, 2))  # no Bool
+        often()
+
+
+def test_a_function_that_is_called_often_is_checked_now_and_then() -> None:
+    @checked
+    def double(value: float) -> float:
+        return 2 * value
+
+    for _ in range(ALL_OF_THE_FIRST):
+        with pytest.raises(BeartypeCallHintViolation):
+            double("a")  # type: ignore[arg-type]
+    found = 0
+    for _ in range(10 * ONE_IN):
+        try:
+            double("a")  # type: ignore[arg-type]
+        except BeartypeCallHintViolation:
+            found += 1
+    assert found == 10
 
 
 def test_sizes_of_one_call_agree() -> None:

@@ -29,10 +29,12 @@ DECORATOR = "@checked"
 
 
 class _Decorate(ast.NodeTransformer):
-    """Decorates every function innermost and every class outermost, where ``@dataclass`` has made its ``__init__``."""
+    """Decorates every function innermost and every class outermost, where ``@dataclass`` has made its ``__init__``.
+
+    A function within a function is made anew by each call of that one, and would be prepared each time: left as it is.
+    """
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self.generic_visit(node)
         node.decorator_list.append(ast.copy_location(ast.Name(DECORATOR, ast.Load()), node))
         return node
 

@@ -21,9 +21,10 @@ class Parser(LightningArgumentParser):
     references = References("")
     """Of the command; :func:`~lightning_mm.cli.lightning.run.run_lightning` makes a subclass with its own."""
 
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        text: str = super().dump(*args, **kwargs)
-        if "${" in text and kwargs.get("skip_validation"):  # jsonargparse dumps the stacked configs to resolve them
+    def dump(self, *args: Any, skip_validation: bool = False, **kwargs: Any) -> str:
+        # Whatever is dumped has been parsed, and so validated: doing it again takes a tenth of a small fit, each time.
+        text: str = super().dump(*args, skip_validation=True, **kwargs)
+        if "${" in text and skip_validation:  # jsonargparse dumps the stacked configs to resolve them
             self.references.note(yaml.safe_load(text))
             return text
         return self.references.kept(text)
