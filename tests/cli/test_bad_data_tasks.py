@@ -47,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["mosi", *(pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES[:-1])])
 def test_no_data(family: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (data / FOLDERS[family]).mkdir(parents=True)
     assert f"{FOLDERS[family]} lacks " in refused(family, [], capsys)
@@ -98,6 +98,7 @@ def test_damaged_files(
     assert text in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "args", "texts"),
     [

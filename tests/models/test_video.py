@@ -125,7 +125,7 @@ def test_lora_reaches_convolutions_over_time_and_folds() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(UNSEEN)
-@pytest.mark.parametrize(("network", "kind"), list(zip(TINY, [SSF(), LoRA(2), SSF(), LoRA(2)])))
+@pytest.mark.parametrize(("network", "kind"), [("mc3_18", SSF()), ("swin3d_t", LoRA(2))])
 def test_adapters_on_every_network(network: str, kind: Any) -> None:
     check_routing(build(network), kind, OneHot())
 
