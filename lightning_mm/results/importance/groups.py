@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
-from lightning_mm.results.importance.guess import value_of_guessing
+from lightning_mm.results.importance.guess import value_of_guessing, values_of_guessing
 from lightning_mm.results.importance.shapley import Importance, importance
 from lightning_mm.results.per_sample.cells import require_cells
 from lightning_mm.results.per_sample.choose import find_metric, labels_of
@@ -22,6 +23,7 @@ from lightning_mm.results.per_sample.resample import resampled, values_of
 from lightning_mm.results.per_sample.rescore import rescore, restricted
 from lightning_mm.results.per_sample.segmentation import has_confusion
 from lightning_mm.results.result import SweepResult
+from lightning_mm.results.rows import SweepRow
 
 INDEX = "index"
 """Column of a file of groups with the positions of the samples in the data set."""
@@ -76,13 +78,19 @@ def importance_per_class(
     # in the order of the labels, which rows of a table need not have
     names = list(values_of(cells[0], family, find_metric(family, first), labels_of(result, require_cells(result))))
     counts = _counts(result, methods) if begin == "recall" else {}
+    guess = values_of_guessing(scored, family) if empty is None else None
+    guessed = dict.fromkeys(names, empty) if empty is not None else guess[0] if guess else {}
+    of_class: dict[str, list[SweepRow]] = {}
+    for row in scored.rows:
+        of_class.setdefault(row.metric, []).append(row)
     found: dict[str, list[Group]] = {method: [] for method in methods}
     for place, name in enumerate(names):
-        guessed = value_of_guessing(scored, name) if empty is None else (empty, "")
-        if guessed is None:
+        nothing = guessed.get(name, math.nan)
+        if math.isnan(nothing):
             continue  # no sample has this class
+        part = replace(scored, rows=of_class.get(name, []))
         for method in methods:
-            one = importance(scored, method, name, guessed[0], bootstrap)
+            one = importance(part, method, name, nothing, bootstrap)
             label = name.removeprefix(f"{begin}_")
             found[method].append(Group(label, counts.get(place, 0), one))
     return found

@@ -32,7 +32,19 @@ def value_of_guessing(result: SweepResult, metric: str, whole: SweepResult | Non
     Returns:
         The value and what was guessed; ``None`` if statistics are missing or do not suffice.
     """
-    largest, of_all = _largest(result), _largest(whole or result)
+    found = values_of_guessing(result, metric, whole)
+    if found is None or np.isnan(found[0].get(metric, np.nan)):
+        return None
+    what = "share of the most frequent label" if metric in OF_LABELS and whole is None else found[1]
+    return found[0][metric], what
+
+
+def values_of_guessing(
+    result: SweepResult, metric: str, whole: SweepResult | None = None
+) -> tuple[dict[str, float], str] | None:
+    """As :func:`value_of_guessing`, of a metric that may have one value per class; NaN where it is not defined."""
+    largest = _largest(result)
+    of_all = largest if whole is None else _largest(whole)
     if largest is None or of_all is None:
         return None
     guess = _guessing(of_all.statistics, largest.statistics)
@@ -48,10 +60,7 @@ def value_of_guessing(result: SweepResult, metric: str, whole: SweepResult | Non
         )
     except LightningMMError:
         return None
-    value = float(values[metric][0]) if metric in values else float("nan")
-    if metric in OF_LABELS and whole is None:
-        what = "share of the most frequent label"
-    return None if np.isnan(value) else (value, what)
+    return {name: float(one[0]) for name, one in values.items()}, what
 
 
 def _largest(result: SweepResult) -> Cell | None:

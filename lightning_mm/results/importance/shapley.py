@@ -119,10 +119,12 @@ def importance(
     sign = 1.0 if result.direction(metric) == "max" else -1.0
     # replicates of several seeds are no single sweep's; those that were drawn over all seeds are given
     own = bootstrap or (result.bootstrap if len(figures.values) == 1 else None)
+    # each of the sums below looks through all rows
+    of_method = replace(result, rows=[row for row in result.rows if (row.method, row.metric) == (method, metric)])
 
     def figure(weights: Weights) -> Figure:
         signed = {name: sign * weight for name, weight in weights.items()}
-        return weighted_sum(result, metric, {method: signed}, nothing, own)
+        return weighted_sum(of_method, metric, {method: signed}, nothing, own)
 
     return Importance(
         method,
