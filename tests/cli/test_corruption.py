@@ -80,4 +80,6 @@ def test_a_mistake_is_found_before_anything_is_swept(tmp_path: Path, capfd: pyte
     weights = ["--ckpt_path", str(tmp_path / "weights" / "best.ckpt")]
     assert main(["sweep", *command, *weights, "--corruptions", "{rg: [{class_path: GaussianNoise}]}"]) == 1
     assert "corruptions: unknown modality 'rg'; the data has ['rgb', 'depth']" in capfd.readouterr().err
+    assert main(["sweep", *command, *weights, "--severities", "[3]"]) == 1
+    assert "severities: there are no corruptions; add e.g. --corruptions" in capfd.readouterr().err
     assert not (tmp_path / "sweep" / "sweep.csv").exists()

@@ -96,6 +96,10 @@ def sweep_task(
     """
     if corruptions and shard is not None:
         raise LightningMMError("corruptions: not with a shard; give them to a sweep in one process")
+    if severities and not corruptions:
+        raise LightningMMError(
+            "severities: there are no corruptions; add e.g. --corruptions '{rgb: [{class_path: GaussianNoise}]}'"
+        )
     part = None if shard is None else Shard.parse(shard)
     if part is not None:
         trainer.loggers = []  # the run of a sweep is written when its parts are merged
