@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed-$(KEY)
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs bench clean
+.PHONY: help install demo test test-part test-all lint format docs bench clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -31,7 +31,10 @@ demo: $(INSTALLED) ## Train, adapt and sweep on generated data; prints one table
 test: $(INSTALLED) ## Run the quick tests (minutes on two cores).
 	$(PYTEST)
 
-test-all: $(INSTALLED) ## Run the quick and the slow tests (half an hour on two cores).
+test-part: $(INSTALLED) ## Run the quick tests and part PART of the slow ones: make test-part PART=1/4.
+	$(PYTEST) -m "slow or not slow" --part $(PART)
+
+test-all: $(INSTALLED) ## Run the quick and the slow tests (over an hour on two cores).
 	$(PYTEST) -m "slow or not slow"
 
 lint: $(INSTALLED) ## Check format, style and types.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_HOOK:
     install_type_hook()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--part K/N``."""
+    parser.addoption("--part", metavar="K/N", help="of the slow tests, run part K of N only; the quick ones all")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the slow tests of other parts; which part a test is in depends on its name alone."""
+    part = config.getoption("--part")
+    if part is None:
+        return
+    number, _, parts = part.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise pytest.UsageError(f"--part expects K/N with K from 1 to N, such as 1/4, got {part}")
+    others = [item for item in items if item.get_closest_marker("slow") and not _is_in_part(item, int(number), int(parts))]
+    config.hook.pytest_deselected(items=others)
+    left_out = set(others)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_in_part(item: pytest.Item, number: int, parts: int) -> bool:
+    return zlib.crc32(item.nodeid.encode()) % parts == number - 1
 
 
 @pytest.fixture(autouse=True)
