@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     number, _, parts = part.partition("/")
     if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
         raise pytest.UsageError(f"--part expects K/N with K from 1 to N, such as 1/4, got {part}")
-    others = [item for item in items if item.get_closest_marker("slow") and not _is_in_part(item, int(number), int(parts))]
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in slow if not _is_in_part(item, int(number), int(parts))]
     config.hook.pytest_deselected(items=others)
     left_out = set(others)
     items[:] = [item for item in items if item not in left_out]
