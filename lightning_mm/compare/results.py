@@ -21,7 +21,7 @@ from lightning_mm.compare.study import Method, Study
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import write_atomically
 from lightning_mm.provenance import git_commit, versions
-from lightning_mm.results.corruption import CorruptionResult, read_corruption, save_corruption
+from lightning_mm.results.corruption import CorruptionResult, read_corruption, remove_corruption, save_corruption
 from lightning_mm.results.files import read, save
 from lightning_mm.results.merge import constant_rows, data_sets_of, merge, renamed
 from lightning_mm.results.pictures import Examples, Picture, merge_examples, read_examples, write_pictures
@@ -163,6 +163,8 @@ def write(
     }
     if study.corruptions:
         written |= save_corruption(_damaged(study, plan, facts, choices, result), study.results)
+    else:
+        remove_corruption(study.results)
     text = json.dumps(content, indent=1, default=str)
     written["study"] = write_atomically(study.results / "study.json", f"{text}\n")
     return written

@@ -1,12 +1,16 @@
-"""Robustness as tables of the page: areas, MultiBench's figures, expectations, and figures under policies."""
+"""Robustness as tables of the page: areas, MultiBench's figures, expectations, policies and damaged inputs."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.report.tables import DOWN, UP, Cell, Table, arrow, spread_columns
+from lightning_mm.results.corruption import CorruptionResult, read_corruption
+from lightning_mm.results.corruption.result import CLEAN, LEFT_OUT
+from lightning_mm.results.corruption.tables import is_percent as is_percent_of
 from lightning_mm.results.result import SweepResult
 from lightning_mm.results.robust import Grid, missing_curves, policy_figures, robustness, usual_scenarios
 from lightning_mm.results.robust.tables import figures_of, legend
@@ -63,3 +67,44 @@ def _table(name: str, grid: Grid) -> Table:
         records.append(record)
     columns = ["method", *(f"{column} {arrow(grid.direction)}" for column in grid.columns)]
     return Table(name, f"{grid.metric}: {grid.title}", columns, rows, records, list(grid.notes))
+
+
+def corruption_table(folder: Path, result: SweepResult, metric: str) -> Table | None:
+    """Damages down, methods across, from the ``corruption.csv`` of a folder; ``None`` without one of that metric.
+
+    Raises:
+        LightningMMError: If the file is damaged.
+    """
+    try:
+        found = read_corruption(folder, metric, result.directions)
+    except DataNotFoundError:
+        return None
+    if metric not in {row.metric for row in found.rows}:
+        return None
+    lines = [("nothing", "", CLEAN, 0)]
+    for modality in dict.fromkeys(name for name, _ in found.damages):
+        lines.append((f"{modality}: left out", modality, LEFT_OUT, 0))
+        for corruption in (kind for name, kind in found.damages if name == modality):
+            title = f"{modality}: {corruption.replace('_', ' ')}"
+            lines += [(f"{title} {severity}", modality, corruption, severity) for severity in found.severities]
+    rows, records = [], []
+    for title, *damage in lines:
+        rows.append([Cell(title), *_damaged(found, metric, *damage)])
+        record: dict[str, Any] = dict(zip(("modality", "corruption", "severity"), damage)) | {"metric": metric}
+        for method in found.methods:
+            record |= spread_columns(method, found.figure(method, *damage, metric))
+        records.append(record)
+    notes = [
+        "one modality is damaged, with a severity of 1 to 5, and the others are clean",
+        "bold: better if the damaged modality is declared absent (the row `left out`)",
+    ]
+    columns = ["damaged", *(f"{method} {arrow(found.direction(metric))}" for method in found.methods)]
+    return Table("corruption", f"{metric}: damaged inputs", columns, rows, records, notes)
+
+
+def _damaged(found: CorruptionResult, metric: str, modality: str, corruption: str, severity: int) -> list[Cell]:
+    percent, cells = is_percent_of(found, metric), []
+    for method in found.methods:
+        text = with_spread(found.figure(method, modality, corruption, severity, metric), percent, intervals=True)
+        cells.append(Cell(text, bool(severity) and found.pays(method, modality, corruption, severity, metric)))
+    return cells

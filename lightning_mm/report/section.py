@@ -14,7 +14,7 @@ from lightning_mm.report.drawing.charts import Chart, Look, cost_charts, drop_ch
 from lightning_mm.report.drawing.heat_map import HeatMap, heat_map
 from lightning_mm.report.outcomes import LARGE, Outcomes, outcome_table, outcomes
 from lightning_mm.report.pictures import Pictures, pictures
-from lightning_mm.report.robustness import missing_table, policy_table, robustness_table
+from lightning_mm.report.robustness import corruption_table, missing_table, policy_table, robustness_table
 from lightning_mm.report.source import Source
 from lightning_mm.report.tables import Table, combination_table, curve_table, figures_table, summary_table, title_of
 from lightning_mm.report.worth import Worth, worth, worth_per_class
@@ -65,6 +65,7 @@ class Section:
     robustness: Table | None
     missing: Table | None
     policies: Table | None
+    damaged: Table | None
     worth: Worth
     per_class: Worth
     outcomes: Table | None
@@ -79,7 +80,7 @@ class Section:
         """All tables of the chosen metric, in the order of the page."""
         first = self.parts[0]
         worth = [*self.worth.tables, *self.per_class.tables]
-        more = [self.robustness, self.missing, self.policies, self.cost_table, *worth, self.outcomes]
+        more = [self.robustness, self.missing, self.policies, self.damaged, self.cost_table, *worth, self.outcomes]
         return [first.summary, first.combinations, self.curve, *(table for table in more if table is not None)]
 
     def downloads(self, table: Table, metric: str = "") -> list[Download]:
@@ -129,6 +130,7 @@ def section(source: Source, position: int, metric: str | None, empty: float | No
         robustness=robustness_table(own, chosen),
         missing=missing_table(own, chosen),
         policies=policy_table(result, chosen),
+        damaged=corruption_table(source.csv.parent, result, chosen),
         worth=worths,
         # a value that is given is one of the chosen metric, which those of classes are not
         per_class=worth_per_class(result, worths.methods, None),

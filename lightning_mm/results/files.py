@@ -59,6 +59,9 @@ def save(result: SweepResult, folder: str | Path, *, timestamp: bool = True) -> 
     text = f"{markdown(result)}\n"
     written["markdown"] = write_atomically(folder / "sweep.md", text)
     written |= _save_policies(result, folder)
+    if "policies" not in written:  # of an earlier sweep
+        for name in ("policies.csv", "policies.md"):
+            (folder / name).unlink(missing_ok=True)
     written["png"] = write_heat_map(result, folder / "sweep.png")
     return written
 

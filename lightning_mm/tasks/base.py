@@ -66,7 +66,7 @@ class BaseTask(LightningModule):
         late_share: Share, 0 to 1, of that mean in the outputs of incomplete samples; the network alone decides on
             complete ones. Needs ``auxiliary_weight``. Heads come from ``base_ckpt``; if it holds none, they are new and
             train with the ``adapter``, or alone with ``TrainOnly(["*"], network="auxiliary")``.
-        auxiliary_rank: Makes the heads products of two linear maps, with fewer parameters.
+        auxiliary_rank: Makes the heads products of two linear maps, with fewer parameters; needs ``auxiliary_weight``.
         distillation: The base as the teacher of its ``adapter``; off by default.
         old: Old names of the settings in ``distillation``.
 
@@ -126,8 +126,10 @@ class BaseTask(LightningModule):
             self.metrics[stage] = metrics.clone(prefix=f"{stage}/")
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
-        if auxiliary_rank is not None and self.auxiliary is not None:
+        if auxiliary_rank is not None:
             check_whole("auxiliary_rank", auxiliary_rank, 1)
+            if self.auxiliary is None:
+                raise LightningMMError("auxiliary_rank needs auxiliary heads; set auxiliary_weight above 0")
             self.auxiliary.limit_rank(auxiliary_rank)
         self.late_drop, self.late_share, self.new_heads = False, late_share, False
         if late_drop:

@@ -69,6 +69,8 @@ def test_the_study_runs_and_sweeps_of_its_cells_too(
     noise = ["--corruptions", "{image: [{class_path: GaussianNoise}]}", "--severities", "[3]"]
     assert main([*cell, *noise, "--out", "again"]) == 0, capfd.readouterr().err
     assert read_corruption("again").figure("zero_fill", "image", "gaussian_noise", 3).value == expected
+    assert main([*cell, "--out", "again"]) == 0, capfd.readouterr().err
+    assert not list(Path("again").glob("corruption.*")), "these belong to the sweep that was replaced"
     assert main([*cell, *noise, "--shard", "1/2", "--out", "part"]) == 1
     assert "corruptions: not with a shard" in capfd.readouterr().err
 

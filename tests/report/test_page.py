@@ -16,6 +16,7 @@ import pytest
 from lightning_mm.modality_names import ModalityNames
 from lightning_mm.report import write_bundle, write_report
 from lightning_mm.results import SweepResult, SweepRow, write_csv, write_json
+from lightning_mm.results.corruption import CorruptionResult, CorruptionRow, save_corruption
 from lightning_mm.results.files import write_samples
 from lightning_mm.results.importance import importance_per_class
 
@@ -260,6 +261,26 @@ def test_a_bundle_is_a_folder_of_files(tmp_path: Path) -> None:
         "#s1",
     ]
     assert [own["id"] for tag, own in page.tags if tag == "article"] == ["s0", "s1"]
+
+
+def test_damaged_inputs_are_a_table(tmp_path: Path) -> None:
+    sweep(tmp_path, ["rgb", "depth"], ["zero_fill", "adapted"])
+    values = {("", "clean", 0): 0.9, ("rgb", "left_out", 0): 0.6, ("rgb", "salt_noise", 1): 0.8}
+    rows = [
+        CorruptionRow(method, *damage, "accuracy", value, 12, 0)
+        for method in ("a", "b")
+        for damage, value in values.items()
+    ]
+    rows.append(CorruptionRow("b", "rgb", "salt_noise", 5, "accuracy", 0.5, 12, 0))
+    save_corruption(CorruptionResult(rows, "accuracy"), tmp_path)
+    page = page_of(tmp_path)
+    header, *lines = page.tables["corruption"]
+    assert header == ["damaged", "a ↑", "b ↑"]
+    assert lines[-1] == ["rgb: salt noise 5", "–", "50.0"]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| rgb: left out | 60.0 | 60.0 |" in text
+    assert "| rgb: salt noise 1 | 80.0 | 80.0 |\n| rgb: salt noise 5 | – | **50.0** |" in text
+    assert "corruption" not in page_of(tmp_path, metric="mae").tables
 
 
 def test_equal_results_make_equal_pages(tmp_path: Path) -> None:

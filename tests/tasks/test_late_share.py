@@ -140,6 +140,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             build(False, late_share=0.5, **settings)
     with pytest.raises(LightningMMError, match="auxiliary_rank must be a whole number of at least 1, got 0"):
         build(False, auxiliary_rank=0)
+    with pytest.raises(LightningMMError, match="auxiliary_rank needs auxiliary heads; set auxiliary_weight above 0"):
+        build(False, auxiliary_rank=2, auxiliary_weight=0.0)
     data = ModalityDropoutDataModule(Scenes, list(NAMES))
     with pytest.raises(LightningMMError, match=r"late_share: the auxiliary heads are a part of the task .* not export"):
         export_task(Trainer(logger=False, accelerator="cpu"), build(False, late_share=0.5), data, str(tmp_path / "out"))

@@ -19,7 +19,7 @@ from lightning_mm.data.corrupt.base import SEVERITIES, Corruption
 from lightning_mm.errors import LightningMMError
 from lightning_mm.files import check_folder
 from lightning_mm.missing import FixedCombination, MissingnessPolicy
-from lightning_mm.results.corruption import save_corruption
+from lightning_mm.results.corruption import remove_corruption, save_corruption
 from lightning_mm.results.files import save
 from lightning_mm.results.pictures import FOLDER, Examples, Picture, write_examples, write_pictures
 from lightning_mm.results.result import SweepResult
@@ -140,6 +140,8 @@ def sweep_task(
         policies=policies,
     )
     written = save(result, folder) if trainer.is_global_zero else {}
+    if trainer.is_global_zero:
+        remove_corruption(folder)
     if corruptions:
         shared: dict[str, Any] = {"split": split, "trainer": trainer, "bootstrap": bootstrap, "seed": trained_with}
         damaged = corruption_sweep(

@@ -41,6 +41,12 @@ def save_corruption(result: CorruptionResult, folder: str | Path) -> dict[str, P
     return written
 
 
+def remove_corruption(folder: str | Path) -> None:
+    """Remove the files of an earlier sweep from the folder of one that has damaged nothing."""
+    for suffix in (".csv", ".md", ".png"):
+        (Path(folder) / NAME).with_suffix(suffix).unlink(missing_ok=True)
+
+
 def read_corruption(
     path: str | Path, primary_metric: str | None = None, directions: Mapping[str, Direction] | None = None
 ) -> CorruptionResult:

@@ -121,7 +121,8 @@ def test_masks_are_kept_on_disk_and_by_a_merge(tmp_path: Path) -> None:
     assert [figure.seeds for figure in both.rows["adapted"]] == [(0, 1)]
     assert both.rows["adapted"][0].value == pytest.approx(alone.rows["adapted"][0].value)
     assert policy_figures(result()) is None
-    assert "policies" not in save(result(), tmp_path / "none")
+    assert "policies" not in save(result(), tmp_path)
+    assert not list(tmp_path.glob("policies.*")), "these belong to the sweep that was replaced"
 
 
 def test_a_method_without_a_combination_that_is_drawn_has_no_figure() -> None:
