@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mm.errors import LightningMMError
+from lightning_mm.errors import LightningMMError, check_whole
 from lightning_mm.tasks.checkpoints import check_state, network_state
 from lightning_mm.tasks.training.strategies import weighted_by_share
 
@@ -80,17 +80,6 @@ class AuxiliaryHeads(nn.Module):
             width = self.widths[name] = _width(name, encoders[name])
             self.heads[name] = nn.Conv2d(width, num_outputs, 1) if dense else nn.Linear(width, num_outputs)
             encoders[name].register_forward_hook(tap)
-
-    def limit_rank(self, rank: int) -> None:
-        """Make every head a product of two linear maps: ``rank * (D + K) + K`` parameters instead of ``K (D + 1)``."""
-        for name, head in self.heads.items():
-            if isinstance(head, nn.Conv2d):
-                parts: list[nn.Module] = [nn.Conv2d(head.in_channels, rank, 1, bias=False)]
-                parts.append(nn.Conv2d(rank, head.out_channels, 1))
-            else:
-                assert isinstance(head, nn.Linear)
-                parts = [nn.Linear(head.in_features, rank, bias=False), nn.Linear(rank, head.out_features)]
-            self.heads[name] = nn.Sequential(*parts)
 
     def parameters_per_combination(self) -> int:
         """Count the parameters of the heads of the largest incomplete combination."""
@@ -196,6 +185,25 @@ class AuxiliaryHeads(nn.Module):
                 f"{came}; set auxiliary_weight to 0 for this network"
             )
         return last
+
+
+def limit_rank(auxiliary: AuxiliaryHeads | None, rank: int) -> None:
+    """Make every head a product of two linear maps: ``rank * (D + K) + K`` parameters instead of ``K (D + 1)``.
+
+    Raises:
+        LightningMMError: If there are no heads, or the rank is below 1.
+    """
+    check_whole("auxiliary_rank", rank, 1)
+    if auxiliary is None:
+        raise LightningMMError("auxiliary_rank needs auxiliary heads; set auxiliary_weight above 0")
+    for name, head in auxiliary.heads.items():
+        if isinstance(head, nn.Conv2d):
+            parts: list[nn.Module] = [nn.Conv2d(head.in_channels, rank, 1, bias=False)]
+            parts.append(nn.Conv2d(rank, head.out_channels, 1))
+        else:
+            assert isinstance(head, nn.Linear)
+            parts = [nn.Linear(head.in_features, rank, bias=False), nn.Linear(rank, head.out_features)]
+        auxiliary.heads[name] = nn.Sequential(*parts)
 
 
 def _width(name: str, encoder: nn.Module) -> int:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torchmetrics import MetricCollection
 
-from lightning_mm.errors import LightningMMError, check_fraction, check_whole
+from lightning_mm.errors import LightningMMError, check_fraction
 from lightning_mm.missing import FeatureFill, Fill, Zeros, fill_inputs
 from lightning_mm.missing.fills import Nest
 from lightning_mm.modalities import Modalities
-from lightning_mm.tasks.auxiliary import AuxiliaryHeads, WeightedTerm
+from lightning_mm.tasks.auxiliary import AuxiliaryHeads, WeightedTerm, limit_rank
 from lightning_mm.tasks.checkpoints import ADAPTER_KEY, check_state, load_network
 from lightning_mm.tasks.checks import check_batch, check_call, check_modalities
 from lightning_mm.tasks.finite.check import FiniteCheck
@@ -127,10 +127,7 @@ class BaseTask(LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary = self.configure_auxiliary() if auxiliary_weight > 0 else None
         if auxiliary_rank is not None:
-            check_whole("auxiliary_rank", auxiliary_rank, 1)
-            if self.auxiliary is None:
-                raise LightningMMError("auxiliary_rank needs auxiliary heads; set auxiliary_weight above 0")
-            self.auxiliary.limit_rank(auxiliary_rank)
+            limit_rank(self.auxiliary, auxiliary_rank)
         self.late_drop, self.late_share, self.new_heads = False, late_share, False
         if late_drop:
             self.drop_late()
