@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_mm.errors import DataNotFoundError, LightningMMError
 from lightning_mm.report.tables import DOWN, UP, Cell, Table, arrow, spread_columns
-from lightning_mm.results.corruption import CorruptionResult, read_corruption
+from lightning_mm.results.corruption import read_corruption
 from lightning_mm.results.corruption.result import CLEAN, LEFT_OUT
 from lightning_mm.results.corruption.tables import is_percent as is_percent_of
 from lightning_mm.results.result import SweepResult
@@ -87,12 +87,21 @@ def corruption_table(folder: Path, result: SweepResult, metric: str) -> Table | 
         for corruption in (kind for name, kind in found.damages if name == modality):
             title = f"{modality}: {corruption.replace('_', ' ')}"
             lines += [(f"{title} {severity}", modality, corruption, severity) for severity in found.severities]
-    rows, records = [], []
-    for title, *damage in lines:
-        rows.append([Cell(title), *_damaged(found, metric, *damage)])
-        record: dict[str, Any] = dict(zip(("modality", "corruption", "severity"), damage)) | {"metric": metric}
+    percent, rows, records = is_percent_of(found, metric), [], []
+    for title, modality, corruption, severity in lines:
+        cells = [Cell(title)]
+        record: dict[str, Any] = {
+            "modality": modality,
+            "corruption": corruption,
+            "severity": severity,
+            "metric": metric,
+        }
         for method in found.methods:
-            record |= spread_columns(method, found.figure(method, *damage, metric))
+            figure = found.figure(method, modality, corruption, severity, metric)
+            pays = bool(severity) and found.pays(method, modality, corruption, severity, metric)
+            cells.append(Cell(with_spread(figure, percent, intervals=True), pays))
+            record |= spread_columns(method, figure)
+        rows.append(cells)
         records.append(record)
     notes = [
         "one modality is damaged, with a severity of 1 to 5, and the others are clean",
@@ -100,11 +109,3 @@ def corruption_table(folder: Path, result: SweepResult, metric: str) -> Table | 
     ]
     columns = ["damaged", *(f"{method} {arrow(found.direction(metric))}" for method in found.methods)]
     return Table("corruption", f"{metric}: damaged inputs", columns, rows, records, notes)
-
-
-def _damaged(found: CorruptionResult, metric: str, modality: str, corruption: str, severity: int) -> list[Cell]:
-    percent, cells = is_percent_of(found, metric), []
-    for method in found.methods:
-        text = with_spread(found.figure(method, modality, corruption, severity, metric), percent, intervals=True)
-        cells.append(Cell(text, bool(severity) and found.pays(method, modality, corruption, severity, metric)))
-    return cells
