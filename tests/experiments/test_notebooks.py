@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def kinds(cell: dict[str, Any]) -> list[list[str]]:
     """What each output of a cell is: text, a table, a picture; a busy machine sends one text in several pieces."""
     found = [sorted(output.get("data", {output["output_type"]: ""})) for output in cell["outputs"]]
-    return [kind for kind, _ in groupby(found)]
+    return [kind for at, kind in enumerate(found) if not (kind == ["stream"] and found[at - 1 : at] == [kind])]
 
 
 def outputs(notebook: dict[str, Any]) -> list[dict[str, Any]]:
